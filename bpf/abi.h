@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Every structure and number that the kernel half and the user half share, once.
+ *
+ * The user half never repeats a layout: it reads these types from the BTF of the object that it
+ * loads (tracer/abi.py) and refuses to start where a field that it needs is missing. Hence numbers
+ * are enums (a #define is not in BTF), addresses are 16 bytes (IPv4 as ::ffff:a.b.c.d, RFC 4291
+ * 2.5.5.2), and what is in network byte order has a __be type.
+ */
+#ifndef TATTLE_ABI_H
+#define TATTLE_ABI_H
+
+enum limits {
+	COMM_LEN = 16, /* TASK_COMM_LEN, include/linux/sched.h */
+	ADDRESS_LEN = 16,
+	EXE_LEN = 512,
+	EXE_PART_LEN = 128,
+	EXE_PARTS = 32,
+	CGROUP_PATH_LEN = 256,
+};
+
+enum event_kind {
+	EVENT_CONNECT = 1,
+	EVENT_ESTABLISHED,
+	EVENT_SEND,
+	EVENT_CLOSE,
+	EVENT_DENY,
+	EVENT_ACCEPT,
+};
+
+enum direction {
+	DIRECTION_OUT = 0,
+	DIRECTION_IN = 1,
+};
+
+enum verdict {
+	VERDICT_ALLOWED = 0,
+	VERDICT_DENIED = 1,
+	VERDICT_WOULD_DENY = 2,
+};
+
+/* What an event's result says when the kernel has not said it yet. */
+enum result {
+	RESULT_OK = 0,
+	RESULT_UNKNOWN = -1,
+};
+
+/* Index into the map `losses`. What is lost is counted here or it is not lost. */
+enum loss_reason {
+	LOSS_RING_FULL = 0,	 /* an event did not fit into the ring */
+	LOSS_FLOWS_FULL,	 /* no room for a flow: its traffic is in `overflow` */
+	LOSS_PROCESSES_FULL,	 /* no room for a process: its flows have none */
+	LOSS_CGROUPS_FULL,	 /* no room for a new cgroup: its path is unknown */
+	LOSS_STORAGE_REFUSED,	 /* the kernel gave no memory for a socket's state */
+	LOSS_HANDSHAKES_FULL,	 /* no room for a half-open accept: its handshake is in `overflow` */
+	LOSS_NAME_UNREADABLE,	 /* a process name or executable could not be read */
+	LOSS_PACKET_UNREADABLE,	 /* a packet of an unconnected socket had no readable addresses */
+	LOSS_REASONS,
+};
+
+enum flow_flags {
+	FLOW_VIA_LOOPBACK = 1, /* left by the loopback device: the remote address is the host's own */
+	FLOW_PREEXISTING = 2,  /* has traffic of a socket that was open before tattle started */
+};
+
+/* How the packets of a socket find their flow. */
+enum socket_mode {
+	MODE_IGNORED = 0, /* loopback that nobody asked for */
+	MODE_FIXED,	  /* one peer: counters in the socket */
+	MODE_PENDING,	  /* connected datagram socket, nothing sent yet */
+	MODE_PER_PACKET,  /* no peer, or several: each packet looks its flow up */
+	MODE_LISTENER,	  /* packets of handshakes: the peer is in the packet */
+};
+
+enum socket_flags {
+	SOCKET_CLOSED = 1,	/* folded for the last time: later packets go to the flow at once */
+	SOCKET_STATE_CB = 2,	/* its TCP states are reported: folds at TCP_CLOSE, not at release */
+	SOCKET_ESTABLISHED = 4,
+	SOCKET_PREEXISTING = 8,
+	SOCKET_VIA_LOOPBACK = 16,
+	SOCKET_SENT = 32,	/* a first packet was seen: scope decided, `send` reported */
+};
+
+enum cgroup_flags {
+	CGROUP_PATH_CUT = 1, /* the path is longer than CGROUP_PATH_LEN - 1 */
+};
+
+enum process_flags {
+	PROCESS_READY = 1,	 /* all fields are filled in */
+	PROCESS_EXE_CUT = 2,	 /* the executable's path did not fit: its head is missing */
+	PROCESS_EXE_UNKNOWN = 4, /* no executable (a kernel thread), or unreadable */
+};
+
+/* Who: one snapshot of a process. Any of these changed makes another process of it. */
+struct process_key {
+	__u64 start_ns; /* group leader, CLOCK_BOOTTIME */
+	__u64 cgroup;	/* cgroup v2 id */
+	__u32 tgid;	/* as the initial pid namespace has it */
+	__u32 exec_id;	/* task_struct.self_exec_id: grows with each execve */
+	__u32 uid;	/* effective, as the initial user namespace has it */
+	__u32 target;	/* 0: not in a target */
+	char comm[COMM_LEN]; /* of the group leader */
+};
+
+/* Value of `processes`; the key there is a 64-bit mix of process_key. */
+struct process {
+	struct process_key key;
+	__u32 ppid;
+	__u32 flags;
+	char parent_comm[COMM_LEN];
+	char exe[EXE_LEN]; /* path parts from the file name upwards, each with its NUL */
+};
+
+/* Value of `cgroups`; the key there is the cgroup id. */
+struct cgroup_entry {
+	__u32 target;
+	__u32 flags;
+	char path[CGROUP_PATH_LEN];
+};
+
+/* Key of `flows`. */
+struct flow_key {
+	__u64 process; /* key of `processes`; 0: not known */
+	__u8 remote[ADDRESS_LEN];
+	__be16 remote_port; /* 0: the protocol has none */
+	__u8 proto;	    /* IANA protocol number */
+	__u8 direction;
+	__u32 reserved;
+};
+
+/* Value of `flows`. Bytes are bytes of IP packets, headers included. */
+struct flow {
+	__u64 attempts;
+	__u64 established;
+	__u64 denied;
+	__u64 would_deny;
+	__u64 denied_packets;
+	__u64 bytes_out;
+	__u64 bytes_in;
+	__u64 packets_out;
+	__u64 packets_in;
+	__u64 first_ns; /* CLOCK_BOOTTIME */
+	__u64 last_ns;	/* CLOCK_BOOTTIME, of the last fold that moved anything */
+	__u32 flags;
+	__u32 reserved;
+};
+
+struct counters {
+	__u64 bytes_out;
+	__u64 bytes_in;
+	__u64 packets_out;
+	__u64 packets_in;
+};
+
+/* Value of `sockets`, the socket storage. */
+struct socket_state {
+	struct flow_key flow;
+	struct counters fresh;	/* not yet in the flow */
+	struct counters folded; /* in the flow already */
+	__u64 opened_ns;
+	__u64 sender_start_ns; /* of the process that sent last, for MODE_PER_PACKET */
+	__u32 sender_exec_id;
+	__u32 flags;
+	__u8 asked[ADDRESS_LEN]; /* where sendmsg wanted to go, before any NAT */
+	__be16 asked_port;
+	__u8 mode;
+	__u8 reserved[5];
+};
+
+/* Key and value of `handshakes`: packets of a connection that nobody accepted yet. */
+struct handshake_key {
+	__u64 listener; /* socket cookie */
+	__u8 remote[ADDRESS_LEN];
+	__be16 remote_port;
+	__u16 reserved[3];
+};
+
+struct handshake {
+	struct counters fresh;
+	__u64 process;
+	__u64 seen_ns;
+};
+
+/* Value of `settings`, one element. */
+struct settings {
+	__u32 loopback;	  /* 1: count loopback of all processes, 0: of targets only */
+	__u32 wake_bytes; /* wake the reader of the ring when so many bytes wait */
+};
+
+/* What the ring `events` carries; all records have this one size. */
+struct event {
+	__u64 time_ns; /* CLOCK_BOOTTIME */
+	__u64 process;
+	__u64 socket; /* cookie */
+	__u64 bytes_out;
+	__u64 bytes_in;
+	__u64 packets_out;
+	__u64 packets_in;
+	__u64 duration_ns;
+	__u8 local[ADDRESS_LEN]; /* all zero: not known (yet) */
+	__u8 remote[ADDRESS_LEN];
+	__be16 local_port;
+	__be16 remote_port;
+	__s32 result; /* 0, an errno, or RESULT_UNKNOWN */
+	__u8 kind;
+	__u8 proto;
+	__u8 direction;
+	__u8 verdict;
+	__u16 flags; /* enum flow_flags */
+	__u16 rule;
+};
+
+#define ABI_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " has changed its size")
+ABI_SIZE(struct process_key, 48);
+ABI_SIZE(struct process, 48 + 8 + COMM_LEN + EXE_LEN);
+ABI_SIZE(struct cgroup_entry, 8 + CGROUP_PATH_LEN);
+ABI_SIZE(struct flow_key, 32);
+ABI_SIZE(struct flow, 96);
+ABI_SIZE(struct socket_state, 32 + 64 + 16 + 8 + 16 + 8);
+ABI_SIZE(struct handshake_key, 32);
+ABI_SIZE(struct handshake, 48);
+ABI_SIZE(struct event, 112);
+
+#endif /* TATTLE_ABI_H */

@@ -1,0 +1,1 @@
+"""What shows the facts: Prometheus, the event log, the terminal."""
