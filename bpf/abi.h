@@ -47,14 +47,14 @@ enum result {
 
 /* Index into the map `losses`. What is lost is counted here or it is not lost. */
 enum loss_reason {
-	LOSS_RING_FULL = 0,	 /* an event did not fit into the ring */
-	LOSS_FLOWS_FULL,	 /* no room for a flow: its traffic is in `overflow` */
-	LOSS_PROCESSES_FULL,	 /* no room for a process: its flows have none */
-	LOSS_CGROUPS_FULL,	 /* no room for a new cgroup: its path is unknown */
-	LOSS_STORAGE_REFUSED,	 /* the kernel gave no memory for a socket's state */
-	LOSS_HANDSHAKES_FULL,	 /* no room for a half-open accept: its handshake is in `overflow` */
-	LOSS_NAME_UNREADABLE,	 /* a process name or executable could not be read */
-	LOSS_PACKET_UNREADABLE,	 /* a packet of an unconnected socket had no readable addresses */
+	LOSS_RING_FULL = 0,	/* an event did not fit into the ring */
+	LOSS_FLOWS_FULL,	/* no room for a flow: its traffic is in `overflow` */
+	LOSS_PROCESSES_FULL,	/* no room for a process: its flows have none */
+	LOSS_CGROUPS_FULL,	/* no room for a new cgroup: its path is unknown */
+	LOSS_STORAGE_REFUSED,	/* the kernel gave no memory for a socket's state */
+	LOSS_HANDSHAKES_FULL,	/* no room for a half-open accept: its handshake is in `overflow` */
+	LOSS_NAME_UNREADABLE,	/* a process name or executable could not be read */
+	LOSS_PACKET_UNREADABLE, /* a packet of an unconnected socket had no readable addresses */
 	LOSS_REASONS,
 };
 
@@ -67,18 +67,17 @@ enum flow_flags {
 enum socket_mode {
 	MODE_IGNORED = 0, /* loopback that nobody asked for */
 	MODE_FIXED,	  /* one peer: counters in the socket */
-	MODE_PENDING,	  /* connected datagram socket, nothing sent yet */
 	MODE_PER_PACKET,  /* no peer, or several: each packet looks its flow up */
 	MODE_LISTENER,	  /* packets of handshakes: the peer is in the packet */
 };
 
 enum socket_flags {
-	SOCKET_CLOSED = 1,	/* folded for the last time: later packets go to the flow at once */
-	SOCKET_STATE_CB = 2,	/* its TCP states are reported: folds at TCP_CLOSE, not at release */
+	SOCKET_CLOSED = 1,   /* folded for the last time: later packets go to the flow at once */
+	SOCKET_STATE_CB = 2, /* its TCP states are reported: folds at TCP_CLOSE, not at release */
 	SOCKET_ESTABLISHED = 4,
 	SOCKET_PREEXISTING = 8,
 	SOCKET_VIA_LOOPBACK = 16,
-	SOCKET_SENT = 32,	/* a first packet was seen: scope decided, `send` reported */
+	SOCKET_SENT = 32, /* a first packet was seen: scope decided, `send` reported */
 };
 
 enum cgroup_flags {
@@ -93,12 +92,12 @@ enum process_flags {
 
 /* Who: one snapshot of a process. Any of these changed makes another process of it. */
 struct process_key {
-	__u64 start_ns; /* group leader, CLOCK_BOOTTIME */
-	__u64 cgroup;	/* cgroup v2 id */
-	__u32 tgid;	/* as the initial pid namespace has it */
-	__u32 exec_id;	/* task_struct.self_exec_id: grows with each execve */
-	__u32 uid;	/* effective, as the initial user namespace has it */
-	__u32 target;	/* 0: not in a target */
+	__u64 start_ns;	     /* group leader, CLOCK_BOOTTIME */
+	__u64 cgroup;	     /* cgroup v2 id */
+	__u32 tgid;	     /* as the initial pid namespace has it */
+	__u32 exec_id;	     /* task_struct.self_exec_id: grows with each execve */
+	__u32 uid;	     /* effective, as the initial user namespace has it */
+	__u32 target;	     /* 0: not in a target */
 	char comm[COMM_LEN]; /* of the group leader */
 };
 
@@ -158,6 +157,7 @@ struct socket_state {
 	struct counters fresh;	/* not yet in the flow */
 	struct counters folded; /* in the flow already */
 	__u64 opened_ns;
+	__u64 listener;	       /* cookie, for MODE_LISTENER: accepted sockets start as its copy */
 	__u64 sender_start_ns; /* of the process that sent last, for MODE_PER_PACKET */
 	__u32 sender_exec_id;
 	__u32 flags;
@@ -184,7 +184,9 @@ struct handshake {
 /* Value of `settings`, one element. */
 struct settings {
 	__u32 loopback;	  /* 1: count loopback of all processes, 0: of targets only */
+	__u32 targets;	  /* how many targets there are: with none, no cgroup is looked up for them */
 	__u32 wake_bytes; /* wake the reader of the ring when so many bytes wait */
+	__u32 reserved;
 };
 
 /* What the ring `events` carries; all records have this one size. */
@@ -216,7 +218,7 @@ ABI_SIZE(struct process, 48 + 8 + COMM_LEN + EXE_LEN);
 ABI_SIZE(struct cgroup_entry, 8 + CGROUP_PATH_LEN);
 ABI_SIZE(struct flow_key, 32);
 ABI_SIZE(struct flow, 96);
-ABI_SIZE(struct socket_state, 32 + 64 + 16 + 8 + 16 + 8);
+ABI_SIZE(struct socket_state, 32 + 64 + 24 + 8 + 16 + 8);
 ABI_SIZE(struct handshake_key, 32);
 ABI_SIZE(struct handshake, 48);
 ABI_SIZE(struct event, 112);

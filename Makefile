@@ -1,0 +1,103 @@
+# tattle: `sudo make run` is all that a fresh Debian or Ubuntu needs. `make help` lists the rest.
+
+BIN     := .venv/bin
+STAMPS  := .venv/.stamps
+TATTLE  := $(BIN)/tattle
+PYTEST  := $(BIN)/python -m pytest
+SKIPS   := .cache/kernel.xml
+# More options for the daemon: sudo make run ARGS="--target ollama"
+ARGS    ?=
+export PIP_ROOT_USER_ACTION = ignore
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+MAKEFLAGS += --no-print-directory
+
+needs-root = $(if $(filter-out 0,$(shell id -u)),$(error $@ needs root. Type: sudo make $@))
+# `sudo make` leaves nothing behind in your checkout that you cannot delete yourself.
+give-back  = @[ -z "$$SUDO_UID" ] || chown -R "$$SUDO_UID:$$SUDO_GID" $(wildcard .venv .cache tracer/objects)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-unit test-kernel test-world test-vm bench bpf lint format venv dev clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+run: ## install what is missing, build, start the daemon in the foreground (root)
+	$(needs-root)
+	@deploy/packages.sh run
+	@$(MAKE) venv bpf
+	$(give-back)
+	@exec $(TATTLE) run $(ARGS)
+
+test: ## install what tests need; lint, unit and kernel tests (root)
+	$(needs-root)
+	@deploy/packages.sh test
+	@$(MAKE) dev bpf lint
+	@$(call pytest-no-skips,tests/unit tests/kernel)
+
+test-unit: dev bpf ## tests that need no root
+	@$(PYTEST) -q tests/unit $(ARGS)
+
+test-kernel: ## tests with real cgroups, sockets and namespaces (root)
+	$(needs-root)
+	@deploy/packages.sh test
+	@$(MAKE) dev bpf
+	@$(call pytest-no-skips,tests/kernel $(ARGS))
+
+test-world: ## a real model, server and clients in a miniature internet (root)
+	$(needs-root)
+	@deploy/packages.sh test
+	@$(MAKE) dev bpf
+	@$(call pytest-no-skips,tests/world $(ARGS))
+
+test-vm: ## the same object on Debian's 5.10, 6.1, 6.12 and newest kernels (root, qemu)
+	$(needs-root)
+	@deploy/packages.sh vm
+	@$(MAKE) dev bpf
+	@$(BIN)/python tests/vm/run.py $(ARGS)
+
+bench: ## what it costs, against empty hooks and nftables (root)
+	$(needs-root)
+	@deploy/packages.sh test
+	@$(MAKE) dev bpf
+	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+bpf: ## compile the kernel half into tracer/objects
+	@$(MAKE) -C bpf
+
+lint: dev ## ruff, mypy, clang-format
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(MAKE) -C bpf format-check
+	@echo "lint: ruff, mypy and clang-format are content"
+
+format: dev ## let ruff and clang-format write
+	@$(BIN)/ruff format .
+	@$(MAKE) -C bpf format
+
+venv: $(STAMPS)/run ## .venv with tattle in it
+dev: $(STAMPS)/dev ## .venv with the tools of the tests, too
+
+clean: ## remove what was built (not .venv)
+	@$(MAKE) -C bpf clean
+	rm -rf .cache .mypy_cache .ruff_cache .pytest_cache build dist
+
+# Made anew if its Python is gone (a moved checkout, an upgraded distribution).
+$(STAMPS)/run: pyproject.toml tracer/__init__.py
+	@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "tattle: making .venv" && \
+		python=$$(deploy/packages.sh python) && "$$python" -m venv --clear .venv; }
+	@echo "tattle: installing the Python half into .venv"
+	@$(BIN)/python -m pip install --quiet --editable .
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/dev: $(STAMPS)/run
+	@echo "tattle: installing the tools of the tests into .venv"
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' # the first that knows --group
+	@$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+# A kernel test that skips would be a promise that nobody checks: that is a failure here.
+define pytest-no-skips
+mkdir -p $(dir $(SKIPS)); $(PYTEST) --junitxml=$(SKIPS) $(1) || exit $$?; \
+! grep -q '<skipped' $(SKIPS) || { echo "make: a test was skipped, see above: that counts as failed" >&2; exit 1; }
+endef

@@ -1,0 +1,45 @@
+"""Put the compiled kernel half into every wheel and sdist, so that a user's host needs no clang."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+TOOLS = ("make", "clang", "llvm-strip")
+HEADER = Path("/usr/include/bpf/bpf_helpers.h")
+
+
+class ObjectsHook(BuildHookInterface):
+    """Compile bpf/ where clang is there, else take the objects that an sdist carries.
+
+    The objects are the same bytes on every little-endian machine, so the wheel stays `py3-none-any`.
+    """
+
+    def initialize(self, version: str, _build_data: dict[str, Any]) -> None:
+        """Make the objects, or end the build with one line that says what to install."""
+        if version == "editable":
+            return  # a checkout: `make bpf` builds there, whenever a source changes
+        if not self._missing():
+            subprocess.run(["make", "--no-print-directory", "-C", "bpf"], cwd=self.root, check=True)
+        elif not self._prebuilt():
+            raise SystemExit(
+                f"tattle: cannot compile bpf/, this is missing: {', '.join(self._missing())}\n"
+                "  type: sudo apt-get install make clang llvm libbpf-dev linux-libc-dev"
+            )
+
+    def _missing(self) -> list[str]:
+        header = [] if HEADER.exists() else [str(HEADER)]
+        return [tool for tool in TOOLS if not shutil.which(tool)] + header
+
+    def _prebuilt(self) -> bool:
+        """Whether each source has an object that is not older than any source."""
+        bpf, objects = Path(self.root, "bpf"), Path(self.root, "tracer", "objects")
+        built = [objects / f"{source.stem}.o" for source in bpf.glob("*.bpf.c")]
+        if not built or not all(path.exists() for path in built):
+            return False
+        newest = max(path.stat().st_mtime for path in bpf.glob("*.[ch]"))
+        return min(path.stat().st_mtime for path in built) >= newest
