@@ -1,0 +1,28 @@
+"""Run inside the guest: say what this kernel does with the project, as one line of JSON."""
+
+import json
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from guest_object import check_object
+
+STEPS: dict[str, Callable[[], dict[str, Any]]] = {
+    "object": check_object,
+}
+
+
+def main() -> None:
+    """Take each step and print all results; a step that fails does not hide the next one's."""
+    results: dict[str, Any] = {"kernel": os.uname().release}
+    for name, step in STEPS.items():
+        try:
+            results[name] = step()
+        except Exception:  # noqa: BLE001 - the host must see whatever went wrong in here
+            results[name] = {"error": traceback.format_exc()}
+    print(json.dumps(results), flush=True)
+
+
+if __name__ == "__main__":
+    main()
