@@ -1,0 +1,467 @@
+"""libbpf.so.1 by ctypes: the only file that knows either.
+
+Every refusal is a KernelError with libbpf's (and thereby the verifier's) last words. File descriptors
+are plain ints that the caller closes.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import errno
+import functools
+import os
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tracer.errors import KernelError, LibraryMissing, ObjectError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# enum bpf_map_update_elem flags and bpf_stats_type, include/uapi/linux/bpf.h
+ANY = 0
+NOEXIST = 1
+STATS_RUN_TIME = 0
+LINK_TYPE_CGROUP = 3  # enum bpf_link_type
+_SHOWN_LINES = 3
+_READ_SIZE = 1 << 16
+_NOISE = ("-- BEGIN", "-- END", "processed ", "verification time", "libbpf: failed to load object")
+_FAILED_PROGRAM = re.compile(r"prog '([^']+)': (?:failed to load|BPF program load failed)")
+
+_void, _int, _u32, _text = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char_p
+_PROTOTYPES: dict[str, tuple[Any, ...]] = {
+    "bpf_object__open_mem": (_void, _void, ctypes.c_size_t, _void),
+    "bpf_object__load": (_int, _void),
+    "bpf_object__close": (None, _void),
+    "bpf_object__next_program": (_void, _void, _void),
+    "bpf_object__next_map": (_void, _void, _void),
+    "bpf_program__name": (_text, _void),
+    "bpf_program__fd": (_int, _void),
+    "bpf_program__expected_attach_type": (_int, _void),
+    "bpf_program__set_autoload": (_int, _void, ctypes.c_bool),
+    "bpf_map__name": (_text, _void),
+    "bpf_map__fd": (_int, _void),
+    "bpf_map__type": (_int, _void),
+    "bpf_map__key_size": (_u32, _void),
+    "bpf_map__value_size": (_u32, _void),
+    "bpf_map__max_entries": (_u32, _void),
+    "bpf_map__map_flags": (_u32, _void),
+    "bpf_map__is_internal": (ctypes.c_bool, _void),
+    "bpf_map__set_max_entries": (_int, _void, _u32),
+    "bpf_map__reuse_fd": (_int, _void, _int),
+    "bpf_link_create": (_int, _int, _int, _int, _void),
+    "bpf_link_update": (_int, _int, _int, _void),
+    "bpf_raw_tracepoint_open": (_int, _text, _int),
+    "bpf_iter_create": (_int, _int),
+    "bpf_enable_stats": (_int, _int),
+    "bpf_obj_get": (_int, _text),
+    "bpf_obj_pin": (_int, _int, _text),
+    "bpf_obj_get_info_by_fd": (_int, _int, _void, _void),
+    "bpf_prog_get_fd_by_id": (_int, _u32),
+    "bpf_btf_get_fd_by_id": (_int, _u32),
+    "bpf_map_lookup_elem": (_int, _int, _void, _void),
+    "bpf_map_update_elem": (_int, _int, _void, _void, ctypes.c_uint64),
+    "bpf_map_delete_elem": (_int, _int, _void),
+    "bpf_map_get_next_key": (_int, _int, _void, _void),
+    "bpf_map_lookup_batch": (_int, _int, _void, _void, _void, _void, _void, _void),
+}
+_PRINT = ctypes.CFUNCTYPE(_int, _int, _text, _void)
+_said: collections.deque[str] = collections.deque(maxlen=400)
+
+
+class _OpenOptions(ctypes.Structure):
+    """struct bpf_object_open_opts, libbpf.h, as far as we use it."""
+
+    _fields_ = (("size", ctypes.c_size_t), ("object_name", _text))
+
+
+class _IterOptions(ctypes.Structure):
+    """struct bpf_link_create_opts, bpf.h, up to its iterator part."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("flags", _u32),
+        ("iter_info", _void),
+        ("iter_info_len", _u32),
+    )
+
+
+class MapShape(NamedTuple):
+    """What must agree for a map to be taken over: enum bpf_map_type, bytes, entries, BPF_F_*."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+class MapInfo(NamedTuple):
+    """What the kernel says of a map: struct bpf_map_info."""
+
+    id: int
+    shape: MapShape
+    btf_id: int
+
+
+class LinkInfo(NamedTuple):
+    """struct bpf_link_info: `cgroup_id` is 0 where the link is detached or not of a cgroup."""
+
+    type: int
+    id: int
+    program_id: int
+    cgroup_id: int
+
+
+class ProgramInfo(NamedTuple):
+    """struct bpf_prog_info: `runs` and `run_ns` count only while the kernel's BPF statistics are on."""
+
+    id: int
+    name: str
+    runs: int
+    run_ns: int
+
+
+def _listen(_level: int, form: bytes, arguments: int) -> int:
+    text = ctypes.create_string_buffer(1 << 14)
+    _c().vsnprintf(text, len(text), form, ctypes.c_void_p(arguments))
+    _said.extend(text.value.decode("utf-8", "replace").splitlines())
+    return 0
+
+
+_listener = _PRINT(_listen)  # kept: libbpf holds the pointer
+
+
+@functools.cache
+def _c() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        raise LibraryMissing(f"cannot load libbpf.so.1: {error}", "apt install libbpf1") from None
+    for name, (result, *arguments) in _PROTOTYPES.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+    library.libbpf_set_print(_listener)
+    return library
+
+
+def last_words() -> str:
+    """Return the last meaningful lines that libbpf printed, as one line."""
+    lines = [line.strip() for line in _said]
+    shown = [line for line in lines if line and not any(noise in line for noise in _NOISE)]
+    return " | ".join(shown[-_SHOWN_LINES:])
+
+
+def _refused(what: str, code: int, *, hook: str = "", hint: str = "") -> KernelError:
+    reason = os.strerror(code)
+    if code == errno.EPERM:
+        hint = hint or "run it as root, or give it CAP_BPF"
+    return KernelError(f"{what}: {reason}", hint, hook=hook, errno=code)
+
+
+def _call(what: str, name: str, *arguments: object, hook: str = "") -> int:
+    """Call a libbpf function that returns a number or, as all do since 1.0, a negative errno."""
+    result = getattr(_library(), name)(*arguments)
+    if result < 0:
+        raise _refused(what, -result, hook=hook)
+    return int(result)
+
+
+class Object:
+    """An opened object: set it up, `load` it, take its descriptors (owned by the object), `close` it."""
+
+    def __init__(self, elf: bytes, name: str) -> None:
+        _said.clear()
+        self._bytes = elf  # libbpf reads from here until load
+        options = _OpenOptions(ctypes.sizeof(_OpenOptions), name.encode())
+        self._object = _library().bpf_object__open_mem(elf, len(elf), ctypes.byref(options))
+        if not self._object:
+            code = os.strerror(ctypes.get_errno())
+            mend = "build it again (make bpf) or install the package again"
+            raise ObjectError(f"libbpf cannot open the compiled programs: {code}: {last_words()}", mend)
+        self._programs = dict(self._walk("program"))
+        self._maps = dict(self._walk("map"))
+
+    def _walk(self, kind: str) -> Iterator[tuple[str, int]]:
+        library = _library()
+        step, name = getattr(library, f"bpf_object__next_{kind}"), getattr(library, f"bpf_{kind}__name")
+        at = step(self._object, None)
+        while at:
+            yield name(at).decode(), at
+            at = step(self._object, at)
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The names of all programs."""
+        return tuple(self._programs)
+
+    @property
+    def maps(self) -> dict[str, MapShape]:
+        """The maps that the source declares, not those that the compiler makes for its constants."""
+        library = _library()
+        return {
+            name: MapShape(
+                library.bpf_map__type(at),
+                library.bpf_map__key_size(at),
+                library.bpf_map__value_size(at),
+                library.bpf_map__max_entries(at),
+                library.bpf_map__map_flags(at),
+            )
+            for name, at in self._maps.items()
+            if not library.bpf_map__is_internal(at)
+        }
+
+    def leave_out(self, program: str) -> None:
+        """Do not load `program`."""
+        _call(f"cannot leave out {program}", "bpf_program__set_autoload", self._programs[program], 0)
+
+    def resize(self, name: str, entries: int) -> None:
+        """Set the map's max_entries (bytes, for a ring buffer)."""
+        _call(f"cannot resize map {name}", "bpf_map__set_max_entries", self._maps[name], entries)
+
+    def reuse(self, name: str, fd: int) -> None:
+        """Use the existing map `fd` instead of a new one; the descriptor is duplicated."""
+        _call(f"cannot take over map {name}", "bpf_map__reuse_fd", self._maps[name], fd)
+
+    def load(self) -> None:
+        """Create the maps and load the programs; KernelError.hook names the program refused."""
+        _said.clear()
+        result = _library().bpf_object__load(self._object)
+        if not result:
+            return
+        hooks = [found[1] for line in _said if (found := _FAILED_PROGRAM.search(line))]
+        hook = hooks[0] if hooks else ""
+        what = f"the kernel refuses the program {hook}" if hook else "the kernel refuses the programs"
+        refusal = _refused(what, -result, hook=hook, hint=f"--allow-missing {hook}" if hook else "")
+        refusal.message = f"{refusal.message}: {last_words()}"
+        raise refusal
+
+    def program_fd(self, name: str) -> int:
+        """Return the descriptor of a loaded program."""
+        return int(_library().bpf_program__fd(self._programs[name]))
+
+    def attach_type(self, name: str) -> int:
+        """Return the enum bpf_attach_type that the program's section asks for."""
+        return int(_library().bpf_program__expected_attach_type(self._programs[name]))
+
+    def map_fd(self, name: str) -> int:
+        """Return the descriptor of a created map."""
+        return int(_library().bpf_map__fd(self._maps[name]))
+
+    def close(self) -> None:
+        """Free the object and its descriptors; what is linked or pinned lives on."""
+        if self._object:
+            _library().bpf_object__close(self._object)
+            self._object = None
+
+
+def link_cgroup(hook: str, program_fd: int, cgroup_fd: int, attach_type: int) -> int:
+    """Attach a program to a cgroup beside all others; returns the link's descriptor."""
+    what = f"the kernel refuses to attach {hook}"
+    return _call(what, "bpf_link_create", program_fd, cgroup_fd, attach_type, None, hook=hook)
+
+
+def link_raw_tracepoint(hook: str, program_fd: int, tracepoint: str) -> int:
+    """Attach a program to a raw tracepoint; returns the link's descriptor."""
+    what = f"the kernel refuses to attach {hook}"
+    return _call(what, "bpf_raw_tracepoint_open", tracepoint.encode(), program_fd, hook=hook)
+
+
+def link_iterator(hook: str, program_fd: int, attach_type: int, map_fd: int | None) -> int:
+    """Make the link of an iterator program, over a map where one is given."""
+    target = ctypes.c_uint32(map_fd or 0)  # union bpf_iter_link_info { struct { __u32 map_fd; } map; }
+    options = _IterOptions(ctypes.sizeof(_IterOptions), 0, ctypes.addressof(target), ctypes.sizeof(target))
+    given = ctypes.byref(options) if map_fd is not None else None
+    what = f"the kernel refuses to attach {hook}"
+    return _call(what, "bpf_link_create", program_fd, 0, attach_type, given, hook=hook)
+
+
+def link_update(hook: str, link_fd: int, program_fd: int) -> None:
+    """Put another program behind an existing link, without a gap."""
+    _call(f"the kernel refuses to replace {hook}", "bpf_link_update", link_fd, program_fd, None, hook=hook)
+
+
+def run_iterator(link_fd: int) -> bytes:
+    """Run an iterator program from start to end and return what it wrote."""
+    fd = _call("cannot start an iterator", "bpf_iter_create", link_fd)
+    parts = []
+    try:
+        while True:
+            # EAGAIN: a million objects passed without output, kernel/bpf/bpf_iter.c
+            with contextlib.suppress(BlockingIOError):
+                parts.append(os.read(fd, _READ_SIZE))
+                if not parts[-1]:
+                    return b"".join(parts)
+    except OSError as error:
+        raise _refused("an iterator failed", error.errno or 0) from None
+    finally:
+        os.close(fd)
+
+
+def enable_statistics() -> int:
+    """Let the kernel count runs and time of BPF programs while the returned descriptor is open."""
+    return _call("cannot enable BPF statistics", "bpf_enable_stats", STATS_RUN_TIME)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pin a map or link at `path`, in place of what is pinned there: never nothing in between."""
+    fresh = path.with_name(f"{path.name}_new")
+    fresh.unlink(missing_ok=True)
+    _call(f"cannot pin {path}", "bpf_obj_pin", fd, os.fsencode(fresh))
+    fresh.rename(path)
+
+
+def open_pin(path: Path) -> int | None:
+    """Return a descriptor of what is pinned at `path`, None where there is nothing."""
+    try:
+        return _call(f"cannot open {path}", "bpf_obj_get", os.fsencode(path))
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+
+
+def _info(
+    fd: int, size: int, given: ctypes.Array[ctypes.c_char] | None = None
+) -> ctypes.Array[ctypes.c_char]:
+    answer = given or ctypes.create_string_buffer(size)
+    length = ctypes.c_uint32(size)
+    what = f"cannot ask the kernel about descriptor {fd}"
+    _call(what, "bpf_obj_get_info_by_fd", fd, answer, ctypes.byref(length))
+    return answer
+
+
+def _u32_at(answer: ctypes.Array[ctypes.c_char], offset: int) -> int:
+    return int(ctypes.c_uint32.from_buffer(answer, offset).value)
+
+
+def _u64_at(answer: ctypes.Array[ctypes.c_char], offset: int) -> int:
+    return int(ctypes.c_uint64.from_buffer(answer, offset).value)
+
+
+def map_info(fd: int) -> MapInfo:
+    """Ask the kernel what a map is (offsets of struct bpf_map_info, include/uapi/linux/bpf.h)."""
+    answer = _info(fd, 80)
+    kind, number, *shape = (_u32_at(answer, 4 * i) for i in range(6))
+    return MapInfo(number, MapShape(kind, *shape), _u32_at(answer, 64))
+
+
+def link_info(fd: int) -> LinkInfo:
+    """Ask the kernel what a link holds (offsets of struct bpf_link_info)."""
+    answer = _info(fd, 32)
+    kind = _u32_at(answer, 0)
+    cgroup = _u64_at(answer, 16) if kind == LINK_TYPE_CGROUP else 0
+    return LinkInfo(kind, _u32_at(answer, 4), _u32_at(answer, 8), cgroup)
+
+
+def program_info(fd: int) -> ProgramInfo:
+    """Ask the kernel how often a program ran (offsets of struct bpf_prog_info)."""
+    answer = _info(fd, 216)
+    name = answer.raw[64:80].split(b"\0", 1)[0].decode("utf-8", "replace")
+    return ProgramInfo(_u32_at(answer, 4), name, _u64_at(answer, 200), _u64_at(answer, 192))
+
+
+def program_of(program_id: int) -> int:
+    """Return a descriptor of the program with this id; needs CAP_SYS_ADMIN."""
+    return _call(f"cannot open program {program_id}", "bpf_prog_get_fd_by_id", program_id)
+
+
+def btf_of(btf_id: int) -> bytes:
+    """Return the BTF that the kernel keeps under this id (struct bpf_btf_info); needs CAP_SYS_ADMIN."""
+    fd = _call(f"cannot open BTF {btf_id}", "bpf_btf_get_fd_by_id", btf_id)
+    try:
+        size = _u32_at(_info(fd, 32), 8)
+        data = ctypes.create_string_buffer(size)
+        asked = ctypes.create_string_buffer(32)
+        ctypes.c_uint64.from_buffer(asked, 0).value = ctypes.addressof(data)
+        ctypes.c_uint32.from_buffer(asked, 8).value = size
+        _info(fd, 32, asked)
+        return data.raw
+    finally:
+        os.close(fd)
+
+
+def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """Return the value of `key`, None where there is none."""
+    value = ctypes.create_string_buffer(value_size)
+    with _absent_is_none():
+        _call("cannot read a map", "bpf_map_lookup_elem", fd, key, value)
+        return value.raw
+    return None
+
+
+def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> bool:
+    """Write `value` under `key`; False where NOEXIST finds the key taken."""
+    try:
+        _call("cannot write a map", "bpf_map_update_elem", fd, key, value, flags)
+    except KernelError as error:
+        if error.errno == errno.EEXIST:
+            return False
+        raise
+    return True
+
+
+def delete(fd: int, key: bytes) -> bool:
+    """Delete `key`; False where there is none."""
+    with _absent_is_none():
+        _call("cannot delete from a map", "bpf_map_delete_elem", fd, key)
+        return True
+    return False
+
+
+def keys(fd: int, key_size: int) -> Iterator[bytes]:
+    """Yield all keys; an entry that appears or goes meanwhile may be missed or met twice."""
+    at: bytes | None = None
+    while True:
+        following = ctypes.create_string_buffer(key_size)
+        with _absent_is_none():
+            _call("cannot walk a map", "bpf_map_get_next_key", fd, at, following)
+            at = following.raw
+            yield at
+            continue
+        return
+
+
+@contextlib.contextmanager
+def _absent_is_none() -> Iterator[None]:
+    try:
+        yield
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def batches(fd: int, key_size: int, value_size: int, count: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+    """Yield all entries of a hash map as (keys, values), many at once (BPF_MAP_LOOKUP_BATCH, 5.6).
+
+    The kernel walks bucket by bucket under the bucket's lock: an entry that stays is met exactly once.
+    A bucket that does not fit (ENOSPC) is asked for again with more room.
+    """
+    position, mark = ctypes.create_string_buffer(8), None
+    while True:
+        found = ctypes.c_uint32(count)
+        keys_, values = (
+            ctypes.create_string_buffer(key_size * count),
+            ctypes.create_string_buffer(value_size * count),
+        )
+        function = _library().bpf_map_lookup_batch
+        result = function(fd, mark, position, keys_, values, ctypes.byref(found), None)
+        code = -result
+        if code == errno.ENOSPC:
+            count *= 2
+            continue
+        if code not in {0, errno.ENOENT}:
+            raise _refused("cannot read a map", code)
+        yield keys_.raw[: key_size * found.value], values.raw[: value_size * found.value]
+        if code:
+            return
+        mark = position
