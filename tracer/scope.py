@@ -1,0 +1,70 @@
+"""Scope of a remote address, by a table that is written out.
+
+Not `ipaddress.is_private`: it calls the documentation ranges private and 100.64.0.0/10 public.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final
+
+MAPPED: Final = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 2.5.5.2
+
+
+class Scope(StrEnum):
+    """How far away a remote address is."""
+
+    LOOPBACK = "loopback"
+    HOST = "host"
+    LAN = "lan"
+    MULTICAST = "multicast"
+    INTERNET = "internet"
+    UNKNOWN = "unknown"  # the sum of flows whose address found no room in the kernel's table
+
+
+_IPV4: Final = (
+    ("0.0.0.0/32", Scope.LOOPBACK),  # RFC 1122 3.2.1.3 (a): this host; Linux connects to itself
+    ("127.0.0.0/8", Scope.LOOPBACK),  # RFC 1122 3.2.1.3 (g)
+    ("10.0.0.0/8", Scope.LAN),  # RFC 1918 3
+    ("172.16.0.0/12", Scope.LAN),  # RFC 1918 3
+    ("192.168.0.0/16", Scope.LAN),  # RFC 1918 3
+    ("100.64.0.0/10", Scope.LAN),  # RFC 6598 7: shared with the provider's NAT, not the internet
+    ("169.254.0.0/16", Scope.LAN),  # RFC 3927 2.1: link-local, cloud metadata services
+    ("224.0.0.0/4", Scope.MULTICAST),  # RFC 5771 3
+    ("255.255.255.255/32", Scope.MULTICAST),  # RFC 919 7: limited broadcast
+)
+_IPV6: Final = (
+    ("::/128", Scope.LOOPBACK),  # RFC 4291 2.5.2: unspecified; Linux connects to itself
+    ("::1/128", Scope.LOOPBACK),  # RFC 4291 2.5.3
+    ("fe80::/10", Scope.LAN),  # RFC 4291 2.5.6: link-local
+    ("fc00::/7", Scope.LAN),  # RFC 4193 3.1: unique local
+    ("ff00::/8", Scope.MULTICAST),  # RFC 4291 2.7
+)
+
+
+def _row(text: str, scope: Scope) -> tuple[int, int, Scope]:
+    network = ipaddress.ip_network(text)
+    return int(network.network_address), int(network.netmask), scope
+
+
+_TABLE4: Final = tuple(_row(*row) for row in _IPV4)
+_TABLE6: Final = tuple(_row(*row) for row in _IPV6)
+
+
+@lru_cache(maxsize=8192)
+def scope(remote: bytes, via_loopback: bool = False) -> Scope:  # noqa: FBT001, FBT002 - a flow's own flag
+    """Tell the scope of `remote` (16 bytes, IPv4 as IPv4-mapped).
+
+    `via_loopback` says that the packets left by the loopback device: the address is then the host's own,
+    whatever range it is from (the kernel routes own addresses there: net/ipv4/route.c, RTN_LOCAL).
+    """
+    if remote.startswith(MAPPED):
+        value, table = int.from_bytes(remote[12:]), _TABLE4
+    else:
+        value, table = int.from_bytes(remote), _TABLE6
+    found = next((name for base, mask, name in table if value & mask == base), Scope.INTERNET)
+    if via_loopback and found not in (Scope.LOOPBACK, Scope.MULTICAST):
+        return Scope.HOST
+    return found
