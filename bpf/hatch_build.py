@@ -24,7 +24,9 @@ class ObjectsHook(BuildHookInterface):
         if version == "editable":
             return  # a checkout: `make bpf` builds there, whenever a source changes
         if not self._missing():
-            subprocess.run(["make", "--no-print-directory", "-C", "bpf"], cwd=self.root, check=True)
+            make = ["make", "--no-print-directory", "-C", "bpf"]
+            if subprocess.run(make, cwd=self.root, check=False).returncode:
+                raise SystemExit("tattle: bpf/ does not compile, clang's words are above")
         elif not self._prebuilt():
             raise SystemExit(
                 f"tattle: cannot compile bpf/, this is missing: {', '.join(self._missing())}\n"
