@@ -1,0 +1,59 @@
+"""What tattle promises about its cost, judged by one run's samples. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from statistics_of_pairs import Spread, overhead_ratio, rate_ratio
+
+Cell = Mapping[str, Sequence[float]]
+"""Variant -> samples of one road and kind."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One promise and what was measured."""
+
+    what: str
+    goal: str
+    measured: Spread
+    met: bool
+
+
+def _at_most(what: str, limit: float, measured: Spread) -> Verdict:
+    return Verdict(what, f"at most {limit:g}", measured, measured.value <= limit)
+
+
+def _at_least(what: str, limit: float, measured: Spread) -> Verdict:
+    return Verdict(what, f"at least {limit:g}", measured, measured.value >= limit)
+
+
+def _overhead(cell: Cell, ours: str, yardstick: str) -> Spread:
+    return overhead_ratio(cell[ours], cell[yardstick], cell["none"])
+
+
+def tracing(road: Mapping[str, Cell]) -> Iterator[Verdict]:
+    """Promises about what is watched and not blocked."""
+    for kind in ("tcp-bulk", "tcp-pingpong", "udp-connected"):
+        cell = road[kind]
+        yield _at_most(f"{kind}: overhead / empty hooks'", 1.25, _overhead(cell, "tattle", "empty"))
+        yield _at_most(f"{kind}: overhead / nft counter's", 1, _overhead(cell, "tattle", "nft counter"))
+    cell = road["udp-many"]
+    yield _at_most("udp-many: overhead / empty hooks'", 1.6, _overhead(cell, "tattle", "empty"))
+    yield _at_most("udp-many: overhead / nft set's", 1, _overhead(cell, "tattle", "nft set"))
+    cell = road["tcp-connect"]
+    yield _at_least("tcp-connect: rate kept", 0.9, rate_ratio(cell["tattle"], cell["none"]))
+
+
+def enforcement(road: Mapping[str, Cell]) -> Iterator[Verdict]:
+    """Promises about what is blocked."""
+    cell = road["udp-one"]
+    denied = rate_ratio(cell["block, denied"], cell["nft drop"])
+    yield _at_least("denied sendto: speed / nft drop's", 3, denied)
+    for rules in (10, 10_000):
+        blocked, yardstick = f"block, {rules} allowed", f"IPAddressDeny, {rules}"
+        for kind in ("tcp-pingpong", "udp-connected", "udp-one", "udp-many"):
+            cell = road[kind]
+            tracing_alone = _overhead(cell, blocked, "tattle")
+            yield _at_most(f"{kind}: {blocked}: overhead / tracing's", 1.1, tracing_alone)
+            cost = rate_ratio(cell[blocked], cell[yardstick])
+            yield _at_least(f"{kind}: {blocked}: speed / {yardstick}'s", 1, cost)

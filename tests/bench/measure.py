@@ -1,0 +1,96 @@
+"""Alternating rounds of loads under each variant, and the kernel's own clock of its BPF programs."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from variants import HERE, Variant
+from world import Road, World, command
+
+LOAD_CPU = 1
+"""Both ends of a load run here; daemons are left to the scheduler, which has the other cores."""
+STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
+
+Samples = dict[str, dict[str, dict[str, list[float]]]]
+"""Road -> kind -> variant -> ns of CPU time per operation, one number a round."""
+ProgramCosts = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
+"""Road -> kind -> variant -> program -> [runs per operation, ns per run]."""
+
+
+def load(kind: str, road: Road, *more: str) -> dict[str, float]:
+    """Run the load generator once. Ends the bench if an operation failed."""
+    words = (str(HERE / "build/load"), "-k", kind, "-p", str(LOAD_CPU), *road.arguments, *more)
+    return dict(json.loads(command(*words)))
+
+
+def rounds(
+    world: World, variants: Sequence[Variant], count: int, milliseconds: int, tell: Callable[[str], None]
+) -> Samples:
+    """Measure A B C D A B C D ...: neighbours' noise that changes slowly hits all variants alike."""
+    samples: Samples = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for turn in range(count):
+        for variant in variants:
+            tell(f"round {turn + 1} of {count}: {variant.name}")
+            with variant.enter(world):
+                for road, kind in _cases(world, variant):
+                    more = ("-t", str(milliseconds), *(("-e",) if variant.denied else ()))
+                    samples[road.name][kind][variant.name].append(load(kind, road, *more)["cpu_ns"])
+    return samples
+
+
+def _cases(world: World, variant: Variant) -> Iterator[tuple[Road, str]]:
+    for road in world.roads:
+        if road.name in variant.roads:
+            for kind in variant.kinds:
+                yield road, kind
+
+
+@contextmanager
+def _statistics() -> Iterator[None]:
+    """Let the kernel time each run of each program (Documentation/admin-guide/sysctl/kernel.rst)."""
+    before = STATS.read_text()
+    STATS.write_text("1")
+    try:
+        yield
+    finally:
+        STATS.write_text(before)
+
+
+def _programs() -> dict[int, tuple[str, int, int]]:
+    """Id -> name, runs, ns of all loaded programs."""
+    listed = json.loads(command("bpftool", "-j", "prog", "show"))
+    return {p["id"]: (p.get("name", "?"), p.get("run_cnt", 0), p.get("run_time_ns", 0)) for p in listed}
+
+
+def program_costs(
+    world: World, variants: Sequence[Variant], milliseconds: int, tell: Callable[[str], None]
+) -> ProgramCosts:
+    """Time the programs themselves: less noisy than their effect on a load, but blind to the hook's cost."""
+    costs: ProgramCosts = defaultdict(lambda: defaultdict(dict))
+    for variant in variants:
+        tell(f"program times: {variant.name}")
+        foreign = set(_programs())
+        with variant.enter(world), _statistics():
+            for road, kind in _cases(world, variant):
+                before = _programs()
+                operations = load(kind, road, "-t", str(milliseconds))["operations"]
+                costs[road.name][kind][variant.name] = _difference(before, _programs(), foreign, operations)
+    return costs
+
+
+def _difference(
+    before: dict[int, tuple[str, int, int]],
+    after: dict[int, tuple[str, int, int]],
+    foreign: set[int],
+    operations: float,
+) -> dict[str, list[float]]:
+    moved: dict[str, list[float]] = {}
+    for number, (name, runs, spent) in after.items():
+        _, runs_before, spent_before = before.get(number, (name, 0, 0))
+        ran = runs - runs_before
+        if number not in foreign and ran > operations / 100:
+            key = name.removeprefix("empty_")
+            moved[key] = [round(ran / operations, 3), round((spent - spent_before) / ran, 1)]
+    return moved
