@@ -7,6 +7,10 @@ PYTEST  := $(BIN)/python -m pytest
 SKIPS   := .cache/kernel.xml
 # More options for the daemon: sudo make run ARGS="--target ollama"
 ARGS    ?=
+# Where `make install` puts things.
+PREFIX  ?= /opt/tattle
+BINDIR  ?= /usr/local/bin
+UNITDIR ?= /etc/systemd/system
 export PIP_ROOT_USER_ACTION = ignore
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 MAKEFLAGS += --no-print-directory
@@ -16,7 +20,7 @@ needs-root = $(if $(filter-out 0,$(shell id -u)),$(error $@ needs root. Type: su
 give-back  = @[ -z "$$SUDO_UID" ] || chown -R "$$SUDO_UID:$$SUDO_GID" $(wildcard .venv .cache tracer/objects)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-kernel test-world test-vm bench bpf lint format venv dev clean
+.PHONY: help run test test-unit test-kernel test-world test-vm bench bpf lint format venv dev install uninstall clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,7 +61,7 @@ test-vm: ## the same object on Debian's 5.10, 6.1, 6.12 and newest kernels (root
 
 bench: ## what it costs, against empty hooks and nftables (root)
 	$(needs-root)
-	@deploy/packages.sh test
+	@deploy/packages.sh bench
 	@$(MAKE) dev bpf
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
@@ -77,6 +81,24 @@ format: dev ## let ruff and clang-format write
 
 venv: $(STAMPS)/run ## .venv with tattle in it
 dev: $(STAMPS)/dev ## .venv with the tools of the tests, too
+
+install: ## tattle into /opt, its command onto the PATH, its service beside the others (root)
+	$(needs-root)
+	@deploy/packages.sh run
+	@$(MAKE) bpf
+	@python=$$(deploy/packages.sh python) && "$$python" -m venv --clear $(PREFIX)
+	@$(PREFIX)/bin/python -m pip install --quiet .
+	@install -d $(BINDIR) $(UNITDIR)
+	@ln -sfn $(PREFIX)/bin/tattle $(BINDIR)/tattle
+	@sed 's,/opt/tattle,$(PREFIX),' deploy/systemd/tattle.service >$(UNITDIR)/tattle.service
+	@[ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@echo "tattle: installed. Type: sudo systemctl enable --now tattle"
+
+uninstall: ## take away what install put there; /etc/tattle and /var/lib/tattle stay (root)
+	$(needs-root)
+	@[ ! -d /run/systemd/system ] || systemctl disable --quiet --now tattle.service || true
+	rm -rf $(PREFIX) $(BINDIR)/tattle $(UNITDIR)/tattle.service
+	@[ ! -d /run/systemd/system ] || systemctl daemon-reload
 
 clean: ## remove what was built (not .venv)
 	@$(MAKE) -C bpf clean

@@ -1,5 +1,5 @@
 #!/bin/bash
-# deploy/packages.sh run|test|vm: installs the distribution packages that are missing, and only those.
+# deploy/packages.sh run|test|vm|bench: installs the distribution packages that are missing, and only those.
 #
 # Debian and Ubuntu. On other systems it names what is missing and stops. No service is started by it.
 set -euo pipefail
@@ -8,8 +8,10 @@ set -euo pipefail
 RUN="clang=clang llvm-strip=llvm
 /usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/linux/bpf.h=linux-libc-dev libbpf.so.1=libbpf1"
 TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl dig=bind9-dnsutils
-nginx=nginx-light prometheus=prometheus promtool=prometheus bpftool=bpftool unshare=util-linux"
+nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
+systemd-analyze=systemd"
 VM="qemu-system-x86_64=qemu-system-x86 cpio=cpio dpkg-deb=dpkg"
+BENCH="gcc=gcc /usr/include/stdio.h=libc6-dev"
 
 fail() { # what failed, how to mend
 	printf '%s\n  %s\n' "packages: $1" "$2" >&2
@@ -94,11 +96,12 @@ case ${1:-} in
 run) wanted=$RUN ;;
 test) wanted="$RUN $TEST" ;;
 vm) wanted="$RUN $TEST $VM" ;;
+bench) wanted="$RUN $TEST $BENCH" ;;
 python)
 	python || fail "no Python >= 3.11 with venv" "type: deploy/packages.sh run (as root)"
 	exit
 	;;
-*) fail "what for?" "type: deploy/packages.sh run|test|vm|python" ;;
+*) fail "what for?" "type: deploy/packages.sh run|test|vm|bench|python" ;;
 esac
 # shellcheck disable=SC2046,SC2086 # lists of words
 set -- $(missing $wanted) $(python_packages)

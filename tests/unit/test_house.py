@@ -30,11 +30,12 @@ FLOORS = (
     {f"tracer.{name}" for name in PURE},
     {"tracer.abi", "tracer.libbpf", "tracer.hostfs", "tracer.capabilities"},
     {"tracer.maps", "tracer.ring"},
-    {"tracer.registry", "tracer.targets", "tracer.inventory", "tracer.config"},
+    {"tracer.registry", "tracer.containers", "tracer.targets", "tracer.inventory", "tracer.config"},
     {"tracer.engine"},
 )
-# System calls that the standard library lacks; everything else of libbpf and libc is in one file.
-KNOW_CTYPES = {"libbpf", "capabilities", "syscalls"}
+# libbpf is known to one file; the others make one system call each that the standard library lacks
+# (capset, mount, pidfd_getfd).
+KNOW_CTYPES = {"libbpf", "capabilities", "hostfs", "inventory", "syscalls"}
 
 
 def name_of(path: Path) -> str:
