@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # enum bpf_map_update_elem flags and bpf_stats_type, include/uapi/linux/bpf.h
 ANY = 0
 NOEXIST = 1
+EXIST = 2
 STATS_RUN_TIME = 0
 LINK_TYPE_CGROUP = 3  # enum bpf_link_type
 _SHOWN_LINES = 3
@@ -400,11 +401,11 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
 
 
 def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> bool:
-    """Write `value` under `key`; False where NOEXIST finds the key taken."""
+    """Write `value` under `key`; False where NOEXIST finds the key taken, or EXIST finds none."""
     try:
         _call("cannot write a map", "bpf_map_update_elem", fd, key, value, flags)
     except KernelError as error:
-        if error.errno == errno.EEXIST:
+        if error.errno == {NOEXIST: errno.EEXIST, EXIST: errno.ENOENT}.get(flags):
             return False
         raise
     return True

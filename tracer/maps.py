@@ -1,0 +1,252 @@
+"""The kernel's counters, read where they are: `flows` is the one source of truth, nothing is kept here."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tracer import libbpf
+from tracer.abi import KEY_FIELDS, PROCESS_FIELDS, CgroupRow, FlowRow, ProcessRow
+from tracer.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from tracer.abi import Abi
+
+__all__ = ["CgroupRow", "FlowRow", "MapSize", "Maps", "ProcessRow", "Settings"]
+
+COUNTED: Final = ("flows", "processes", "cgroups", "target_paths", "handshakes")
+_FILLING_TRIES = 1000  # of one system call each: a process record is filled in within microseconds
+
+
+class MapSize(NamedTuple):
+    """How full a map is; `full` means that the next insertion would be refused."""
+
+    map: str
+    entries: int
+    max_entries: int
+    full: bool
+
+
+class Settings(NamedTuple):
+    """`struct settings`: count loopback of all processes; wake the ring's reader at so many bytes."""
+
+    loopback: int
+    wake_bytes: int
+
+
+class Maps:
+    """The maps of one engine, by their descriptors (which stay the engine's)."""
+
+    def __init__(
+        self, abi: Abi, fds: Mapping[str, int], flush_link: int | None, flush_lock: Path | None = None
+    ) -> None:
+        self._abi = abi
+        self._fds = fds
+        self._flush_link = flush_link
+        self._flush_lock = flush_lock
+        self._shapes = {name: libbpf.map_info(fd).shape for name, fd in fds.items()}
+        self._ready = abi.enums["process_flags"]["PROCESS_READY"]
+
+    @property
+    def events_fd(self) -> int:
+        """The descriptor of the ring buffer."""
+        return self._fds["events"]
+
+    def flush(self) -> None:
+        """Fold the counters of all live sockets into `flows`; one process of an instance at a time."""
+        if self._flush_link is None:
+            return
+        with contextlib.ExitStack() as stack:
+            if self._flush_lock is not None:
+                held = stack.enter_context(self._flush_lock.open("ab"))
+                fcntl.flock(held, fcntl.LOCK_EX)
+            libbpf.run_iterator(self._flush_link)
+
+    def flows(self) -> list[FlowRow]:
+        """Return all flows, as of the last fold of each (see `flush`), in no order."""
+        rows: list[FlowRow] = []
+        make = FlowRow._make
+        for keys, values in self._batches("flows"):
+            left = struct.iter_unpack(self._abi.flow_key.format, _ports_to_host(self._abi, keys))
+            right = struct.iter_unpack(self._abi.flow.format, values)
+            rows += [make(key + value) for key, value in zip(left, right, strict=True)]
+        return rows
+
+    def overflow(self) -> tuple[FlowRow, FlowRow]:
+        """Return what found no room in `flows`, out and in: rows of no process and no address."""
+        out, into = (self._overflow(direction) for direction in (0, 1))
+        return out, into
+
+    def _overflow(self, direction: int) -> FlowRow:
+        value = self._at("overflow", direction)
+        return FlowRow(0, bytes(16), 0, 0, direction, *struct.unpack(self._abi.flow.format, value))
+
+    def delete_flows(self, gone: Iterable[FlowRow]) -> int:
+        """Delete flows by the keys of these rows; returns how many were there."""
+        layout = self._abi.flow_key
+        keys = (struct.pack(layout.format, *row[: len(KEY_FIELDS)]) for row in gone)
+        swapped = (bytes(_ports_to_host(self._abi, key)) for key in keys)
+        return sum(libbpf.delete(self._fds["flows"], key) for key in swapped)
+
+    def process(self, number: int) -> ProcessRow | None:
+        """Return the process with this id; None where there is none, or it never gets filled in."""
+        for _ in range(_FILLING_TRIES):
+            value = self._lookup("processes", struct.pack("<Q", number))
+            if value is None:
+                return None
+            row = self._process_row(number, value)
+            if row.flags & self._ready:
+                return row
+        return None
+
+    def processes(self) -> list[ProcessRow]:
+        """Return all processes that are filled in."""
+        size = self._shapes["processes"].value_size
+        found = []
+        for keys, values in self._batches("processes"):
+            for number, value in zip(struct.iter_unpack("<Q", keys), _cut(values, size), strict=True):
+                found.append(self._process_row(number[0], value))
+        return [row for row in found if row.flags & self._ready]
+
+    def _process_row(self, number: int, value: bytes) -> ProcessRow:
+        row = ProcessRow(number, *struct.unpack(self._abi.process.format, value))
+        return row._replace(comm=_text(row.comm), parent_comm=_text(row.parent_comm))
+
+    def add_process(self, number: int, fields: Mapping[str, int | bytes]) -> bool:
+        """Insert a process that the kernel half has not met; False where it has."""
+        values = (fields[name] for name in PROCESS_FIELDS)
+        record = struct.pack(self._abi.process.format, *values)
+        return libbpf.update(self._fds["processes"], struct.pack("<Q", number), record, libbpf.NOEXIST)
+
+    def cgroup(self, number: int) -> CgroupRow | None:
+        """Return the cgroup with this id, None where it is not known."""
+        value = self._lookup("cgroups", struct.pack("<Q", number))
+        return None if value is None else self._cgroup_row(number, value)
+
+    def cgroups(self) -> list[CgroupRow]:
+        """Return all cgroups that exist or are still used by a socket."""
+        size = self._shapes["cgroups"].value_size
+        return [
+            self._cgroup_row(number[0], value)
+            for keys, values in self._batches("cgroups")
+            for number, value in zip(struct.iter_unpack("<Q", keys), _cut(values, size), strict=True)
+        ]
+
+    def _cgroup_row(self, number: int, value: bytes) -> CgroupRow:
+        row = CgroupRow(number, *struct.unpack(self._abi.cgroup_entry.format, value))
+        return row._replace(path=_text(row.path))
+
+    def add_cgroup(self, number: int, path: bytes, target: int = 0) -> bool:
+        """Insert a cgroup that the kernel half has not met; False where it has.
+
+        Raises KernelError (E2BIG) where the map is full.
+        """
+        cut = path[: self._path_length - 1]
+        flags = self._abi.enums["cgroup_flags"]["CGROUP_PATH_CUT"] if cut != path else 0
+        record = struct.pack(self._abi.cgroup_entry.format, target, flags, cut)
+        return libbpf.update(self._fds["cgroups"], struct.pack("<Q", number), record, libbpf.NOEXIST)
+
+    def set_target(self, cgroup: int | bytes, target: int) -> bool:
+        """Put a cgroup into a target (0: into none), by id, or by path for when it is made.
+
+        False where the id is not known. Sockets and processes met before keep their target.
+        """
+        if isinstance(cgroup, bytes):
+            return self._set_target_path(cgroup, target)
+        value = self._lookup("cgroups", struct.pack("<Q", cgroup))
+        if value is None:
+            return False
+        record = struct.pack("<I", target) + value[4:]
+        return libbpf.update(self._fds["cgroups"], struct.pack("<Q", cgroup), record, libbpf.EXIST)
+
+    def _set_target_path(self, path: bytes, target: int) -> bool:
+        key = path.ljust(self._shapes["target_paths"].key_size, b"\0")
+        if target:
+            return libbpf.update(self._fds["target_paths"], key, struct.pack("<I", target))
+        return libbpf.delete(self._fds["target_paths"], key)
+
+    def clear_targets(self) -> None:
+        """Forget all targets: those of a predecessor, or of a configuration that is read again."""
+        size = self._shapes["target_paths"].key_size
+        for path in list(libbpf.keys(self._fds["target_paths"], size)):
+            libbpf.delete(self._fds["target_paths"], path)
+        for row in self.cgroups():
+            if row.target:
+                self.set_target(row.id, 0)
+
+    def losses(self) -> dict[str, int]:
+        """Return how much was lost, by reason."""
+        reasons = self._abi.enums["loss_reason"]
+        return {
+            name.removeprefix("LOSS_").lower(): struct.unpack("<Q", self._at("losses", index))[0]
+            for name, index in reasons.items()
+            if name != "LOSS_REASONS"
+        }
+
+    def add_loss(self, reason: str) -> None:
+        """Count a loss of the user half's own; not atomic, hence only for the time of the start."""
+        index = self._abi.enums["loss_reason"][f"LOSS_{reason.upper()}"]
+        (count,) = struct.unpack("<Q", self._at("losses", index))
+        libbpf.update(self._fds["losses"], struct.pack("<I", index), struct.pack("<Q", count + 1))
+
+    def sizes(self) -> list[MapSize]:
+        """Return how full each map is that can be full."""
+        return [self._size(name) for name in COUNTED if name in self._fds]
+
+    def _size(self, name: str) -> MapSize:
+        shape = self._shapes[name]
+        entries = sum(len(keys) // shape.key_size for keys, _ in self._batches(name))
+        return MapSize(name, entries, shape.max_entries, entries >= shape.max_entries)
+
+    @property
+    def settings(self) -> Settings:
+        """What the kernel half is told to do."""
+        layout = self._abi.settings.only(Settings._fields)
+        return Settings(*struct.unpack(layout.format, self._at("settings", 0)))
+
+    @settings.setter
+    def settings(self, wanted: Settings) -> None:
+        layout = self._abi.settings.only(Settings._fields)
+        libbpf.update(self._fds["settings"], struct.pack("<I", 0), struct.pack(layout.format, *wanted))
+
+    def add_socket(self, fd: int, state: bytes) -> bool:
+        """Give the socket `fd` its state; False where it has one."""
+        return libbpf.update(self._fds["sockets"], struct.pack("<i", fd), state, libbpf.NOEXIST)
+
+    def _lookup(self, name: str, key: bytes) -> bytes | None:
+        return libbpf.lookup(self._fds[name], key, self._shapes[name].value_size)
+
+    def _at(self, name: str, index: int) -> bytes:
+        value = self._lookup(name, struct.pack("<I", index))
+        if value is None:
+            raise KernelError(f"map {name} has no element {index}", "restart the daemon")
+        return value
+
+    def _batches(self, name: str) -> Iterator[tuple[bytes, bytes]]:
+        shape = self._shapes[name]
+        return libbpf.batches(self._fds[name], shape.key_size, shape.value_size)
+
+    @property
+    def _path_length(self) -> int:
+        return self._shapes["target_paths"].key_size
+
+
+def _ports_to_host(abi: Abi, keys: bytes) -> bytearray:
+    """Swap the remote port of every key in place: two slices instead of a call a row."""
+    swapped = bytearray(keys)
+    high, size = abi.flow_key.offset("remote_port"), abi.flow_key.size
+    swapped[high::size], swapped[high + 1 :: size] = keys[high + 1 :: size], keys[high::size]
+    return swapped
+
+
+def _cut(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[at : at + size] for at in range(0, len(data), size))
+
+
+def _text(field: bytes) -> bytes:
+    return field.split(b"\0", 1)[0]
