@@ -1,0 +1,415 @@
+"""A network of the tests' own, with an independent count of every packet at both ends of its wire.
+
+Two namespaces, `client` (where traffic programs run; cgroup hooks see all namespaces alike) and `peer`, are
+joined by a veth pair whose offloads are off: every packet on it is one real packet of at most the MTU. nftables
+counts in `prerouting` of the receiving side, before anything may drop or change a packet: what the client
+sends is counted at the peer, what it receives at the client. That is the truth `W` which tests compare with.
+Names carry a random token, so that several runs never meet and a run that was killed leaves nothing in the way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TRAFFIC = Path(__file__).parent / "traffic"
+CLIENT4, CLIENT6 = "198.51.100.2", "2001:db8:1::2"
+PEER4, PEER6 = "198.51.100.1", "2001:db8:1::1"
+MORE4 = ("203.0.113.1", "203.0.113.2", "203.0.113.3")
+"""Further addresses of the peer."""
+SILENT4, SILENT6 = "203.0.113.250", "2001:db8:1::250"
+"""The peer counts and drops what comes for these: a connect there times out."""
+UNREACHABLE4 = "203.0.113.251"
+"""The client has no way there: connect fails at once with EHOSTUNREACH."""
+CONTAINER4, CONTAINER_PEER4 = "203.0.113.66", "203.0.113.65"
+PATIENCE = 30.0
+"""Seconds that a traffic program may take before the test gives up on it."""
+
+_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+_TABLE = """
+table inet lab {{
+  set to4 {{ type inet_proto . ipv4_addr . inet_service; size 65535; flags dynamic; counter; }}
+  set from4 {{ type inet_proto . ipv4_addr . inet_service; size 65535; flags dynamic; counter; }}
+  set to6 {{ type inet_proto . ipv6_addr . inet_service; size 65535; flags dynamic; counter; }}
+  set from6 {{ type inet_proto . ipv6_addr . inet_service; size 65535; flags dynamic; counter; }}
+  set host_to4 {{ type inet_proto . ipv4_addr; size 65535; flags dynamic; counter; }}
+  set host_from4 {{ type inet_proto . ipv4_addr; size 65535; flags dynamic; counter; }}
+  set host_to6 {{ type inet_proto . ipv6_addr; size 65535; flags dynamic; counter; }}
+  set host_from6 {{ type inet_proto . ipv6_addr; size 65535; flags dynamic; counter; }}
+  chain count {{
+    type filter hook prerouting priority -450;
+    meta l4proto {{ tcp, udp, udplite }} add @to4 {{ meta l4proto . ip daddr . th dport }}
+    meta l4proto {{ tcp, udp, udplite }} add @from4 {{ meta l4proto . ip saddr . th sport }}
+    meta l4proto {{ tcp, udp, udplite }} add @to6 {{ meta l4proto . ip6 daddr . th dport }}
+    meta l4proto {{ tcp, udp, udplite }} add @from6 {{ meta l4proto . ip6 saddr . th sport }}
+    add @host_to4 {{ meta l4proto . ip daddr }}
+    add @host_from4 {{ meta l4proto . ip saddr }}
+    {extra}
+    icmpv6 type != {{ echo-request, echo-reply }} return
+    add @host_to6 {{ meta l4proto . ip6 daddr }}
+    add @host_from6 {{ meta l4proto . ip6 saddr }}
+  }}
+}}
+"""
+
+
+class Wire(NamedTuple):
+    """Packets and bytes of IP packets, headers included, as the receiving ends counted them."""
+
+    bytes_out: int
+    bytes_in: int
+    packets_out: int
+    packets_in: int
+
+    def less(self, earlier: Wire) -> Wire:
+        """Return what was added since `earlier`."""
+        return Wire(*(now - then for now, then in zip(self, earlier, strict=True)))
+
+
+def enter(namespace: int) -> None:
+    """Enter the network namespace behind a descriptor: setns(2)."""
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def cgroup2_root() -> Path:
+    """Return where cgroup v2 is mounted, read from /proc/self/mountinfo as proc(5) describes it."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split()[0] == "cgroup2":
+            return Path(before.split()[4])
+    raise FileNotFoundError("no cgroup2 mount in /proc/self/mountinfo")
+
+
+class Namespace:
+    """A network namespace with counters; `run` and `popen` work inside it."""
+
+    def __init__(self, name: str, extra_rules: str = "") -> None:
+        self.name = name
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        self.fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        self.run("ip", "link", "set", "lo", "up")
+        self.run("ethtool", "-K", "lo", "gso", "off", "tso", "off", "gro", "off")
+        self.run("nft", "-f", "-", text=_TABLE.format(extra=extra_rules))
+
+    def run(self, *command: str, text: str | None = None) -> str:
+        """Run a command inside and return its output; fails if it fails."""
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, check=False, preexec_fn=lambda: enter(self.fd)
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.name}: {' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def sysctl(self, **values: object) -> None:
+        """Set net.ipv4 values (double underscore: a dot)."""
+        settings = [f"net.ipv4.{key}={value}" for key, value in values.items()]
+        self.run("sysctl", "-q", "-w", *settings)
+
+    def counters(self) -> dict[tuple[str, ...], tuple[int, int]]:
+        """Return (bytes, packets) by (set, protocol, address[, port])."""
+        listing = json.loads(self.run("nft", "-n", "-j", "list", "table", "inet", "lab"))
+        found: dict[tuple[str, ...], tuple[int, int]] = {}
+        for item in listing["nftables"]:
+            for element in item.get("set", {}).get("elem", []):
+                value = element["elem"]
+                key = (item["set"]["name"], *(str(part) for part in value["val"]["concat"]))
+                found[key] = (value["counter"]["bytes"], value["counter"]["packets"])
+        return found
+
+    def forget(self) -> None:
+        """Empty the counters."""
+        for name in ("to4", "from4", "to6", "from6", "host_to4", "host_from4", "host_to6", "host_from6"):
+            self.run("nft", "flush", "set", "inet", "lab", name)
+
+    def close(self) -> None:
+        """Delete the namespace; its devices go with it."""
+        os.close(self.fd)
+        subprocess.run(["ip", "netns", "delete", self.name], check=False, capture_output=True)
+
+
+_NUMBERS = {"tcp": "6", "udp": "17", "udplite": "136", "icmp": "1", "icmpv6": "58"}
+
+
+def _names_of(proto: str) -> tuple[str, ...]:
+    number = _NUMBERS.get(proto, proto)
+    return (number, proto, "ipv6-icmp" if proto == "icmpv6" else proto)
+
+
+@dataclass
+class Program:
+    """A running traffic program and what it printed."""
+
+    name: str
+    process: subprocess.Popen[str]
+    exe: str
+    cgroup: str
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self.process.pid
+
+    def ready(self) -> dict[str, Any]:
+        """Wait for the program's next line: it is prepared, and waits for `go`."""
+        line = _pipe(self.process.stdout).readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended early: {self.process.communicate()[1]}")
+        self.lines.append(json.loads(line))
+        return self.lines[-1]
+
+    def go(self, word: str = "go") -> None:
+        """Let a prepared program go on."""
+        stream = _pipe(self.process.stdin)
+        stream.write(word + "\n")
+        stream.flush()
+
+    def result(self, *, status: int = 0) -> dict[str, Any]:
+        """Wait for its end (at most PATIENCE seconds) and return the JSON object it printed last."""
+        try:
+            out, err = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, err = self.process.communicate()
+            raise RuntimeError(f"{self.name} did not end: {out} {err}") from None
+        if self.process.returncode != status:
+            raise RuntimeError(f"{self.name} ended with {self.process.returncode}: {out} {err}")
+        self.lines += [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        return self.lines[-1]
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise RuntimeError("no pipe")
+    return stream
+
+
+class Peer:
+    """The counting servers in the peer's namespace (traffic/peer.py)."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-E", "-s", str(TRAFFIC / "peer.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: enter(namespace.fd),
+        )
+
+    def ask(self, **order: object) -> dict[str, Any]:
+        """Send one order and return the answer."""
+        self.tell(**order)
+        return self.answer()
+
+    def tell(self, **order: object) -> None:
+        """Send one order; the answer is fetched later."""
+        stream = _pipe(self._process.stdin)
+        stream.write(json.dumps(order) + "\n")
+        stream.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """Return the answer to the oldest order."""
+        answer: dict[str, Any] = json.loads(_pipe(self._process.stdout).readline())
+        if "error" in answer:
+            raise RuntimeError(f"peer: {answer['error']}")
+        return answer
+
+    def serve(self, kind: str = "tcp", host: str = PEER4, port: int = 0) -> int:
+        """Serve on a fresh port and return it."""
+        return int(self.ask(do=kind, host=host, port=port)["port"])
+
+    def stats(self, port: int) -> dict[str, int]:
+        """Return what the server of a port has counted: payload bytes, connections, datagrams."""
+        return self.ask(do="stats", port=port)
+
+    def close(self) -> None:
+        """End the servers."""
+        _pipe(self._process.stdin).close()
+        self._process.wait(timeout=10)
+
+
+class Lab:
+    """The whole: namespaces, wire, servers, cgroups, and traffic programs under fresh names."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.token = secrets.token_hex(3)
+        self.scratch = scratch
+        self.cgroup_root = cgroup2_root()
+        self._cgroups: list[Path] = []
+        self._programs: list[Program] = []
+        self._built: dict[str, Path] = {}
+        self._number = 0
+        self._namespaces: list[Namespace] = []
+        self.client = self._namespace("c")
+        drop = f"ip daddr {SILENT4} drop; ip6 daddr {SILENT6} drop".split("; ")
+        self.peer_ns = self._namespace("p", "\n    ".join(drop))
+        self._wire_up()
+        self.peer = Peer(self.peer_ns)
+
+    def _namespace(self, role: str, rules: str = "") -> Namespace:
+        made = Namespace(f"lab-{self.token}-{role}", rules)
+        self._namespaces.append(made)
+        return made
+
+    def cable(self, left: tuple[Namespace, str], right: tuple[Namespace, str]) -> None:
+        """Join two namespaces by a veth pair with all offloads off."""
+        (one, one_device), (two, two_device) = left, right
+        pair = ["type", "veth", "peer", "name", two_device, "netns", two.name]
+        one.run("ip", "link", "add", one_device, *pair)
+        for namespace, device in (left, right):
+            namespace.run("ip", "link", "set", device, "up")
+            offloads = ["gso", "off", "tso", "off", "gro", "off", "tx-udp-segmentation", "off"]
+            namespace.run("ethtool", "-K", device, *offloads)
+
+    def _wire_up(self) -> None:
+        self.cable((self.client, "wire"), (self.peer_ns, "wire"))
+        for namespace, four, six in ((self.client, CLIENT4, CLIENT6), (self.peer_ns, PEER4, PEER6)):
+            namespace.run("ip", "addr", "add", f"{four}/24", "brd", "+", "dev", "wire")
+            namespace.run("ip", "addr", "add", f"{six}/64", "dev", "wire", "nodad")
+            namespace.sysctl(tcp_fastopen=519, ping_group_range="0 2147483647", tcp_syn_retries=1)
+        for address in (*MORE4, SILENT4):
+            self.peer_ns.run("ip", "addr", "add", f"{address}/32", "dev", "wire")
+        self.peer_ns.run("ip", "addr", "add", f"{SILENT6}/64", "dev", "wire", "nodad")
+        self.client.run("ip", "route", "add", "203.0.113.0/24", "via", PEER4)
+        self.client.run("ip", "route", "add", "unreachable", UNREACHABLE4)
+        self.client.run("ip", "route", "add", "224.0.0.0/4", "dev", "wire")
+
+    def name(self, stem: str) -> str:
+        """Return a fresh executable name of at most 15 characters."""
+        self._number += 1
+        return f"{stem[:7]}-{self.token[:3]}{self._number:03d}"
+
+    def cgroup(self, path: str, *, fresh: bool = True) -> Path:
+        """Make a cgroup below the v2 root (and its parents), removed at the end; return its directory."""
+        directory = self.cgroup_root / path.lstrip("/")
+        missing = [d for d in (directory, *directory.parents) if not d.exists()]
+        if fresh and not missing:
+            raise FileExistsError(directory)
+        for part in reversed(missing):
+            part.mkdir()
+            self._cgroups.append(part)
+        return directory
+
+    def program(self, source: str, name: str) -> list[str]:
+        """Return the command for a traffic program under a name of its own: an interpreter's or a binary's copy."""
+        place = self.scratch / name
+        if source.endswith(".c"):
+            shutil.copy2(self.build(source), place)
+            return [str(place)]
+        shutil.copy2(Path(sys.executable).resolve(), place)
+        return [str(place), "-E", "-s", str(TRAFFIC / source)]
+
+    def build(self, source: str) -> Path:
+        """Compile one C traffic program, statically, once a session."""
+        if source not in self._built:
+            binary = self.scratch / f"built-{source.removesuffix('.c')}"
+            flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"]
+            subprocess.run(["cc", *flags, "-o", str(binary), str(TRAFFIC / source)], check=True)
+            self._built[source] = binary
+        return self._built[source]
+
+    def start(  # noqa: PLR0913
+        self,
+        source: str,
+        *words: str,
+        name: str | None = None,
+        cgroup: Path | None = None,
+        namespace: Namespace | None = None,
+        **arguments: object,
+    ) -> Program:
+        """Start a traffic program in a namespace and a cgroup of choice, under a name of its own."""
+        chosen = name or self.name(Path(source).stem)
+        command = self.program(source, chosen)
+        inside = (namespace or self.client).fd
+
+        def prepare() -> None:
+            enter(inside)
+            if cgroup:
+                (cgroup / "cgroup.procs").write_text("0")
+
+        process = subprocess.Popen(
+            [*command, *(words or [json.dumps(arguments)])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=prepare,
+        )
+        path = "/" + str(cgroup.relative_to(self.cgroup_root)) if cgroup else own_cgroup()
+        started = Program(chosen, process, command[0], path)
+        self._programs.append(started)
+        return started
+
+    def run(self, source: str, *words: str, **options: Any) -> tuple[Program, dict[str, Any]]:
+        """Start a traffic program and wait for its result."""
+        started = self.start(source, *words, **options)
+        return started, started.result()
+
+    def wire(self, proto: str, remote: str, port: int | None, client: Namespace | None = None) -> Wire:
+        """Return what passed between the client's side and one remote address (and port)."""
+        return wires(self.peer_ns, client or self.client, [(proto, remote, port)])[0]
+
+    def close(self) -> None:
+        """End what still runs and take everything down, in the order in which it can go."""
+        for program in self._programs:
+            if program.process.poll() is None:
+                program.process.kill()
+            program.process.communicate()
+        self.peer.close()
+        for namespace in self._namespaces:
+            namespace.close()
+        for directory in reversed(self._cgroups):
+            if directory.exists():
+                directory.rmdir()
+
+
+def own_cgroup() -> str:
+    """Return the cgroup v2 path of this process."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return line[3:]
+    raise RuntimeError("no cgroup v2 line in /proc/self/cgroup")
+
+
+def wires(peer: Namespace, client: Namespace, wanted: Sequence[tuple[str, str, int | None]]) -> list[Wire]:
+    """Return the traffic with several remote addresses by one look at each end's counters."""
+    far, near = peer.counters(), client.counters()
+    return [
+        Wire(*_both(_find(far, "to", key), _find(near, "from", key)))
+        if not _is_loopback(key[1])
+        else Wire(*_both(_find(near, "to", key), _find(near, "from", key)))
+        for key in wanted
+    ]
+
+
+def _is_loopback(address: str) -> bool:
+    return address == "::1" or address.startswith("127.")
+
+
+def _both(out: tuple[int, int], into: tuple[int, int]) -> tuple[int, int, int, int]:
+    return out[0], into[0], out[1], into[1]
+
+
+def _find(
+    counters: dict[tuple[str, ...], tuple[int, int]], way: str, key: tuple[str, str, int | None]
+) -> tuple[int, int]:
+    proto, address, port = key
+    family = "6" if ":" in address else "4"
+    kind = way + family if port is not None else f"host_{way}{family}"
+    tail = (address, str(port)) if port is not None else (address,)
+    for name in _names_of(proto):
+        if (kind, name, *tail) in counters:
+            return counters[kind, name, *tail]
+    return 0, 0
