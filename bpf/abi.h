@@ -10,12 +10,15 @@
 #ifndef TATTLE_ABI_H
 #define TATTLE_ABI_H
 
+#include <linux/types.h>
+
 enum limits {
 	COMM_LEN = 16, /* TASK_COMM_LEN, include/linux/sched.h */
 	ADDRESS_LEN = 16,
 	EXE_LEN = 512,
 	EXE_PART_LEN = 128,
 	EXE_PARTS = 32,
+	FLUSH_SLOTS = 256, /* slots that one run of `flush` folds */
 	CGROUP_PATH_LEN = 256,
 };
 
@@ -47,10 +50,11 @@ enum result {
 
 /* Index into the map `losses`. What is lost is counted here or it is not lost. */
 enum loss_reason {
-	LOSS_RING_FULL = 0,	/* an event did not fit into the ring */
-	LOSS_FLOWS_FULL,	/* no room for a flow: its traffic is in `overflow` */
-	LOSS_PROCESSES_FULL,	/* no room for a process: its flows have none */
-	LOSS_CGROUPS_FULL,	/* no room for a new cgroup: its path is unknown */
+	LOSS_RING_FULL = 0,  /* an event did not fit into the ring */
+	LOSS_FLOWS_FULL,     /* no room for a flow: its traffic is in `overflow` */
+	LOSS_PROCESSES_FULL, /* no room for a process: its flows have none */
+	LOSS_CGROUPS_FULL,   /* no room for a new cgroup: its path is unknown */
+	LOSS_SLOTS_FULL,     /* no slot for a socket: counted right, but slower and without totals at close */
 	LOSS_STORAGE_REFUSED,	/* the kernel gave no memory for a socket's state */
 	LOSS_HANDSHAKES_FULL,	/* no room for a half-open accept: its handshake is in `overflow` */
 	LOSS_NAME_UNREADABLE,	/* a process name or executable could not be read */
@@ -76,8 +80,8 @@ enum socket_flags {
 	SOCKET_STATE_CB = 2, /* its TCP states are reported: folds at TCP_CLOSE, not at release */
 	SOCKET_ESTABLISHED = 4,
 	SOCKET_PREEXISTING = 8,
-	SOCKET_VIA_LOOPBACK = 16,
-	SOCKET_SENT = 32, /* a first packet was seen: scope decided, `send` reported */
+	SOCKET_SENT = 32,     /* a first packet was seen: scope decided, `send` reported */
+	SOCKET_LOOPBACK = 64, /* somebody asked to see its loopback traffic */
 };
 
 enum cgroup_flags {
@@ -151,20 +155,28 @@ struct counters {
 	__u64 packets_in;
 };
 
-/* Value of `sockets`, the socket storage. */
-struct socket_state {
+/* Value of `slots`: the counters of one socket that has one peer. */
+struct slot {
 	struct flow_key flow;
 	struct counters fresh;	/* not yet in the flow */
 	struct counters folded; /* in the flow already */
+	__u32 flags;		/* enum flow_flags, for the flow */
+	__u32 reserved[7];	/* fills the cache lines: two sockets never share one */
+};
+
+/* Value of `sockets`, the socket storage. */
+struct socket_state {
+	struct flow_key flow;
 	__u64 opened_ns;
 	__u64 listener;	       /* cookie, for MODE_LISTENER: accepted sockets start as its copy */
 	__u64 sender_start_ns; /* of the process that sent last, for MODE_PER_PACKET */
 	__u32 sender_exec_id;
 	__u32 flags;
+	__u32 slot;		 /* index into `slots`; 0: none */
 	__u8 asked[ADDRESS_LEN]; /* where sendmsg wanted to go, before any NAT */
 	__be16 asked_port;
 	__u8 mode;
-	__u8 reserved[5];
+	__u8 reserved;
 };
 
 /* Key and value of `handshakes`: packets of a connection that nobody accepted yet. */
@@ -218,7 +230,8 @@ ABI_SIZE(struct process, 48 + 8 + COMM_LEN + EXE_LEN);
 ABI_SIZE(struct cgroup_entry, 8 + CGROUP_PATH_LEN);
 ABI_SIZE(struct flow_key, 32);
 ABI_SIZE(struct flow, 96);
-ABI_SIZE(struct socket_state, 32 + 64 + 24 + 8 + 16 + 8);
+ABI_SIZE(struct slot, 128);
+ABI_SIZE(struct socket_state, 88);
 ABI_SIZE(struct handshake_key, 32);
 ABI_SIZE(struct handshake, 48);
 ABI_SIZE(struct event, 112);

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Where bytes go: into the slot of a socket, and from there into its flow ("folding"): at the end of
+ * the socket, and whenever somebody reads (the program flush).
+ *
+ * Folding moves an amount by adding to the flow what it takes from the slot. The sum of both is the
+ * same at each step, whoever else counts or folds at that moment. Two who fold the same amount leave
+ * a negative rest, and the next turn of the loop gives it back: no lock, and no atomic exchange,
+ * which 5.10 does not have.
+ */
+#ifndef TATTLE_ACCOUNT_BPF_H
+#define TATTLE_ACCOUNT_BPF_H
+
+#include "address.bpf.h"
+
+static __always_inline void count(struct counters *to, __u64 bytes, __u64 packets, bool out)
+{
+	add(out ? &to->bytes_out : &to->bytes_in, bytes);
+	add(out ? &to->packets_out : &to->packets_in, packets);
+}
+
+static __always_inline void count_flow(struct flow *flow, __u64 bytes, __u64 packets, bool out)
+{
+	add(out ? &flow->bytes_out : &flow->bytes_in, bytes);
+	add(out ? &flow->packets_out : &flow->packets_in, packets);
+}
+
+/* The element that takes the traffic of flows for which there is no room. */
+static __always_inline struct flow *overflow_flow(__u8 direction)
+{
+	__u32 index = direction & 1;
+
+	lost(LOSS_FLOWS_FULL);
+	return map_lookup(overflow, &index);
+}
+
+static __noinline struct flow *new_flow(const struct flow_key *key)
+{
+	struct flow zero = {};
+	struct flow *flow;
+
+	zero.first_ns = zero.last_ns = bpf_ktime_get_boot_ns();
+	map_insert(flows, key, &zero);
+	flow = map_lookup(flows, key);
+	return flow ? flow : overflow_flow(key->direction);
+}
+
+/* Never NULL in fact; the verifier wants the caller to look. */
+static __always_inline struct flow *flow_of(const struct flow_key *key)
+{
+	struct flow *flow = map_lookup(flows, key);
+
+	return flow ? flow : new_flow(key);
+}
+
+static __always_inline bool fold_one(__u64 *from, __u64 *to, __u64 *done)
+{
+	bool moved = false;
+
+	for (int i = 0; i < 3; i++) {
+		__s64 amount = *(volatile __s64 *)from;
+
+		if (!amount)
+			break;
+		add(from, -amount);
+		add(to, amount);
+		add(done, amount);
+		moved = true;
+		if (*(volatile __s64 *)from >= 0)
+			break;
+	}
+	return moved;
+}
+
+static __noinline void fold(struct slot *slot)
+{
+	struct flow_key key = slot->flow;
+	struct flow *flow;
+	bool moved;
+
+	if (!slot->fresh.packets_out && !slot->fresh.packets_in)
+		return;
+	flow = flow_of(&key);
+	if (!flow)
+		return;
+	moved = fold_one(&slot->fresh.bytes_out, &flow->bytes_out, &slot->folded.bytes_out);
+	moved |= fold_one(&slot->fresh.bytes_in, &flow->bytes_in, &slot->folded.bytes_in);
+	moved |= fold_one(&slot->fresh.packets_out, &flow->packets_out, &slot->folded.packets_out);
+	moved |= fold_one(&slot->fresh.packets_in, &flow->packets_in, &slot->folded.packets_in);
+	if (moved)
+		flow->last_ns = bpf_ktime_get_boot_ns();
+	flow->flags |= slot->flags;
+}
+
+static __always_inline struct slot *slot_at(__u32 index)
+{
+	return index ? map_lookup(slots, &index) : NULL;
+}
+
+/* What came after the last owner had closed (a packet on another CPU) is still his. */
+static __always_inline struct slot *slot_take(__u32 *index)
+{
+	struct slot *slot;
+
+	if (queue_pop(free_slots, index)) {
+		*index = 0;
+		lost(LOSS_SLOTS_FULL);
+		return NULL;
+	}
+	slot = slot_at(*index);
+	if (!slot)
+		return NULL;
+	fold(slot);
+	__builtin_memset(&slot->folded, 0, sizeof(slot->folded));
+	slot->flags = 0;
+	return slot;
+}
+
+static __always_inline void slot_give(__u32 index)
+{
+	queue_push(free_slots, &index);
+}
+
+/*
+ * The hook sees a TCP or UDP super-packet before it is segmented (GSO) or after it was put together
+ * (GRO): skb->len has the headers of one segment only. On the wire each has its own.
+ */
+static __always_inline __u64 wire_bytes(struct __sk_buff *skb, __u64 *packets)
+{
+	__u32 segments = skb->gso_segs;
+
+	*packets = 1;
+	if (segments < 2)
+		return skb->len;
+	*packets = segments;
+	return skb->len + (segments - 1) * header_bytes(skb);
+}
+
+#endif /* TATTLE_ACCOUNT_BPF_H */

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Addresses as 16 bytes, and where they stand in a packet. */
+#ifndef TATTLE_ADDRESS_BPF_H
+#define TATTLE_ADDRESS_BPF_H
+
+#include "maps.h"
+
+union address {
+	__u8 bytes[ADDRESS_LEN];
+	__u32 words[4]; /* network byte order */
+	__u64 halves[2];
+};
+
+static __always_inline void from_ipv4(union address *address, __u32 ip)
+{
+	address->halves[0] = 0;
+	address->words[2] = bpf_htonl(0xffff);
+	address->words[3] = ip;
+}
+
+/*
+ * From the words of a context. The context may only be read 32 bits at a time, and volatile keeps the
+ * compiler from joining two reads into one.
+ */
+static __always_inline void from_ipv6(union address *address, const volatile __u32 *words)
+{
+	address->words[0] = words[0];
+	address->words[1] = words[1];
+	address->words[2] = words[2];
+	address->words[3] = words[3];
+}
+
+static __always_inline bool same_address(const void *a, const void *b)
+{
+	const union address *x = a, *y = b;
+
+	return x->halves[0] == y->halves[0] && x->halves[1] == y->halves[1];
+}
+
+/* 127.0.0.0/8 (RFC 1122 3.2.1.3) and ::1; unspecified addresses too: Linux takes them for this host. */
+static __always_inline bool is_loopback(const union address *address)
+{
+	if (address->halves[0])
+		return false;
+	if (address->words[2] == bpf_htonl(0xffff))
+		return !address->words[3] || address->bytes[12] == 127;
+	return !address->words[2] && (address->words[3] & bpf_htonl(~1U)) == 0;
+}
+
+/* What a packet says of its peer. */
+struct peer {
+	union address remote;
+	__be16 port; /* 0: the protocol has none */
+	__u8 proto;
+};
+
+struct ipv4_header { /* RFC 791 3.1 */
+	__u8 version_words;
+	__u8 tos;
+	__be16 length, id, fragment;
+	__u8 ttl, proto;
+	__be16 checksum;
+	__be32 source, destination;
+};
+
+struct ipv6_header { /* RFC 8200 3 */
+	__be32 version_class_label;
+	__be16 payload_length;
+	__u8 next, hop_limit;
+	union address source, destination;
+};
+
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == PROTO_TCP || proto == PROTO_UDP || proto == PROTO_UDPLITE || proto == PROTO_SCTP ||
+	       proto == PROTO_DCCP;
+}
+
+/* Step over one IPv6 extension header (RFC 8200 4); false: none is left. */
+static __always_inline bool skip_extension(struct __sk_buff *skb, __u32 *offset, __u8 *proto)
+{
+	__u8 head[2];
+
+	if (*proto != PROTO_HOPOPTS && *proto != PROTO_ROUTING && *proto != PROTO_DSTOPTS &&
+	    *proto != PROTO_FRAGMENT && *proto != PROTO_AH)
+		return false;
+	if (bpf_skb_load_bytes(skb, *offset, head, sizeof(head)))
+		return false;
+	if (*proto == PROTO_FRAGMENT)
+		*offset += 8;
+	else if (*proto == PROTO_AH)
+		*offset += (head[1] + 2) * 4;
+	else
+		*offset += (head[1] + 1) * 8;
+	*proto = head[0];
+	return true;
+}
+
+/* Returns the length of the IP headers, or 0 where the packet cannot be read. */
+static __always_inline __u32 read_ipv4(struct __sk_buff *skb, bool out, struct peer *peer)
+{
+	struct ipv4_header ip;
+
+	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+		return 0;
+	from_ipv4(&peer->remote, out ? ip.destination : ip.source);
+	peer->proto = ip.proto;
+	return (ip.version_words & 15) * 4;
+}
+
+static __always_inline __u32 read_ipv6(struct __sk_buff *skb, bool out, struct peer *peer)
+{
+	struct ipv6_header ip;
+	__u32 offset = sizeof(ip);
+
+	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+		return 0;
+	peer->remote = out ? ip.destination : ip.source;
+	peer->proto = ip.next;
+	for (int i = 0; i < 6; i++)
+		if (!skip_extension(skb, &offset, &peer->proto))
+			break;
+	return offset;
+}
+
+/* Who is at the other end of this packet; false: unreadable. */
+static __noinline bool read_peer(struct __sk_buff *skb, bool out, struct peer *peer)
+{
+	__be16 ports[2];
+	__u32 offset =
+		skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, out, peer) : read_ipv6(skb, out, peer);
+
+	peer->port = 0;
+	if (!offset)
+		return false;
+	if (!has_ports(peer->proto))
+		return true;
+	if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)))
+		return false;
+	peer->port = ports[out];
+	return true;
+}
+
+/* IP and transport header of a packet, the bytes that each further segment of it repeats. */
+static __noinline __u32 header_bytes(struct __sk_buff *skb)
+{
+	struct peer peer = {};
+	__u32 offset = skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, true, &peer)
+							    : read_ipv6(skb, true, &peer);
+	__u8 words;
+
+	if (!offset)
+		return 0;
+	if (peer.proto != PROTO_TCP)
+		return offset + 8; /* UDP, RFC 768 */
+	if (bpf_skb_load_bytes(skb, offset + 12, &words, 1))
+		return offset;
+	return offset + (words >> 4) * 4; /* RFC 9293 3.1: data offset */
+}
+
+#endif /* TATTLE_ADDRESS_BPF_H */

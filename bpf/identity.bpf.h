@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Who is it: a snapshot of the current process, taken where the process itself is running. Only
+ * bpf_get_current_task() and CO-RE reads: they work in all our program types from 5.10 on, which the
+ * finer helpers (current uid, cgroup id) do not.
+ */
+#ifndef TATTLE_IDENTITY_BPF_H
+#define TATTLE_IDENTITY_BPF_H
+
+#include "maps.h"
+
+enum { PF_KTHREAD = 0x00200000 }; /* include/linux/sched.h */
+
+static const struct process no_process;
+
+static __always_inline struct task_struct *current_task(void)
+{
+	return (void *)bpf_get_current_task();
+}
+
+static __always_inline __u64 cgroup_of(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+}
+
+/* 0 where the cgroup is in no target. */
+static __always_inline __u32 target_of(__u64 cgroup)
+{
+	const struct cgroup_entry *entry = map_lookup(cgroups, &cgroup);
+
+	return entry ? entry->target : 0;
+}
+
+static __always_inline void read_key(struct task_struct *task, struct process_key *key)
+{
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+
+	key->start_ns = BPF_CORE_READ(leader, start_boottime);
+	key->cgroup = cgroup_of(task);
+	key->tgid = BPF_CORE_READ(leader, tgid);
+	key->exec_id = BPF_CORE_READ(task, self_exec_id);
+	key->uid = BPF_CORE_READ(task, cred, euid.val);
+	key->target = target_of(key->cgroup);
+	if (bpf_core_read(key->comm, sizeof(key->comm), &leader->comm))
+		lost(LOSS_NAME_UNREADABLE);
+}
+
+/* One round of a multiply-xorshift mix; tracer/abi.py has the same. */
+static __always_inline __u64 mix(__u64 hash, __u64 word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ (hash >> 32);
+}
+
+static __always_inline __u64 process_id(const struct process_key *key)
+{
+	const __u64 *words = (const void *)key;
+	__u64 id = 0;
+
+	for (int i = 0; i < (int)(sizeof(*key) / sizeof(*words)); i++)
+		id = mix(id, words[i]);
+	return id ? id : 1;
+}
+
+/* Write one part of a path; returns the space it took, 0 when the path is whole or does not fit. */
+static __always_inline __u32 read_part(struct process *process, __u32 at, struct dentry *dentry)
+{
+	long size;
+
+	if (at > EXE_LEN - EXE_PART_LEN) {
+		process->flags |= PROCESS_EXE_CUT;
+		return 0;
+	}
+	size = bpf_probe_read_kernel_str(&process->exe[at], EXE_PART_LEN, BPF_CORE_READ(dentry, d_name.name));
+	if (size <= 0 || BPF_CORE_READ(dentry, d_name.len) >= EXE_PART_LEN)
+		process->flags |= PROCESS_EXE_CUT;
+	return size > 0 ? size : 0;
+}
+
+/* The executable's path from the file name up to the root of its mount namespace (fs/d_path.c). */
+static __noinline void read_exe(struct task_struct *task, struct process *process)
+{
+	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
+	struct dentry *dentry = BPF_CORE_READ(exe, f_path.dentry);
+	struct vfsmount *vfsmount = BPF_CORE_READ(exe, f_path.mnt);
+	struct mount *mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
+	__u32 at = 0, size;
+
+	if (!exe) {
+		process->flags |= PROCESS_EXE_UNKNOWN;
+		return;
+	}
+	for (int i = 0; i < EXE_PARTS; i++) {
+		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+
+		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
+			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+
+			if (above == mount)
+				return;
+			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+			mount = above;
+			continue;
+		}
+		if (dentry == parent)
+			return;
+		size = read_part(process, at, dentry);
+		if (!size)
+			return;
+		at += size;
+		dentry = parent;
+	}
+	process->flags |= PROCESS_EXE_CUT;
+}
+
+static __noinline void describe(struct task_struct *task, const struct process_key *key, __u64 id)
+{
+	struct process *process;
+	struct task_struct *parent;
+
+	if (map_insert(processes, &id, &no_process)) {
+		if (!map_lookup(processes, &id))
+			lost(LOSS_PROCESSES_FULL);
+		return;
+	}
+	process = map_lookup(processes, &id);
+	if (!process)
+		return;
+	process->key = *key;
+	parent = BPF_CORE_READ(task, group_leader, real_parent, group_leader);
+	process->ppid = BPF_CORE_READ(parent, tgid);
+	if (bpf_core_read(process->parent_comm, COMM_LEN, &parent->comm))
+		lost(LOSS_NAME_UNREADABLE);
+	read_exe(task, process);
+	process->flags |= PROCESS_READY;
+}
+
+/* The current process' key in `processes`, where it is described at its first appearance. */
+static __noinline __u64 identify(void)
+{
+	struct task_struct *task = current_task();
+	struct process_key key = {};
+	__u64 id;
+
+	read_key(task, &key);
+	id = process_id(&key);
+	if (!map_lookup(processes, &id))
+		describe(task, &key, id);
+	return id;
+}
+
+#endif /* TATTLE_IDENTITY_BPF_H */

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The maps, and the only words by which programs use maps. Sizes are defaults: the loader sets them.
+ * No LRU: what is evidence is never evicted behind our back; a full map is counted (see lost()).
+ */
+#ifndef TATTLE_MAPS_H
+#define TATTLE_MAPS_H
+
+#include "abi.h"
+#include "kernel.h"
+
+#define MAP_HASH(name, key_type, value_type, entries, flags) \
+	struct {                                             \
+		__uint(type, BPF_MAP_TYPE_HASH);             \
+		__uint(max_entries, entries);                \
+		__uint(map_flags, flags);                    \
+		__type(key, key_type);                       \
+		__type(value, value_type);                   \
+	} name SEC(".maps")
+
+#define MAP_ARRAY(name, value_type, entries)      \
+	struct {                                  \
+		__uint(type, BPF_MAP_TYPE_ARRAY); \
+		__uint(max_entries, entries);     \
+		__type(key, __u32);               \
+		__type(value, value_type);        \
+	} name SEC(".maps")
+
+#define MAP_SOCKET_STORAGE(name, value_type)                        \
+	struct {                                                    \
+		__uint(type, BPF_MAP_TYPE_SK_STORAGE);              \
+		__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE); \
+		__type(key, int);                                   \
+		__type(value, value_type);                          \
+	} name SEC(".maps")
+
+#define MAP_QUEUE(name, value_type, entries)      \
+	struct {                                  \
+		__uint(type, BPF_MAP_TYPE_QUEUE); \
+		__uint(max_entries, entries);     \
+		__type(value, value_type);        \
+	} name SEC(".maps")
+
+#define MAP_RING(name, bytes)                       \
+	struct {                                    \
+		__uint(type, BPF_MAP_TYPE_RINGBUF); \
+		__uint(max_entries, bytes);         \
+	} name SEC(".maps")
+
+#define map_lookup(map, key) bpf_map_lookup_elem(&map, key)
+#define map_insert(map, key, value) bpf_map_update_elem(&map, key, value, BPF_NOEXIST)
+#define map_delete(map, key) bpf_map_delete_elem(&map, key)
+#define queue_pop(map, value) bpf_map_pop_elem(&map, value)
+#define queue_push(map, value) bpf_map_push_elem(&map, value, 0)
+#define socket_lookup(map, sk) bpf_sk_storage_get(&map, sk, 0, 0)
+#define socket_create(map, sk) bpf_sk_storage_get(&map, sk, 0, BPF_SK_STORAGE_GET_F_CREATE)
+
+typedef struct {
+	char bytes[CGROUP_PATH_LEN];
+} cgroup_path;
+
+/* Not preallocated: large preallocated maps are what makes loading slow. */
+MAP_HASH(flows, struct flow_key, struct flow, 65536, BPF_F_NO_PREALLOC);
+MAP_HASH(processes, __u64, struct process, 16384, BPF_F_NO_PREALLOC);
+MAP_HASH(handshakes, struct handshake_key, struct handshake, 16384, BPF_F_NO_PREALLOC);
+/* Preallocated: written by tracepoints, where 5.10 warns of anything else. */
+MAP_HASH(cgroups, __u64, struct cgroup_entry, 8192, 0);
+MAP_HASH(target_paths, cgroup_path, __u32, 1024, 0);
+MAP_ARRAY(slots, struct slot, 32768);
+/* First in, first out: a slot rests as long as can be before another socket gets it. */
+MAP_QUEUE(free_slots, __u32, 32768);
+MAP_ARRAY(overflow, struct flow, 2);
+MAP_ARRAY(losses, __u64, LOSS_REASONS);
+MAP_ARRAY(settings, struct settings, 1);
+MAP_SOCKET_STORAGE(sockets, struct socket_state);
+MAP_RING(events, 4 << 20);
+
+#define add(counter, n) ((void)__sync_fetch_and_add(counter, n))
+
+static __always_inline void lost(enum loss_reason reason)
+{
+	__u32 index = reason;
+	__u64 *count = map_lookup(losses, &index);
+
+	if (count)
+		add(count, 1);
+}
+
+static __always_inline const struct settings *setting(void)
+{
+	__u32 first = 0;
+
+	return map_lookup(settings, &first);
+}
+
+#endif /* TATTLE_MAPS_H */

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What a packet costs: one storage look-up and two adds, for a socket with one peer. All else is the
+ * slow path. In these programs "current" is whoever runs: never ask it who sent.
+ */
+#ifndef TATTLE_PACKET_BPF_H
+#define TATTLE_PACKET_BPF_H
+
+#include "socket.bpf.h"
+
+/* A flow of an unconnected socket is seen for the first time. */
+static __always_inline struct flow *first_datagram(struct __sk_buff *skb, struct flow_key *key)
+{
+	struct flow *flow = new_flow(key);
+	struct event *event;
+
+	if (!flow)
+		return NULL;
+	add(&flow->attempts, 1);
+	if (skb->ifindex == LOOPBACK_IFINDEX)
+		flow->flags |= FLOW_VIA_LOOPBACK;
+	event = event_new(EVENT_SEND, key);
+	if (!event)
+		return flow;
+	event->socket = bpf_get_socket_cookie(skb);
+	event->flags = flow->flags;
+	event_send(event);
+	return flow;
+}
+
+/*
+ * An outgoing datagram belongs to a flow that we started, or to one of a peer that asked first. One
+ * that is neither and leaves for another address than sendmsg named was translated on its way (local
+ * DNAT; Docker's resolver): its flow is the one that was asked for.
+ */
+static __always_inline struct flow *find_out(struct __sk_buff *skb, const struct socket_state *state,
+					     struct flow_key *key)
+{
+	struct flow *flow = map_lookup(flows, key);
+
+	if (flow)
+		return flow;
+	key->direction = DIRECTION_IN;
+	flow = map_lookup(flows, key);
+	if (flow)
+		return flow;
+	key->direction = DIRECTION_OUT;
+	if (state->asked_port &&
+	    (key->remote_port != state->asked_port || !same_address(key->remote, state->asked))) {
+		__builtin_memcpy(key->remote, state->asked, ADDRESS_LEN);
+		key->remote_port = state->asked_port;
+		flow = map_lookup(flows, key);
+		if (flow)
+			return flow;
+	}
+	return first_datagram(skb, key);
+}
+
+static __always_inline struct flow *find_in(struct flow_key *key)
+{
+	struct flow *flow = map_lookup(flows, key);
+
+	if (flow)
+		return flow;
+	key->direction = DIRECTION_IN;
+	return flow_of(key);
+}
+
+static __noinline void per_packet(struct __sk_buff *skb, const struct socket_state *state, bool out)
+{
+	struct flow_key key = {.process = state->flow.process};
+	struct flow *flow;
+	struct peer peer = {};
+	__u64 packets, bytes = wire_bytes(skb, &packets);
+
+	if (!read_peer(skb, out, &peer)) {
+		lost(LOSS_PACKET_UNREADABLE);
+		return;
+	}
+	if (is_loopback(&peer.remote) && !(state->flags & SOCKET_LOOPBACK) &&
+	    peer.port != bpf_htons(DNS_PORT))
+		return;
+	__builtin_memcpy(key.remote, &peer.remote, ADDRESS_LEN);
+	key.remote_port = peer.port;
+	key.proto = peer.proto;
+	flow = out ? find_out(skb, state, &key) : find_in(&key);
+	if (!flow)
+		return;
+	count_flow(flow, bytes, packets, out);
+	flow->last_ns = bpf_ktime_get_boot_ns();
+}
+
+static __always_inline void count_overflow(__u64 bytes, __u64 packets, bool out)
+{
+	__u32 index = DIRECTION_IN;
+	struct flow *flow = map_lookup(overflow, &index);
+
+	lost(LOSS_HANDSHAKES_FULL);
+	if (flow)
+		count_flow(flow, bytes, packets, out);
+}
+
+/*
+ * A listener's packets are those of handshakes. They are kept until somebody is accepted, and then
+ * are the first of that connection. Whoever only knocks (port scans, SYN floods) makes no flow.
+ */
+static __noinline void handshake(struct __sk_buff *skb, const struct socket_state *state, bool out)
+{
+	struct handshake_key key = {.listener = state->listener};
+	struct handshake *known, zero = {.process = state->flow.process};
+	struct peer peer = {};
+
+	if (!read_peer(skb, out, &peer)) {
+		lost(LOSS_PACKET_UNREADABLE);
+		return;
+	}
+	if (is_loopback(&peer.remote) && !(state->flags & SOCKET_LOOPBACK))
+		return;
+	__builtin_memcpy(key.remote, &peer.remote, ADDRESS_LEN);
+	key.remote_port = peer.port;
+	known = map_lookup(handshakes, &key);
+	if (!known) {
+		zero.seen_ns = bpf_ktime_get_boot_ns();
+		map_insert(handshakes, &key, &zero);
+		known = map_lookup(handshakes, &key);
+	}
+	if (known)
+		count(&known->fresh, skb->len, 1, out);
+	else
+		count_overflow(skb->len, 1, out);
+}
+
+/* First packet that leaves a socket with one peer. */
+static __always_inline void first_out(struct __sk_buff *skb, struct socket_state *state, struct slot *slot)
+{
+	state->flags |= SOCKET_SENT;
+	if (slot && skb->ifindex == LOOPBACK_IFINDEX)
+		slot->flags |= FLOW_VIA_LOOPBACK;
+	if (state->flow.proto != PROTO_TCP && !(state->flags & SOCKET_PREEXISTING))
+		report_attempt(state, EVENT_SEND, bpf_get_socket_cookie(skb));
+}
+
+/* First packets, and those after the end: a reset that close() sends has no slot any more. */
+static __noinline void fixed_slowly(struct __sk_buff *skb, struct socket_state *state, bool out)
+{
+	struct slot *slot = slot_at(state->slot);
+	struct flow_key key = state->flow;
+	__u64 packets, bytes = wire_bytes(skb, &packets);
+	struct flow *flow;
+
+	if (out && !(state->flags & SOCKET_SENT))
+		first_out(skb, state, slot);
+	if (slot && !(state->flags & SOCKET_CLOSED)) {
+		count(&slot->fresh, bytes, packets, out);
+		return;
+	}
+	flow = flow_of(&key);
+	if (!flow)
+		return;
+	count_flow(flow, bytes, packets, out);
+	flow->last_ns = bpf_ktime_get_boot_ns();
+}
+
+/*
+ * A socket that nobody told us of: it belongs to the kernel (a tunnel, NFS), or its storage was
+ * refused before. Its traffic counts for process 0, "not known".
+ */
+static __noinline void stranger(struct __sk_buff *skb, struct bpf_sock *sk, bool out)
+{
+	struct socket_state *state;
+
+	if (skb->ifindex == LOOPBACK_IFINDEX)
+		return;
+	state = socket_create(sockets, sk);
+	if (!state) {
+		lost(LOSS_STORAGE_REFUSED);
+		return;
+	}
+	start_flow(state, 0, sk->protocol, DIRECTION_OUT);
+	if (sk->state == TCP_LISTEN && sk->protocol == PROTO_TCP) {
+		state->listener = bpf_get_socket_cookie(skb);
+		state->mode = MODE_LISTENER;
+		return;
+	}
+	state->mode = MODE_PER_PACKET;
+}
+
+static __always_inline void slowly(struct __sk_buff *skb, struct socket_state *state, bool out)
+{
+	if (state->mode == MODE_FIXED)
+		fixed_slowly(skb, state, out);
+	else if (state->mode == MODE_PER_PACKET)
+		per_packet(skb, state, out);
+	else if (state->mode == MODE_LISTENER)
+		handshake(skb, state, out);
+}
+
+static __always_inline void packet(struct __sk_buff *skb, bool out)
+{
+	struct socket_state *state;
+	struct bpf_sock *sk = skb->sk;
+	struct slot *slot;
+	__u64 packets, bytes;
+
+	if (!sk)
+		return;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return;
+	state = socket_lookup(sockets, sk);
+	if (!state) {
+		stranger(skb, sk, out);
+		state = socket_lookup(sockets, sk);
+		if (!state)
+			return;
+	}
+	slot = slot_at(state->slot);
+	if (!slot || (state->flags & (SOCKET_SENT | SOCKET_CLOSED)) != SOCKET_SENT) {
+		slowly(skb, state, out);
+		return;
+	}
+	bytes = wire_bytes(skb, &packets);
+	count(&slot->fresh, bytes, packets, out);
+}
+
+#endif /* TATTLE_PACKET_BPF_H */

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The life of a socket's state. Making the storage is the dearest thing that we do (1.1 us), hence it
+ * is made when a socket gets a peer, a port or a raw protocol, and not for each socket().
+ */
+#ifndef TATTLE_SOCKET_BPF_H
+#define TATTLE_SOCKET_BPF_H
+
+#include "event.bpf.h"
+#include "identity.bpf.h"
+
+enum { TCP_CLOSE = 7, TCP_LISTEN = 10 }; /* include/net/tcp_states.h */
+
+/* Does anybody ask to see loopback traffic of the current process to or at this port? */
+static __always_inline bool loopback_wanted(__be16 port)
+{
+	const struct settings *now = setting();
+
+	if (port == bpf_htons(DNS_PORT))
+		return true; /* a name that is asked for goes out, by whatever resolver */
+	if (!now || now->loopback)
+		return true;
+	return now->targets && target_of(cgroup_of(current_task()));
+}
+
+static __always_inline void start_flow(struct socket_state *state, __u64 process, __u8 proto, __u8 direction)
+{
+	state->flow.process = process;
+	state->flow.proto = proto;
+	state->flow.direction = direction;
+	state->opened_ns = bpf_ktime_get_boot_ns();
+}
+
+/* One peer from here on: the socket gets counters of its own. */
+static __always_inline void set_peer(struct socket_state *state, const union address *remote, __be16 port)
+{
+	struct slot *slot;
+
+	__builtin_memcpy(state->flow.remote, remote, ADDRESS_LEN);
+	state->flow.remote_port = port;
+	state->mode = MODE_FIXED;
+	slot = slot_take(&state->slot);
+	if (slot)
+		slot->flow = state->flow;
+}
+
+/*
+ * The socket's peer is no longer (or another): its counters go to the flow, its slot to the next.
+ * The flag comes first: a packet that sees it does without the slot.
+ */
+static __always_inline void end_peer(struct socket_state *state)
+{
+	struct slot *slot = slot_at(state->slot);
+
+	state->flags |= SOCKET_CLOSED;
+	if (!slot)
+		return;
+	fold(slot);
+	slot_give(state->slot);
+	state->slot = 0;
+}
+
+/* A socket that is used anew must not carry anything of its last peer to the next one. */
+static __always_inline void reset(struct socket_state *state)
+{
+	end_peer(state);
+	state->flags = 0;
+}
+
+static __always_inline void forget_peer(struct socket_state *state)
+{
+	if (!state)
+		return;
+	reset(state);
+	state->mode = MODE_IGNORED;
+}
+
+/* Remember who sends: datagrams belong to the process that sent them, not to the one that opened. */
+static __always_inline void note_sender(struct socket_state *state)
+{
+	struct task_struct *task = current_task();
+	__u64 start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
+	__u32 exec_id = BPF_CORE_READ(task, self_exec_id);
+
+	if (state->sender_start_ns == start_ns && state->sender_exec_id == exec_id)
+		return;
+	state->flow.process = identify();
+	state->sender_start_ns = start_ns;
+	state->sender_exec_id = exec_id;
+}
+
+/* A socket without a peer of its own, whose packets say where they go. */
+static __always_inline struct socket_state *open_per_packet(struct socket_state *state, __u8 proto,
+							    bool loopback)
+{
+	if (!state) {
+		lost(LOSS_STORAGE_REFUSED);
+		return NULL;
+	}
+	if (!state->opened_ns)
+		start_flow(state, 0, proto, DIRECTION_OUT);
+	state->mode = MODE_PER_PACKET;
+	if (loopback)
+		state->flags |= SOCKET_LOOPBACK;
+	note_sender(state);
+	return state;
+}
+
+static __always_inline void report_attempt(const struct socket_state *state, enum event_kind kind,
+					   __u64 cookie)
+{
+	struct flow_key key = state->flow;
+	struct flow *flow = flow_of(&key);
+	struct event *event;
+
+	if (flow)
+		add(&flow->attempts, 1);
+	event = event_new(kind, &key);
+	if (!event)
+		return;
+	event->socket = cookie;
+	event_send(event);
+}
+
+/* A stream or connected datagram socket gets its peer. Nothing is counted yet. */
+static __always_inline void open_fixed(struct socket_state *state, const union address *remote, __be16 port,
+				       __u8 proto, __u64 process)
+{
+	reset(state);
+	start_flow(state, process, proto, DIRECTION_OUT);
+	set_peer(state, remote, port);
+}
+
+static __always_inline void report_close(struct socket_state *state, int result, __u64 cookie)
+{
+	struct flow_key key = state->flow;
+	struct slot *slot = slot_at(state->slot);
+	struct event *event = event_new(EVENT_CLOSE, &key);
+
+	if (!event)
+		return;
+	event->socket = cookie;
+	event->result = result;
+	event->duration_ns = event->time_ns - state->opened_ns;
+	if (slot)
+		event_totals(event, slot);
+	event_send(event);
+}
+
+#endif /* TATTLE_SOCKET_BPF_H */

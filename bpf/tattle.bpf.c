@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * tattle's programs. Each is a few lines here; how they work stands in the headers, by concern:
+ * identity (who), socket (the state of a socket), packet (bytes), tcp (connections), cgroup
+ * (targets), event (the log), account (flows). bpf/README.md has the table of hooks.
+ */
+#include "cgroup.bpf.h"
+#include "packet.bpf.h"
+#include "tcp.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+enum { PASS = 1 };
+
+/* Types that no map holds: keep them in BTF, where the user half reads them. */
+const struct event *_event __attribute__((used));
+const enum limits *_limits __attribute__((used));
+const enum event_kind *_event_kind __attribute__((used));
+const enum direction *_direction __attribute__((used));
+const enum verdict *_verdict __attribute__((used));
+const enum result *_result __attribute__((used));
+const enum loss_reason *_loss_reason __attribute__((used));
+const enum flow_flags *_flow_flags __attribute__((used));
+const enum socket_mode *_socket_mode __attribute__((used));
+const enum socket_flags *_socket_flags __attribute__((used));
+const enum cgroup_flags *_cgroup_flags __attribute__((used));
+const enum process_flags *_process_flags __attribute__((used));
+
+/* connect: TCP's attempt; for a datagram socket nothing has happened yet, resolvers do it to sort. */
+static __always_inline void connecting(struct bpf_sock_addr *ctx, const union address *remote)
+{
+	struct socket_state *state;
+	__be16 port = ctx->user_port;
+	bool datagrams = ctx->protocol == PROTO_UDP;
+
+	if (!datagrams && ctx->protocol != PROTO_TCP && ctx->protocol != PROTO_MPTCP)
+		return;
+	if (is_loopback(remote) && !loopback_wanted(port)) {
+		forget_peer(socket_lookup(sockets, ctx->sk));
+		return;
+	}
+	state = socket_create(sockets, ctx->sk);
+	if (!state) {
+		lost(LOSS_STORAGE_REFUSED);
+		return;
+	}
+	open_fixed(state, remote, port, datagrams ? PROTO_UDP : PROTO_TCP, identify());
+	if (!datagrams)
+		report_attempt(state, EVENT_CONNECT, bpf_get_socket_cookie(ctx));
+}
+
+/* sendmsg with an address: the datagram's own, whatever the socket is connected to. */
+static __always_inline void sending(struct bpf_sock_addr *ctx, const union address *remote)
+{
+	struct socket_state *state;
+	__be16 port = ctx->user_port;
+	bool loopback = is_loopback(remote);
+
+	if (loopback && !loopback_wanted(port))
+		return;
+	state = socket_create(sockets, ctx->sk);
+	if (state && state->mode == MODE_FIXED) {
+		if (state->flow.remote_port == port && same_address(state->flow.remote, remote))
+			return;
+		reset(state);
+	}
+	state = open_per_packet(state, ctx->protocol, loopback);
+	if (!state)
+		return;
+	__builtin_memcpy(state->asked, remote, ADDRESS_LEN);
+	state->asked_port = port;
+}
+
+static __always_inline void user_ipv4(struct bpf_sock_addr *ctx, union address *remote)
+{
+	from_ipv4(remote, ctx->user_ip4);
+}
+
+static __always_inline void user_ipv6(struct bpf_sock_addr *ctx, union address *remote)
+{
+	from_ipv6(remote, ctx->user_ip6);
+}
+
+/* A datagram socket that gets a port may be spoken to before it speaks. */
+static __always_inline void bound(struct bpf_sock *ctx, const union address *local)
+{
+	bool wanted;
+
+	if (ctx->protocol != PROTO_UDP && ctx->protocol != PROTO_UDPLITE)
+		return;
+	wanted = loopback_wanted(0);
+	if (local->words[3] && is_loopback(local) && !wanted)
+		return;
+	open_per_packet(socket_create(sockets, ctx), ctx->protocol, wanted);
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	union address remote;
+
+	user_ipv4(ctx, &remote);
+	connecting(ctx, &remote);
+	return PASS;
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	union address remote;
+
+	user_ipv6(ctx, &remote);
+	connecting(ctx, &remote);
+	return PASS;
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	union address remote;
+
+	user_ipv4(ctx, &remote);
+	sending(ctx, &remote);
+	return PASS;
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	union address remote;
+
+	user_ipv6(ctx, &remote);
+	sending(ctx, &remote);
+	return PASS;
+}
+
+SEC("cgroup/post_bind4")
+int post_bind4(struct bpf_sock *ctx)
+{
+	union address local;
+
+	from_ipv4(&local, ctx->src_ip4);
+	bound(ctx, &local);
+	return PASS;
+}
+
+SEC("cgroup/post_bind6")
+int post_bind6(struct bpf_sock *ctx)
+{
+	union address local;
+
+	from_ipv6(&local, ctx->src_ip6);
+	bound(ctx, &local);
+	return PASS;
+}
+
+/* Only sockets that no later hook sees in its process: raw, ping, SCTP, DCCP and their like. */
+SEC("cgroup/sock_create")
+int sock_create(struct bpf_sock *ctx)
+{
+	if (ctx->type == SOCK_STREAM && (ctx->protocol == PROTO_TCP || ctx->protocol == PROTO_MPTCP))
+		return PASS;
+	if (ctx->type == SOCK_DGRAM && (ctx->protocol == PROTO_UDP || ctx->protocol == PROTO_UDPLITE))
+		return PASS;
+	open_per_packet(socket_create(sockets, ctx), ctx->protocol, loopback_wanted(0));
+	return PASS;
+}
+
+/* close(): for TCP its queue is still to be sent, the end comes at TCP_CLOSE (see tcp_closed). */
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *ctx)
+{
+	struct socket_state *state = socket_lookup(sockets, ctx);
+
+	if (!state || state->mode != MODE_FIXED || state->flags & (SOCKET_STATE_CB | SOCKET_CLOSED))
+		return PASS;
+	if (ctx->protocol != PROTO_MPTCP && (state->flow.proto == PROTO_TCP || state->flags & SOCKET_SENT))
+		report_close(state, state->flow.proto == PROTO_TCP ? RESULT_UNKNOWN : RESULT_OK,
+			     bpf_get_socket_cookie(ctx));
+	end_peer(state);
+	return PASS;
+}
+
+SEC("sockops")
+int sock_ops(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk)
+		return PASS;
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		tcp_connecting(ctx, sk);
+		break;
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		tcp_listening(ctx, sk);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		tcp_established(ctx, sk);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] == TCP_CLOSE)
+			tcp_closed(ctx, sk);
+		break;
+	}
+	return PASS;
+}
+
+SEC("cgroup_skb/ingress")
+int ingress(struct __sk_buff *skb)
+{
+	packet(skb, false);
+	return PASS;
+}
+
+SEC("cgroup_skb/egress")
+int egress(struct __sk_buff *skb)
+{
+	packet(skb, true);
+	return PASS;
+}
+
+SEC("raw_tp/cgroup_mkdir")
+int cgroup_mkdir(struct bpf_raw_tracepoint_args *ctx)
+{
+	cgroup_made((struct cgroup *)ctx->args[0], (const char *)ctx->args[1]);
+	return 0;
+}
+
+SEC("raw_tp/cgroup_release")
+int cgroup_release(struct bpf_raw_tracepoint_args *ctx)
+{
+	cgroup_gone((struct cgroup *)ctx->args[0]);
+	return 0;
+}
+
+/*
+ * Not attached to anything: whoever is about to read `flows` runs it (BPF_PROG_TEST_RUN, known to raw
+ * tracepoints from 5.10 on), with the first of FLUSH_SLOTS slots as its argument. Afterwards the flows
+ * hold all that was counted, also of sockets that are open.
+ */
+SEC("raw_tp")
+int flush(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 first = ctx->args[0];
+
+	for (__u32 i = 0; i < FLUSH_SLOTS; i++) {
+		struct slot *slot = slot_at(first + i);
+
+		if (slot)
+			fold(slot);
+	}
+	return 0;
+}

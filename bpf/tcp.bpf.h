@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* TCP's states, as sockops tells them: who got through, who was let in, how it ended. */
+#ifndef TATTLE_TCP_BPF_H
+#define TATTLE_TCP_BPF_H
+
+#include "socket.bpf.h"
+
+static __always_inline void remote_of(struct bpf_sock_ops *ops, union address *remote)
+{
+	if (ops->family == AF_INET) {
+		from_ipv4(remote, ops->remote_ip4);
+		return;
+	}
+	from_ipv6(remote, ops->remote_ip6);
+}
+
+static __always_inline void local_of(struct bpf_sock_ops *ops, union address *local)
+{
+	if (ops->family == AF_INET) {
+		from_ipv4(local, ops->local_ip4);
+		return;
+	}
+	from_ipv6(local, ops->local_ip6);
+}
+
+/* include/uapi/linux/bpf.h: the port stands in network order in the upper half of 32 bits. */
+static __always_inline __be16 remote_port(struct bpf_sock_ops *ops)
+{
+	return bpf_htons(bpf_ntohl(ops->remote_port));
+}
+
+static __always_inline void follow_states(struct bpf_sock_ops *ops, struct socket_state *state)
+{
+	if (!bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG))
+		state->flags |= SOCKET_STATE_CB;
+}
+
+static __always_inline void report(struct bpf_sock_ops *ops, struct socket_state *state, enum event_kind kind,
+				   int result)
+{
+	struct flow_key key = state->flow;
+	struct slot *slot = slot_at(state->slot);
+	struct event *event = event_new(kind, &key);
+
+	if (!event)
+		return;
+	local_of(ops, (union address *)event->local);
+	event->local_port = bpf_htons(ops->local_port);
+	event->socket = bpf_get_socket_cookie(ops);
+	event->result = result;
+	event->duration_ns = event->time_ns - state->opened_ns;
+	if (slot)
+		event_totals(event, slot);
+	event_send(event);
+}
+
+static __always_inline void count_established(struct bpf_sock_ops *ops, struct socket_state *state,
+					      enum event_kind kind)
+{
+	struct flow_key key = state->flow;
+	struct flow *flow = flow_of(&key);
+
+	if (flow)
+		add(&flow->established, 1);
+	state->flags |= SOCKET_ESTABLISHED;
+	report(ops, state, kind, RESULT_OK);
+}
+
+/*
+ * The SYN is about to leave. Mostly the connect hook has seen this socket; MPTCP's subflows are
+ * sockets of the kernel's own: the first one connects in the caller's context, a later one in a
+ * kernel thread.
+ */
+static __noinline void tcp_connecting(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct socket_state *state = socket_lookup(sockets, sk);
+	union address remote;
+
+	if (state) {
+		if (state->mode == MODE_FIXED)
+			follow_states(ops, state);
+		return;
+	}
+	remote_of(ops, &remote);
+	if (is_loopback(&remote))
+		return;
+	state = socket_create(sockets, sk);
+	if (!state) {
+		lost(LOSS_STORAGE_REFUSED);
+		return;
+	}
+	open_fixed(state, &remote, remote_port(ops), PROTO_TCP, identify());
+	follow_states(ops, state);
+}
+
+static __always_inline void tcp_listening(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct socket_state *state;
+	union address local;
+	bool wanted = loopback_wanted(bpf_htons(ops->local_port));
+
+	local_of(ops, &local);
+	if (local.words[3] && is_loopback(&local) && !wanted)
+		return;
+	state = socket_create(sockets, sk);
+	if (!state) {
+		lost(LOSS_STORAGE_REFUSED);
+		return;
+	}
+	start_flow(state, identify(), PROTO_TCP, DIRECTION_IN);
+	state->listener = bpf_get_socket_cookie(ops);
+	state->flags = wanted ? SOCKET_LOOPBACK : 0;
+	state->mode = MODE_LISTENER;
+}
+
+/* What the handshake has cost so far was counted at the listener. */
+static __always_inline void take_handshake(struct socket_state *state)
+{
+	struct handshake_key key = {.listener = state->listener, .remote_port = state->flow.remote_port};
+	struct slot *slot = slot_at(state->slot);
+	struct handshake *known;
+
+	__builtin_memcpy(key.remote, state->flow.remote, ADDRESS_LEN);
+	known = map_lookup(handshakes, &key);
+	if (!known || !slot)
+		return;
+	count(&slot->fresh, known->fresh.bytes_out, known->fresh.packets_out, true);
+	count(&slot->fresh, known->fresh.bytes_in, known->fresh.packets_in, false);
+	map_delete(handshakes, &key);
+}
+
+/* The new socket's state is a copy of its listener's (BPF_F_CLONE). */
+static __always_inline void tcp_accepted(struct bpf_sock_ops *ops, struct socket_state *state)
+{
+	union address remote;
+
+	remote_of(ops, &remote);
+	if (is_loopback(&remote) && !(state->flags & SOCKET_LOOPBACK)) {
+		state->mode = MODE_IGNORED;
+		return;
+	}
+	start_flow(state, state->flow.process, PROTO_TCP, DIRECTION_IN);
+	set_peer(state, &remote, remote_port(ops));
+	state->flags &= SOCKET_LOOPBACK;
+	take_handshake(state);
+	follow_states(ops, state);
+	count_established(ops, state, EVENT_ACCEPT);
+}
+
+/* A simultaneous open comes here too, as a socket that had a peer before. */
+static __noinline void tcp_established(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct socket_state *state = socket_lookup(sockets, sk);
+
+	if (!state)
+		return;
+	if (state->mode == MODE_LISTENER)
+		tcp_accepted(ops, state);
+	else if (state->mode == MODE_FIXED)
+		count_established(ops, state, EVENT_ESTABLISHED);
+}
+
+static __always_inline int error_of(struct bpf_sock *sk)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+	return tcp ? BPF_CORE_READ((struct sock *)tcp, sk_err) : 0;
+}
+
+/* Packets may still follow (a reset): they find SOCKET_CLOSED and go to the flow at once. */
+static __noinline void tcp_closed(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct socket_state *state = socket_lookup(sockets, sk);
+	int error;
+
+	if (!state || state->mode != MODE_FIXED || state->flags & SOCKET_CLOSED)
+		return;
+	error = error_of(sk);
+	report(ops, state, EVENT_CLOSE, error || state->flags & SOCKET_ESTABLISHED ? error : RESULT_UNKNOWN);
+	end_peer(state);
+}
+
+#endif /* TATTLE_TCP_BPF_H */
