@@ -11,6 +11,7 @@ ARGS    ?=
 PREFIX  ?= /opt/tattle
 BINDIR  ?= /usr/local/bin
 UNITDIR ?= /etc/systemd/system
+ETCDIR  ?= /etc/tattle
 export PIP_ROOT_USER_ACTION = ignore
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 MAKEFLAGS += --no-print-directory
@@ -88,7 +89,8 @@ install: ## tattle into /opt, its command onto the PATH, its service beside the 
 	@$(MAKE) bpf
 	@python=$$(deploy/packages.sh python) && "$$python" -m venv --clear $(PREFIX)
 	@$(PREFIX)/bin/python -m pip install --quiet .
-	@install -d $(BINDIR) $(UNITDIR)
+	@install -d $(BINDIR) $(UNITDIR) $(ETCDIR)
+	@[ -e $(ETCDIR)/tattle.toml ] || install -m 644 deploy/tattle.toml $(ETCDIR)/tattle.toml
 	@ln -sfn $(PREFIX)/bin/tattle $(BINDIR)/tattle
 	@sed 's,/opt/tattle,$(PREFIX),' deploy/systemd/tattle.service >$(UNITDIR)/tattle.service
 	@[ ! -d /run/systemd/system ] || systemctl daemon-reload
