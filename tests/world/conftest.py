@@ -1,0 +1,23 @@
+"""Fixtures: the miniature internet, once for all tests of this directory, and a cgroup for each test."""
+
+from collections.abc import Iterator
+
+import pytest
+from miniature.layout import PYTHON
+from miniature.world import World, world
+
+SERVE = (PYTHON, "-m", "miniature.standin")
+
+
+@pytest.fixture(scope="session", name="world")
+def the_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Bring a miniature internet up: DNS, web sites over TLS, IPv4 and IPv6."""
+    with world(tmp_path_factory.mktemp("world")) as up:
+        yield up
+
+
+@pytest.fixture(scope="session")
+def ollama(world: World) -> Iterator[str]:
+    """Run a stand-in for `ollama serve`; yields its cgroup. Its loopback is world-host's."""
+    with world.group("ollama") as group, world.running("ollama", *SERVE, ready=b"listening"):
+        yield group

@@ -1,0 +1,1 @@
+"""A miniature internet in two network namespaces, with real local-LLM programs in it."""
