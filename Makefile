@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 
 needs-root = $(if $(filter-out 0,$(shell id -u)),$(error $@ needs root. Type: sudo make $@))
 # `sudo make` leaves nothing behind in your checkout that you cannot delete yourself.
-give-back  = @[ -z "$$SUDO_UID" ] || chown -R "$$SUDO_UID:$$SUDO_GID" $(wildcard .venv .cache tracer/objects)
+give-back  = @[ -z "$$SUDO_UID" ] || find . -path ./.git -prune -o -user root -exec chown -h "$$SUDO_UID:$$SUDO_GID" {} +
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-unit test-kernel test-world test-vm bench bpf lint format venv dev install uninstall clean
@@ -36,7 +36,9 @@ run: ## install what is missing, build, start the daemon in the foreground (root
 test: ## install what tests need; lint, unit and kernel tests (root)
 	$(needs-root)
 	@deploy/packages.sh test
-	@$(MAKE) dev bpf lint
+	@$(MAKE) dev bpf
+	$(give-back)
+	@$(MAKE) lint
 	@$(call pytest-no-skips,tests/unit tests/kernel)
 
 test-unit: dev bpf ## tests that need no root
