@@ -83,7 +83,10 @@ format: dev ## let ruff and clang-format write
 	@$(MAKE) -C bpf format
 
 venv: $(STAMPS)/run ## .venv with tattle in it
+	@:
+
 dev: $(STAMPS)/dev ## .venv with the tools of the tests, too
+	@:
 
 install: ## tattle into /opt, its command onto the PATH, its service beside the others (root)
 	$(needs-root)
