@@ -8,6 +8,7 @@
  */
 #include <arpa/inet.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,17 @@ static int set_loopback(struct bpf_object *object, unsigned int loopback)
 	return map < 0 ? 0 : bpf_map_update_elem(map, &zero, &settings, BPF_ANY);
 }
 
+/* A stock of numbers that the programs draw from: 1 .. as many as fit, less one. */
+static int fill_stock(struct bpf_object *object)
+{
+	struct bpf_map *stock = bpf_object__find_map_by_name(object, "free_slots");
+	int error = 0;
+
+	for (__u32 i = 1; stock && i < bpf_map__max_entries(stock) && !error; i++)
+		error = bpf_map_update_elem(bpf_map__fd(stock), NULL, &i, BPF_ANY);
+	return error;
+}
+
 static int add_prefix(int map, __u32 length, const char *address, __u32 offset)
 {
 	struct {
@@ -77,6 +89,22 @@ static int fill_tries(struct bpf_object *object, unsigned int cidrs)
 	return error;
 }
 
+/* Iterators, and what is attached to nothing: run by hand, they cost the load nothing. */
+static bool is_run_by_hand(const struct bpf_program *program)
+{
+	return bpf_program__type(program) == BPF_PROG_TYPE_TRACING ||
+	       !strcmp(bpf_program__section_name(program), "raw_tp");
+}
+
+static void leave_out(struct bpf_object *object)
+{
+	struct bpf_program *program;
+
+	bpf_object__for_each_program(program, object)
+		if (is_run_by_hand(program))
+			bpf_program__set_autoload(program, false);
+}
+
 static int attach_all(struct bpf_object *object, int cgroup)
 {
 	struct bpf_program *program;
@@ -84,10 +112,10 @@ static int attach_all(struct bpf_object *object, int cgroup)
 	bpf_object__for_each_program(program, object) {
 		struct bpf_link *link;
 
+		if (is_run_by_hand(program))
+			continue;
 		if (bpf_program__type(program) == BPF_PROG_TYPE_RAW_TRACEPOINT)
 			link = bpf_program__attach(program);
-		else if (bpf_program__type(program) == BPF_PROG_TYPE_TRACING)
-			continue; /* an iterator: run by hand, costs the load nothing */
 		else
 			link = bpf_program__attach_cgroup(program, cgroup);
 		if (!link)
@@ -126,9 +154,12 @@ int main(int argc, char **argv)
 	if (cgroup < 0)
 		return fail(argv[2]);
 	object = bpf_object__open_file(argv[1], NULL);
-	if (!object || bpf_object__load(object))
+	if (!object)
 		return fail(argv[1]);
-	if (set_loopback(object, loopback) || fill_tries(object, cidrs))
+	leave_out(object);
+	if (bpf_object__load(object))
+		return fail(argv[1]);
+	if (set_loopback(object, loopback) || fill_stock(object) || fill_tries(object, cidrs))
 		return fail("maps");
 	if (attach_all(object, cgroup))
 		return 1;

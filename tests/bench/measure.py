@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from variants import HERE, Variant
 from world import Road, World, command
@@ -25,6 +26,13 @@ def load(kind: str, road: Road, *more: str) -> dict[str, float]:
     return dict(json.loads(command(*words)))
 
 
+def _plain(nested: Any) -> Any:  # noqa: ANN401 - any depth of mappings
+    """Make dicts of defaultdicts: what was not measured must be a KeyError from here on."""
+    if not isinstance(nested, dict):
+        return nested
+    return {key: _plain(value) for key, value in nested.items()}
+
+
 def rounds(
     world: World, variants: Sequence[Variant], count: int, milliseconds: int, tell: Callable[[str], None]
 ) -> Samples:
@@ -37,7 +45,7 @@ def rounds(
                 for road, kind in _cases(world, variant):
                     more = ("-t", str(milliseconds), *(("-e",) if variant.denied else ()))
                     samples[road.name][kind][variant.name].append(load(kind, road, *more)["cpu_ns"])
-    return samples
+    return _plain(samples)
 
 
 def _cases(world: World, variant: Variant) -> Iterator[tuple[Road, str]]:
@@ -77,7 +85,7 @@ def program_costs(
                 before = _programs()
                 operations = load(kind, road, "-t", str(milliseconds))["operations"]
                 costs[road.name][kind][variant.name] = _difference(before, _programs(), foreign, operations)
-    return costs
+    return _plain(costs)
 
 
 def _difference(

@@ -19,7 +19,7 @@ from daemon import figures
 from measure import program_costs, rounds
 from rich.console import Console
 from statistics_of_pairs import quartiles
-from variants import ENFORCEMENT, HERE, KERNEL_HALF, TRACING, Variant
+from variants import ENFORCEMENT, HERE, KERNEL_HALF, TRACING, Variant, build
 from world import built
 
 RESULTS = HERE / "results"
@@ -31,6 +31,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants (15)")
     parser.add_argument("--milliseconds", type=int, default=120, help="length of one load (120)")
     parser.add_argument("--kernel-half", action="store_true", help="attach the object only, no daemon")
+    parser.add_argument("--objects", nargs="+", type=Path, help="compare these builds, too (no daemon)")
     parser.add_argument("--enforcement", action="store_true", help="compare blocking, too")
     parser.add_argument("--only", choices=("loads", "programs", "daemon"), help="one part")
     parser.add_argument("--kinds", nargs="+", help="only these loads")
@@ -44,7 +45,7 @@ def chosen(variants: Sequence[Variant], args: argparse.Namespace) -> list[Varian
     """Keep what the command line asks for."""
     kept = []
     for variant in variants:
-        if args.variants and variant.name not in args.variants:
+        if args.variants and variant.name not in (*args.variants, *map(str, args.objects or ())):
             continue
         kinds = tuple(kind for kind in variant.kinds if not args.kinds or kind in args.kinds)
         roads = tuple(road for road in variant.roads if not args.roads or road in args.roads)
@@ -87,6 +88,7 @@ def run_all(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Measure what was asked for; each part's raw numbers by its name."""
     before, load_average = cpu_times(), os.getloadavg()[0]
     variants = chosen(KERNEL_HALF if args.kernel_half else TRACING, args)
+    variants += chosen([build(path) for path in args.objects or ()], args)
     results: dict[str, Any] = {"samples": {}}
     with built() as world, console.status("building") as status, tempfile.TemporaryDirectory() as scratch:
         if args.only in (None, "loads"):
@@ -95,7 +97,7 @@ def run_all(args: argparse.Namespace, console: Console) -> dict[str, Any]:
             blocking = chosen(ENFORCEMENT, args)
             results["enforcement"] = rounds(world, blocking, args.rounds, args.milliseconds, status.update)
         if args.only in (None, "programs"):
-            timed = [v for v in variants if v.name.startswith(("empty", "tattle"))]
+            timed = [v for v in variants if not v.name.startswith(("none", "nft"))]
             results["programs"] = program_costs(world, timed, args.milliseconds, status.update)
         if args.only in (None, "daemon") and not args.kernel_half:
             status.update("the daemon's own cost (a minute)")

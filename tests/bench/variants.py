@@ -36,18 +36,18 @@ def nothing(_world: World) -> AbstractContextManager[object]:
 
 
 def held(
-    build: Path, *settings: str, cgroup: Callable[[World], Path]
+    path: Path, *settings: str, cgroup: Callable[[World], Path]
 ) -> Callable[[World], AbstractContextManager[object]]:
     """All programs of a BPF object, attached without any daemon."""
 
     @contextlib.contextmanager
     def enter(world: World) -> Iterator[None]:
-        words = (str(HERE / "build/hold"), str(build), str(cgroup(world)), *settings)
+        words = (str(HERE / "build/hold"), str(path), str(cgroup(world)), *settings)
         with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
             assert holder.stdin
             assert holder.stdout
             if holder.stdout.readline() != "ready\n":
-                raise SystemExit(f"bench: {build.name} could not be attached (its reason stands above)")
+                raise SystemExit(f"bench: {path.name} could not be attached (its reason stands above)")
             yield
             holder.stdin.close()
 
@@ -116,7 +116,7 @@ def _rules(text: str) -> Iterator[None]:
 
 
 def _match(world: World) -> str:
-    """Write the rule's condition. nft looks cgroups up below /sys/fs/cgroup, also where v2 is mounted deeper."""
+    """Write the rule's condition (nft looks below /sys/fs/cgroup, also where v2 is mounted deeper)."""
     path = world.cgroup.relative_to("/sys/fs/cgroup")
     return f'socket cgroupv2 level 1 "{path}"'
 
@@ -216,6 +216,13 @@ KERNEL_HALF = (
     Variant("nft counter", nft_counter),
     Variant("nft set", nft_set, kinds=DATAGRAMS),
 )
+
+
+def build(path: Path) -> Variant:
+    """Compare another build of tattle's object, by its path."""
+    return Variant(str(path), held(path, cgroup=root))
+
+
 _ONE = ("udp-one",)
 _VETH = ("veth",)
 _ALLOWED = ("tcp-pingpong", *DATAGRAMS)
