@@ -54,6 +54,7 @@ test-world: ## a real model, server and clients in a miniature internet (root)
 	$(needs-root)
 	@deploy/packages.sh test
 	@$(MAKE) dev bpf
+	@$(BIN)/python tests/world/install.py
 	@$(call pytest-no-skips,tests/world $(ARGS))
 
 test-vm: ## the same object on Debian's 5.10, 6.1, 6.12 and newest kernels (root, qemu)
