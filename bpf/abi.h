@@ -155,13 +155,23 @@ struct counters {
 	__u64 packets_in;
 };
 
-/* Value of `slots`: the counters of one socket that has one peer. */
+/* What a flow owes to one socket and does not have yet. */
+struct fresh {
+	struct counters traffic;
+	__u64 attempts;
+	__u64 established;
+};
+
+/*
+ * Value of `slots`: the counters of one socket that has one peer. Two cache lines, which no other
+ * socket shares.
+ */
 struct slot {
 	struct flow_key flow;
-	struct counters fresh;	/* not yet in the flow */
+	struct fresh fresh;
 	struct counters folded; /* in the flow already */
 	__u32 flags;		/* enum flow_flags, for the flow */
-	__u32 reserved[7];	/* fills the cache lines: two sockets never share one */
+	__u32 reserved[3];
 };
 
 /* Value of `sockets`, the socket storage. */

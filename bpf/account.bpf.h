@@ -53,9 +53,10 @@ static __always_inline struct flow *flow_of(const struct flow_key *key)
 	return flow ? flow : new_flow(key);
 }
 
-static __always_inline bool fold_one(__u64 *from, __u64 *to, __u64 *done)
+/* Moves what `from` holds; the amount. */
+static __always_inline __u64 move(__u64 *from, __u64 *to)
 {
-	bool moved = false;
+	__u64 moved = 0;
 
 	for (int i = 0; i < 3; i++) {
 		__s64 amount = *(volatile __s64 *)from;
@@ -64,8 +65,7 @@ static __always_inline bool fold_one(__u64 *from, __u64 *to, __u64 *done)
 			break;
 		add(from, -amount);
 		add(to, amount);
-		add(done, amount);
-		moved = true;
+		moved += amount;
 		if (*(volatile __s64 *)from >= 0)
 			break;
 	}
@@ -75,20 +75,21 @@ static __always_inline bool fold_one(__u64 *from, __u64 *to, __u64 *done)
 static __noinline void fold(struct slot *slot)
 {
 	struct flow_key key = slot->flow;
+	struct counters *fresh = &slot->fresh.traffic, *folded = &slot->folded;
 	struct flow *flow;
-	bool moved;
 
-	if (!slot->fresh.packets_out && !slot->fresh.packets_in)
+	if (!fresh->packets_out && !fresh->packets_in && !slot->fresh.attempts && !slot->fresh.established)
 		return;
 	flow = flow_of(&key);
 	if (!flow)
 		return;
-	moved = fold_one(&slot->fresh.bytes_out, &flow->bytes_out, &slot->folded.bytes_out);
-	moved |= fold_one(&slot->fresh.bytes_in, &flow->bytes_in, &slot->folded.bytes_in);
-	moved |= fold_one(&slot->fresh.packets_out, &flow->packets_out, &slot->folded.packets_out);
-	moved |= fold_one(&slot->fresh.packets_in, &flow->packets_in, &slot->folded.packets_in);
-	if (moved)
-		flow->last_ns = bpf_ktime_get_boot_ns();
+	move(&slot->fresh.attempts, &flow->attempts);
+	move(&slot->fresh.established, &flow->established);
+	folded->bytes_out += move(&fresh->bytes_out, &flow->bytes_out);
+	folded->bytes_in += move(&fresh->bytes_in, &flow->bytes_in);
+	folded->packets_out += move(&fresh->packets_out, &flow->packets_out);
+	folded->packets_in += move(&fresh->packets_in, &flow->packets_in);
+	flow->last_ns = bpf_ktime_get_boot_ns();
 	flow->flags |= slot->flags;
 }
 

@@ -17,7 +17,7 @@ static __always_inline struct event *event_new(enum event_kind kind, const struc
 		lost(LOSS_RING_FULL);
 		return NULL;
 	}
-	__builtin_memset(event, 0, sizeof(*event));
+	*event = (struct event){};
 	event->time_ns = bpf_ktime_get_boot_ns();
 	event->kind = kind;
 	event->process = flow->process;
@@ -40,10 +40,12 @@ static __always_inline void event_send(struct event *event)
 /* What the socket has carried in all: the end of its story. */
 static __always_inline void event_totals(struct event *event, const struct slot *slot)
 {
-	event->bytes_out = slot->folded.bytes_out + slot->fresh.bytes_out;
-	event->bytes_in = slot->folded.bytes_in + slot->fresh.bytes_in;
-	event->packets_out = slot->folded.packets_out + slot->fresh.packets_out;
-	event->packets_in = slot->folded.packets_in + slot->fresh.packets_in;
+	const struct counters *fresh = &slot->fresh.traffic, *folded = &slot->folded;
+
+	event->bytes_out = folded->bytes_out + fresh->bytes_out;
+	event->bytes_in = folded->bytes_in + fresh->bytes_in;
+	event->packets_out = folded->packets_out + fresh->packets_out;
+	event->packets_in = folded->packets_in + fresh->packets_in;
 	event->flags |= slot->flags;
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Who is it: a snapshot of the current process, taken where the process itself is running. Only
- * bpf_get_current_task() and CO-RE reads: they work in all our program types from 5.10 on, which the
- * finer helpers (current uid, cgroup id) do not.
+ * Who is it: a snapshot of the current process, taken where the process itself is running. All of it
+ * is read from the task: that works in all our program types from 5.10 on, which the finer helpers
+ * (current uid, cgroup id) do not. From 5.11 on the task has a type and its fields are plain loads
+ * (kernel commit 3ca1032ab7ab); before, each is a call.
  */
 #ifndef TATTLE_IDENTITY_BPF_H
 #define TATTLE_IDENTITY_BPF_H
@@ -13,14 +14,29 @@ enum { PF_KTHREAD = 0x00200000 }; /* include/linux/sched.h */
 
 static const struct process no_process;
 
+#define task_has_type() bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
+
+/* One of both remains: libbpf puts a constant there and the verifier drops the other branch. */
+#define READ(from, fields...)                                 \
+	({                                                    \
+		typeof(___arrow(from, fields)) _value;        \
+		if (task_has_type())                          \
+			_value = ___arrow(from, fields);      \
+		else                                          \
+			_value = BPF_CORE_READ(from, fields); \
+		_value;                                       \
+	})
+
 static __always_inline struct task_struct *current_task(void)
 {
+	if (task_has_type())
+		return bpf_get_current_task_btf();
 	return (void *)bpf_get_current_task();
 }
 
 static __always_inline __u64 cgroup_of(struct task_struct *task)
 {
-	return BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	return READ(task, cgroups, dfl_cgrp, kn, id);
 }
 
 /* 0 where the cgroup is in no target. */
@@ -33,13 +49,13 @@ static __always_inline __u32 target_of(__u64 cgroup)
 
 static __always_inline void read_key(struct task_struct *task, struct process_key *key)
 {
-	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	struct task_struct *leader = READ(task, group_leader);
 
-	key->start_ns = BPF_CORE_READ(leader, start_boottime);
+	key->start_ns = READ(task, group_leader, start_boottime);
 	key->cgroup = cgroup_of(task);
-	key->tgid = BPF_CORE_READ(leader, tgid);
-	key->exec_id = BPF_CORE_READ(task, self_exec_id);
-	key->uid = BPF_CORE_READ(task, cred, euid.val);
+	key->tgid = READ(task, tgid);
+	key->exec_id = READ(task, self_exec_id);
+	key->uid = READ(task, cred, euid.val);
 	key->target = target_of(key->cgroup);
 	if (bpf_core_read(key->comm, sizeof(key->comm), &leader->comm))
 		lost(LOSS_NAME_UNREADABLE);

@@ -114,7 +114,7 @@ struct task_struct {
 	__u64 self_exec_id;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
-	const struct cred *cred;
+	struct cred *cred;
 	struct mm_struct *mm;
 	struct css_set *cgroups;
 	char comm[16];

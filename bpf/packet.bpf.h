@@ -151,7 +151,7 @@ static __noinline void fixed_slowly(struct __sk_buff *skb, struct socket_state *
 	if (out && !(state->flags & SOCKET_SENT))
 		first_out(skb, state, slot);
 	if (slot && !(state->flags & SOCKET_CLOSED)) {
-		count(&slot->fresh, bytes, packets, out);
+		count(&slot->fresh.traffic, bytes, packets, out);
 		return;
 	}
 	flow = flow_of(&key);
@@ -159,30 +159,6 @@ static __noinline void fixed_slowly(struct __sk_buff *skb, struct socket_state *
 		return;
 	count_flow(flow, bytes, packets, out);
 	flow->last_ns = bpf_ktime_get_boot_ns();
-}
-
-/*
- * A socket that nobody told us of: it belongs to the kernel (a tunnel, NFS), or its storage was
- * refused before. Its traffic counts for process 0, "not known".
- */
-static __noinline void stranger(struct __sk_buff *skb, struct bpf_sock *sk, bool out)
-{
-	struct socket_state *state;
-
-	if (skb->ifindex == LOOPBACK_IFINDEX)
-		return;
-	state = socket_create(sockets, sk);
-	if (!state) {
-		lost(LOSS_STORAGE_REFUSED);
-		return;
-	}
-	start_flow(state, 0, sk->protocol, DIRECTION_OUT);
-	if (sk->state == TCP_LISTEN && sk->protocol == PROTO_TCP) {
-		state->listener = bpf_get_socket_cookie(skb);
-		state->mode = MODE_LISTENER;
-		return;
-	}
-	state->mode = MODE_PER_PACKET;
 }
 
 static __always_inline void slowly(struct __sk_buff *skb, struct socket_state *state, bool out)
@@ -195,6 +171,35 @@ static __always_inline void slowly(struct __sk_buff *skb, struct socket_state *s
 		handshake(skb, state, out);
 }
 
+/*
+ * A socket that nobody told us of: it belongs to the kernel (a tunnel, NFS), or its storage was
+ * refused before. Its traffic counts for process 0, "not known".
+ */
+static __noinline void stranger(struct __sk_buff *skb, bool out)
+{
+	struct socket_state *state;
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk || skb->ifindex == LOOPBACK_IFINDEX)
+		return;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return;
+	state = socket_create(sockets, sk);
+	if (!state) {
+		lost(LOSS_STORAGE_REFUSED);
+		return;
+	}
+	start_flow(state, 0, sk->protocol, DIRECTION_OUT);
+	if (sk->state == TCP_LISTEN && sk->protocol == PROTO_TCP) {
+		state->listener = bpf_get_socket_cookie(skb);
+		state->mode = MODE_LISTENER;
+	} else {
+		state->mode = MODE_PER_PACKET;
+	}
+	slowly(skb, state, out);
+}
+
 static __always_inline void packet(struct __sk_buff *skb, bool out)
 {
 	struct socket_state *state;
@@ -204,15 +209,10 @@ static __always_inline void packet(struct __sk_buff *skb, bool out)
 
 	if (!sk)
 		return;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return;
 	state = socket_lookup(sockets, sk);
 	if (!state) {
-		stranger(skb, sk, out);
-		state = socket_lookup(sockets, sk);
-		if (!state)
-			return;
+		stranger(skb, out);
+		return;
 	}
 	slot = slot_at(state->slot);
 	if (!slot || (state->flags & (SOCKET_SENT | SOCKET_CLOSED)) != SOCKET_SENT) {
@@ -220,7 +220,7 @@ static __always_inline void packet(struct __sk_buff *skb, bool out)
 		return;
 	}
 	bytes = wire_bytes(skb, &packets);
-	count(&slot->fresh, bytes, packets, out);
+	count(&slot->fresh.traffic, bytes, packets, out);
 }
 
 #endif /* TATTLE_PACKET_BPF_H */

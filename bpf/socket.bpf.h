@@ -79,8 +79,8 @@ static __always_inline void forget_peer(struct socket_state *state)
 static __always_inline void note_sender(struct socket_state *state)
 {
 	struct task_struct *task = current_task();
-	__u64 start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
-	__u32 exec_id = BPF_CORE_READ(task, self_exec_id);
+	__u64 start_ns = READ(task, group_leader, start_boottime);
+	__u32 exec_id = READ(task, self_exec_id);
 
 	if (state->sender_start_ns == start_ns && state->sender_exec_id == exec_id)
 		return;
@@ -106,15 +106,28 @@ static __always_inline struct socket_state *open_per_packet(struct socket_state 
 	return state;
 }
 
+static __always_inline void count_attempt(const struct socket_state *state)
+{
+	struct slot *slot = slot_at(state->slot);
+	struct flow_key key = state->flow;
+	struct flow *flow;
+
+	if (slot) {
+		add(&slot->fresh.attempts, 1);
+		return;
+	}
+	flow = flow_of(&key);
+	if (flow)
+		add(&flow->attempts, 1);
+}
+
 static __always_inline void report_attempt(const struct socket_state *state, enum event_kind kind,
 					   __u64 cookie)
 {
 	struct flow_key key = state->flow;
-	struct flow *flow = flow_of(&key);
 	struct event *event;
 
-	if (flow)
-		add(&flow->attempts, 1);
+	count_attempt(state);
 	event = event_new(kind, &key);
 	if (!event)
 		return;

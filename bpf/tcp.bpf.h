@@ -57,10 +57,13 @@ static __always_inline void report(struct bpf_sock_ops *ops, struct socket_state
 static __always_inline void count_established(struct bpf_sock_ops *ops, struct socket_state *state,
 					      enum event_kind kind)
 {
+	struct slot *slot = slot_at(state->slot);
 	struct flow_key key = state->flow;
-	struct flow *flow = flow_of(&key);
+	struct flow *flow = slot ? NULL : flow_of(&key);
 
-	if (flow)
+	if (slot)
+		add(&slot->fresh.established, 1);
+	else if (flow)
 		add(&flow->established, 1);
 	state->flags |= SOCKET_ESTABLISHED;
 	report(ops, state, kind, RESULT_OK);
@@ -124,8 +127,8 @@ static __always_inline void take_handshake(struct socket_state *state)
 	known = map_lookup(handshakes, &key);
 	if (!known || !slot)
 		return;
-	count(&slot->fresh, known->fresh.bytes_out, known->fresh.packets_out, true);
-	count(&slot->fresh, known->fresh.bytes_in, known->fresh.packets_in, false);
+	count(&slot->fresh.traffic, known->fresh.bytes_out, known->fresh.packets_out, true);
+	count(&slot->fresh.traffic, known->fresh.bytes_in, known->fresh.packets_in, false);
 	map_delete(handshakes, &key);
 }
 
