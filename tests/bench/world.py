@@ -5,10 +5,12 @@ goes to 203.0.113.0/24 (TEST-NET-3) by a blackhole route, so that a datagram's c
 """
 
 import contextlib
+import fcntl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 NAME = "tattle-bench"
 CLIENT = f"{NAME}-client"
@@ -56,6 +58,13 @@ def cgroup2_root() -> Path:
     raise SystemExit("bench: no cgroup v2 mount\n  mount one: mount -t cgroup2 none /sys/fs/cgroup")
 
 
+def _only_one() -> TextIO:
+    """Wait until no other bench runs: two would measure each other."""
+    lock = Path(f"/run/{NAME}.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 def _clear(cgroup: Path) -> None:
     """Remove what this or a killed bench made."""
     for namespace in (CLIENT, SERVER):
@@ -85,6 +94,7 @@ def built() -> Iterator[World]:
     common = ("-g", str(cgroup), "-c", f"/run/netns/{CLIENT}", "-a", str(ADDRESSES))
     across = ("-s", f"/run/netns/{SERVER}", "-h", "198.51.100.2", "-d", "203.0.113.1")
     within = ("-s", f"/run/netns/{CLIENT}", "-h", "127.0.0.1", "-d", "127.1.0.1")
+    lock = _only_one()
     _clear(cgroup)
     try:
         _build_network()
@@ -92,3 +102,4 @@ def built() -> Iterator[World]:
         yield World(cgroup, root, (Road("veth", common + across), Road("loopback", common + within)))
     finally:
         _clear(cgroup)
+        lock.close()
