@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 from miniature.layout import PYTHON
+from miniature.tattled import Tattle
+from miniature.tattled import tattle as running_tattle
 from miniature.world import World, world
 
 SERVE = (PYTHON, "-m", "miniature.standin")
@@ -16,8 +18,17 @@ def the_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield up
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ollama(world: World) -> Iterator[str]:
     """Run a stand-in for `ollama serve`; yields its cgroup. Its loopback is world-host's."""
     with world.group("ollama") as group, world.running("ollama", *SERVE, ready=b"listening"):
         yield group
+
+
+@pytest.fixture(scope="session")
+def tattle(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tattle]:
+    """Run a daemon that has the cgroups of both LLM servers as targets."""
+    state = tmp_path_factory.mktemp("tattle")
+    options = ("--target", "cgroup:/world/ollama", "--target", "cgroup:/world/llama")
+    with world.group("ollama"), world.group("llama"), running_tattle(state, *options) as daemon:
+        yield daemon

@@ -1,0 +1,183 @@
+"""tattle tells, of ordinary programs on a small internet, who sent how much to whom: as the wire has it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from miniature.comparing import Flow, Watched, eventually, watched
+from miniature.layout import DNS_V4, DNS_V6, HOST_LINK, HOST_V4, HOST_V6, NET, NET_LINK, addresses
+from miniature.tattled import Tattle
+from miniature.world import World
+
+NGINX = """
+daemon off; master_process on; worker_processes 1; pid {state}/nginx.pid; error_log stderr notice;
+events {{ }}
+http {{
+    access_log off; client_body_temp_path {state}; proxy_temp_path {state}; fastcgi_temp_path {state};
+    uwsgi_temp_path {state}; scgi_temp_path {state};
+    server {{ listen 80; listen [::]:80; root {state}/pages; }}
+}}
+"""
+PAGE = 300_000
+LOOK_UP = "import socket; print(len(socket.getaddrinfo('huggingface.co', 443, type=socket.SOCK_STREAM)))"
+
+
+@pytest.fixture(name="here")
+def a_watched_group(world: World, tattle: Tattle, request: pytest.FixtureRequest) -> Iterator[Watched]:
+    """Make a cgroup of this test's own that is compared with the wire."""
+    with watched(world, tattle, re.sub(r"\W+", "-", request.node.name)) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def pages(world: World) -> Path:
+    """Make a directory of pages: `page`, of PAGE bytes."""
+    directory = world.state / "pages"
+    directory.mkdir()
+    (directory / "page").write_bytes(bytes(PAGE))
+    return directory
+
+
+def run(here: Watched, *words: str, namespace: str = "world-host", group: str | None = None) -> str:
+    """Run WORDS, by default in the watched cgroup; they must succeed."""
+    done = here.world.run(group or here.cgroup.rpartition("/")[2], *words, namespace=namespace)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def only(flows: list[Flow], **wanted: object) -> Flow:
+    """Return the one flow that has the WANTED values."""
+    (found,) = [flow for flow in flows if wanted.items() <= flow.items()]
+    return found
+
+
+@pytest.mark.parametrize(("family", "name"), [("ipv4", "v4only.example"), ("ipv6", "v6only.example")])
+def test_curl(here: Watched, family: str, name: str) -> None:
+    """A download over TLS is one attempt, one connection, and the bytes of the wire, under curl's name."""
+    run(here, "curl", "-sS", "-o", "/dev/null", f"https://{name}/bytes/200000")
+    flow = only(here.settled(), proto="tcp")
+    assert (flow["comm"], flow["exe"], flow["uid"]) == ("curl", "/usr/bin/curl", 0)
+    assert (flow["remote_addr"], flow["remote_port"], flow["family"]) == (*addresses(name), 443, family)
+    assert (flow["attempts"], flow["established"], flow["direction"]) == (1, 1, "out")
+    assert flow["scope"] == "internet"
+    assert flow["bytes_in"] > 200_000
+
+
+def test_curl_in_the_event_log(here: Watched) -> None:
+    """The log tells of the attempt, the connection and its end, each with who and where."""
+    port = int(run(here, "curl", "-sS", "-o", "/dev/null", "-w", "%{local_port}", "https://v4only.example"))
+    flow = only(here.settled(), proto="tcp")
+
+    def three_events() -> list[Flow]:
+        events = [event for event in here.tattle.events(here.cgroup) if event["proto"] == "tcp"]
+        assert [event["event"] for event in events] == ["connect", "established", "close"]
+        return events
+
+    events = eventually(three_events)
+    assert {(one["comm"], one["exe"], one["remote_addr"], one["result"]) for one in events[1:]} == {
+        ("curl", "/usr/bin/curl", "203.0.113.60", "ok")
+    }
+    assert {one["local_port"] for one in events[1:]} == {port}
+    assert events[-1]["bytes_in"] == flow["bytes_in"]
+
+
+@pytest.mark.parametrize("server", [DNS_V4, DNS_V6])
+def test_dig_over_udp(here: Watched, server: str) -> None:
+    """A DNS query is one datagram out and one in, to the byte."""
+    run(here, "dig", f"@{server}", "ollama.com")
+    (flow,) = here.settled(exact=True)
+    assert (flow["comm"], flow["remote_addr"], flow["remote_port"]) == ("dig", server, 53)
+    assert (flow["proto"], flow["packets_out"], flow["packets_in"]) == ("udp", 1, 1)
+    assert (flow["attempts"], flow["established"]) == (1, 0)
+
+
+@pytest.mark.parametrize("server", [DNS_V4, DNS_V6])
+def test_dig_over_tcp(here: Watched, server: str) -> None:
+    """A DNS query over TCP is a connection to port 53."""
+    run(here, "dig", f"@{server}", "+tcp", "ollama.com")
+    (flow,) = here.settled()
+    assert (flow["comm"], flow["proto"], flow["remote_addr"], flow["remote_port"]) == (
+        "dig",
+        "tcp",
+        server,
+        53,
+    )
+    assert (flow["attempts"], flow["established"]) == (1, 1)
+
+
+def test_nobody_answers(here: Watched) -> None:
+    """A connect that times out is one attempt, never established, however many SYNs leave."""
+    here.world.run(here.cgroup.rpartition("/")[2], "curl", "-sS", "-m", "1.5", "https://dead.example")
+    flow = only(here.settled(exact=True), proto="tcp")
+    assert (flow["remote_addr"], flow["attempts"], flow["established"]) == ("203.0.113.99", 1, 0)
+    assert flow["packets_out"] >= 1
+
+
+def test_looking_a_name_up_is_no_traffic_to_it(here: Watched) -> None:
+    """Getaddrinfo connects UDP sockets to each address and sends nothing: only the DNS queries are flows."""
+    assert int(run(here, "python3", "-c", LOOK_UP)) == len(addresses("huggingface.co"))
+    flows = here.settled(exact=True)
+    assert {(flow["remote_addr"], flow["remote_port"]) for flow in flows} == {(DNS_V4, 53)}
+    assert {flow["event"] for flow in here.tattle.events(here.cgroup)} <= {"send", "close"}
+
+
+def clients(here: Watched, link_local: str, port: int) -> dict[str, str]:
+    """Fetch the page from world-net over three ways in; returns {client's address: scope}."""
+    ways = {"198.51.100.1": f"http://{HOST_V4}", "2001:db8:1::1": f"http://[{HOST_V6}]"}
+    with here.world.group("visitor"):
+        for url in (*ways.values(), f"http://[{link_local}%25{NET_LINK}]"):
+            got = run(
+                here,
+                "curl",
+                "-sS",
+                "-g",
+                f"{url}:{port}/page",
+                "-o",
+                "/dev/null",
+                namespace=NET,
+                group="visitor",
+            )
+            assert got == ""
+    return dict.fromkeys(ways, "internet")
+
+
+def link_local(here: Watched, namespace: str, link: str) -> str:
+    """Return the link-local address of LINK."""
+    shown = run(here, "ip", "-6", "-br", "address", "show", "dev", link, "scope", "link", namespace=namespace)
+    return shown.split()[2].partition("/")[0]
+
+
+@pytest.mark.parametrize(
+    ("comm", "port", "ready"),
+    [("nginx", 80, b""), ("python3", 8000, b"Serving")],
+    ids=["nginx", "http.server"],
+)
+def test_visitors(here: Watched, pages: Path, comm: str, port: int, ready: bytes) -> None:
+    """Connections that a server accepted are `in`, under the server, with the visitor's address and scope."""
+    state = here.world.state
+    (state / "nginx.conf").write_text(NGINX.format(state=state))
+    server = {
+        "nginx": ("nginx", "-c", str(state / "nginx.conf")),
+        "python3": ("python3", "-u", "-m", "http.server", "--bind", "::", "-d", str(pages), "8000"),
+    }[comm]
+    host_local, net_local = link_local(here, "world-host", HOST_LINK), link_local(here, NET, NET_LINK)
+    with here.world.running(here.cgroup.rpartition("/")[2], *server, ready=ready):
+        eventually(lambda: listening(here, port))
+        scopes = clients(here, host_local, port) | {net_local: "lan"}
+    flows = here.settled()
+    assert {flow["remote_addr"]: flow["scope"] for flow in flows} == scopes
+    assert {(flow["direction"], flow["established"]) for flow in flows} == {("in", 1)}
+    assert all(flow["comm"].startswith(comm) and flow["bytes_out"] > PAGE for flow in flows)
+
+
+def listening(here: Watched, port: int) -> None:
+    """Check that somebody listens on PORT in world-host."""
+    assert f":{port}" in run(here, "ss", "-Hltn", f"sport = {port}", group="")
+
+
+def test_nothing_was_lost(tattle: Tattle) -> None:
+    """None of this made tattle lose anything, and its hooks are still attached."""
+    status = tattle.ask("status")
+    assert not any(status["losses"].values())
+    assert all(hook["attached"] for hook in status["hooks"])
