@@ -123,6 +123,10 @@ class Maps:
         record = struct.pack(self._abi.process.format, *values)
         return libbpf.update(self._fds["processes"], struct.pack("<Q", number), record, libbpf.NOEXIST)
 
+    def delete_processes(self, gone: Iterable[int]) -> int:
+        """Delete processes by their ids; returns how many were there."""
+        return sum(libbpf.delete(self._fds["processes"], struct.pack("<Q", number)) for number in gone)
+
     def cgroup(self, number: int) -> CgroupRow | None:
         """Return the cgroup with this id, None where it is not known."""
         value = self._lookup("cgroups", struct.pack("<Q", number))
