@@ -16,6 +16,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+INTERPRETER = Path(sys.executable).resolve()
 TRAFFIC = Path(__file__).parent / "traffic"
 CLIENT4, CLIENT6 = "198.51.100.2", "2001:db8:1::2"
 PEER4, PEER6 = "198.51.100.1", "2001:db8:1::1"
@@ -139,12 +141,11 @@ class Namespace:
         subprocess.run(["ip", "netns", "delete", self.name], check=False, capture_output=True)
 
 
-_NUMBERS = {"tcp": "6", "udp": "17", "udplite": "136", "icmp": "1", "icmpv6": "58"}
+_NUMBERS = {"tcp": "6", "udp": "17", "udplite": "136", "icmp": "1", "ipv6-icmp": "58", "gre": "47"}
 
 
 def _names_of(proto: str) -> tuple[str, ...]:
-    number = _NUMBERS.get(proto, proto)
-    return (number, proto, "ipv6-icmp" if proto == "icmpv6" else proto)
+    return (_NUMBERS.get(proto, proto), proto)
 
 
 @dataclass
@@ -194,6 +195,19 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
     if stream is None:
         raise RuntimeError("no pipe")
     return stream
+
+
+class Container(NamedTuple):
+    """A container as an engine makes it: a cgroup named by 64 hex digits, and a network namespace."""
+
+    id: str
+    cgroup: Path
+    namespace: Namespace
+
+    @property
+    def short_id(self) -> str:
+        """Return the twelve digits that engines show."""
+        return self.id[:12]
 
 
 class Peer:
@@ -251,6 +265,9 @@ class Lab:
         self._programs: list[Program] = []
         self._built: dict[str, Path] = {}
         self._number = 0
+        self._port = 20_000
+        self._container: Namespace | None = None
+        self._offloaded: dict[int, str] = {}
         self._namespaces: list[Namespace] = []
         self.client = self._namespace("c")
         drop = f"ip daddr {SILENT4} drop; ip6 daddr {SILENT6} drop".split("; ")
@@ -281,10 +298,70 @@ class Lab:
             namespace.sysctl(tcp_fastopen=519, ping_group_range="0 2147483647", tcp_syn_retries=1)
         for address in (*MORE4, SILENT4):
             self.peer_ns.run("ip", "addr", "add", f"{address}/32", "dev", "wire")
-        self.peer_ns.run("ip", "addr", "add", f"{SILENT6}/64", "dev", "wire", "nodad")
+        self.peer_ns.run("ip", "addr", "add", f"{SILENT6}/64", "dev", "wire", "nodad", "preferred_lft", "0")
         self.client.run("ip", "route", "add", "203.0.113.0/24", "via", PEER4)
         self.client.run("ip", "route", "add", "unreachable", UNREACHABLE4)
         self.client.run("ip", "route", "add", "224.0.0.0/4", "dev", "wire")
+
+    def port(self) -> int:
+        """Return a port that no other row uses, below the kernel's ephemeral range."""
+        self._port += 1
+        return self._port
+
+    def peer_mac(self) -> str:
+        """Return the link address of the peer's end of the wire."""
+        found: str = json.loads(self.peer_ns.run("ip", "-j", "link", "show", "wire"))[0]["address"]
+        return found
+
+    @staticmethod
+    def parent() -> dict[str, object]:
+        """Return what is known of the process that starts traffic programs: this one."""
+        return {"ppid": os.getpid(), "parent_comm": Path("/proc/self/comm").read_text().rstrip("\n")}
+
+    def translate(self, proto: str, asked: str, port: int, to: str, to_port: int) -> None:
+        """Send what the client's programs send to one address to another: local destination NAT."""
+        chain = "chain output { type nat hook output priority -100; };"
+        self.client.run("nft", "-f", "-", text=f"table ip labnat {{ {chain} }}")
+        rule = f"add rule ip labnat output ip daddr {asked} {proto} dport {port} dnat to {to}:{to_port}"
+        self.client.run("nft", *rule.split())
+
+    def lose(self, port: int, one_of: int) -> None:
+        """Lose every so-many-th packet to a port of the peer, behind its counter."""
+        rule = f"add rule inet lab lossy tcp dport {port} numgen inc mod {one_of} == 0 drop"
+        self.peer_ns.run("nft", "-f", "-", text="table inet lab { chain lossy { type filter hook input priority 0; }; }")
+        self.peer_ns.run("nft", *rule.split())
+
+    def drained(self, port: int, size: int) -> None:
+        """Wait until a server of the peer has read so many bytes, and for a moment more of acknowledgements."""
+        deadline = time.monotonic() + PATIENCE
+        while self.peer.stats(port).get("bytes_in", 0) < size:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"port {port}: {self.peer.stats(port)}, not {size}")
+            time.sleep(0.02)
+
+    def offloaded_wire(self, most: int) -> str:
+        """Make a second wire whose super-packets of `most` bytes stay whole; return the peer's address there."""
+        number = len(self._offloaded) + 1
+        mine, device = f"2001:db8:59:{number}::2", f"big{number}"
+        if most not in self._offloaded:
+            self._offloaded[most] = f"2001:db8:59:{number}::1"
+            pair = ["type", "veth", "peer", "name", device, "netns", self.peer_ns.name]
+            self.client.run("ip", "link", "add", device, *pair)
+            for namespace, address in ((self.client, mine), (self.peer_ns, self._offloaded[most])):
+                namespace.run("ip", "addr", "add", f"{address}/64", "dev", device, "nodad")
+                namespace.run("ip", "link", "set", device, "up", "gso_max_size", str(most))
+        return self._offloaded[most]
+
+    def container(self, parent: str = "docker") -> Container:
+        """Make a container's cgroup and its namespace, wired to the peer."""
+        if self._container is None:
+            self._container = self._namespace("k")
+            self.cable((self._container, "eth0"), (self.peer_ns, "inner"))
+            self._container.run("ip", "addr", "add", f"{CONTAINER4}/26", "dev", "eth0")
+            self.peer_ns.run("ip", "addr", "add", f"{CONTAINER_PEER4}/26", "dev", "inner")
+        name = secrets.token_hex(32)
+        leaf = f"docker-{name}.scope" if parent.endswith(".slice") else name
+        return Container(name, self.cgroup(f"{parent}/{leaf}"), self._container)
 
     def name(self, stem: str) -> str:
         """Return a fresh executable name of at most 15 characters."""
@@ -302,13 +379,17 @@ class Lab:
             self._cgroups.append(part)
         return directory
 
+    def cgroup_path(self, directory: Path) -> str:
+        """Return a cgroup's path as reports give it: from the v2 root."""
+        return f"/{directory.relative_to(self.cgroup_root)}"
+
     def program(self, source: str, name: str) -> list[str]:
         """Return the command for a traffic program under a name of its own: an interpreter's or a binary's copy."""
         place = self.scratch / name
+        if not place.exists():
+            shutil.copy2(self.build(source) if source.endswith(".c") else INTERPRETER, place)
         if source.endswith(".c"):
-            shutil.copy2(self.build(source), place)
             return [str(place)]
-        shutil.copy2(Path(sys.executable).resolve(), place)
         return [str(place), "-E", "-s", str(TRAFFIC / source)]
 
     def build(self, source: str) -> Path:
@@ -327,11 +408,12 @@ class Lab:
         name: str | None = None,
         cgroup: Path | None = None,
         namespace: Namespace | None = None,
+        exe: str | None = None,
         **arguments: object,
     ) -> Program:
         """Start a traffic program in a namespace and a cgroup of choice, under a name of its own."""
         chosen = name or self.name(Path(source).stem)
-        command = self.program(source, chosen)
+        command = [exe] if exe else self.program(source, chosen)
         inside = (namespace or self.client).fd
 
         def prepare() -> None:
@@ -347,7 +429,7 @@ class Lab:
             text=True,
             preexec_fn=prepare,
         )
-        path = "/" + str(cgroup.relative_to(self.cgroup_root)) if cgroup else own_cgroup()
+        path = self.cgroup_path(cgroup) if cgroup else own_cgroup()
         started = Program(chosen, process, command[0], path)
         self._programs.append(started)
         return started
@@ -395,7 +477,7 @@ def wires(peer: Namespace, client: Namespace, wanted: Sequence[tuple[str, str, i
 
 
 def _is_loopback(address: str) -> bool:
-    return address == "::1" or address.startswith("127.")
+    return address in ("::1", CLIENT4, CLIENT6) or address.startswith("127.")
 
 
 def _both(out: tuple[int, int], into: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -65,7 +65,7 @@ def _use(outcome: Outcome, sock: socket.socket, a: dict[str, Any]) -> None:
 
 def enter(outcome: Outcome, a: dict[str, Any]) -> None:
     """Start in one network namespace, enter another, then send."""
-    with open(a["namespace"]) as namespace:  # noqa: PTH123
+    with open(a["into"]) as namespace:  # noqa: PTH123
         if ctypes.CDLL(None).setns(namespace.fileno(), CLONE_NEWNET):
             raise OSError
     _send_once(outcome, a)
@@ -76,6 +76,22 @@ def become(outcome: Outcome, a: dict[str, Any]) -> None:
     sock = socket.socket(family_of(a["host"]), socket.SOCK_STREAM)
     os.setgid(a["uid"])
     os.setuid(a["uid"])
+    _use(outcome, sock, {**a, "state": "open"})
+
+
+def rooted(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Become an ordinary user, then root of a user namespace of one's own; connect and send."""
+    sock = socket.socket(family_of(a["host"]), socket.SOCK_STREAM)
+    os.setgid(a["uid"])
+    os.setuid(a["uid"])
+    libc = ctypes.CDLL(None)
+    libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: setuid took the right to write one's own uid_map
+    if libc.unshare(0x10000000):  # CLONE_NEWUSER
+        raise OSError
+    with open("/proc/self/uid_map", "w") as uid_map:  # noqa: PTH123
+        uid_map.write(f"0 {a['uid']} 1")
+    if os.getuid():
+        raise OSError
     _use(outcome, sock, {**a, "state": "open"})
 
 
@@ -111,4 +127,4 @@ def shared(outcome: Outcome, a: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main({"give": give, "take": take, "enter": enter, "become": become, "move": move, "shared": shared})
+    main({"give": give, "take": take, "enter": enter, "become": become, "rooted": rooted, "move": move, "shared": shared})

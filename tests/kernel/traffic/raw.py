@@ -62,7 +62,7 @@ def protocol(outcome: Outcome, a: dict[str, Any]) -> None:
 def forged(outcome: Outcome, a: dict[str, Any]) -> None:
     """Send whole IPv4 packets, source address and all, by IP_HDRINCL."""
     udp = struct.pack("!HHHH", 4000, a["port"], 8 + 100, 0) + bytes(100)
-    source, destination = socket.inet_aton(a["source"]), socket.inet_aton(a["host"])
+    source, destination = socket.inet_aton(a["sender"]), socket.inet_aton(a["host"])
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, a["proto"], 0) + source + destination
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         for _ in range(a["count"]):
@@ -73,7 +73,7 @@ def frames(outcome: Outcome, a: dict[str, Any]) -> None:
     """Send hand-made Ethernet frames by AF_PACKET."""
     udp = struct.pack("!HHHH", 4000, a["port"], 8 + 100, 0) + bytes(100)
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0)
-    head += socket.inet_aton(a["source"]) + socket.inet_aton(a["host"])
+    head += socket.inet_aton(a["sender"]) + socket.inet_aton(a["host"])
     head = head[:10] + struct.pack("!H", _checksum(head)) + head[12:]
     ethernet = bytes.fromhex(a["mac"].replace(":", "")) + bytes(6) + b"\x08\x00"
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:

@@ -88,6 +88,7 @@ def group(outcome: Outcome, a: dict[str, Any]) -> None:
     """Send to a multicast group or the broadcast address."""
     with _socket(a) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, a["device"].encode())
         index = socket.if_nametoindex(a["device"])
         if ":" in a["host"]:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)

@@ -1,0 +1,56 @@
+"""What the kernel tests share: one lab and two daemons a session."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from lab import Lab
+from watched import Tattle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory that ordinary users can look into: some traffic programs become one."""
+    made = tmp_path_factory.mktemp("lab")
+    for directory in (made, *made.parents[:2]):
+        directory.chmod(0o755)
+    return made
+
+
+@pytest.fixture(scope="session")
+def lab(scratch: Path) -> Iterator[Lab]:
+    """Set the lab up; it is taken down whatever happens."""
+    if os.geteuid():
+        pytest.fail("kernel tests need root")
+    made = Lab(scratch)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def plain(scratch: Path) -> Iterator[Tattle]:
+    """Run a daemon as it is by default."""
+    yield from _daemon(Tattle(scratch))
+
+
+@pytest.fixture(scope="session")
+def thorough(scratch: Path) -> Iterator[Tattle]:
+    """Run a second daemon that counts loopback, too: two instances that must not meet."""
+    yield from _daemon(Tattle(scratch, "--loopback"))
+
+
+def _daemon(tattle: Tattle) -> Iterator[Tattle]:
+    try:
+        tattle.start()
+        yield tattle
+        tattle.stop()
+    finally:
+        tattle.remove()

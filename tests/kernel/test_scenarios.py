@@ -1,0 +1,43 @@
+"""The table of scenarios, walked: real traffic, two daemons, and the wire's own counters as the judge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import rows_benchmark  # noqa: F401 - fills the table
+import rows_calls  # noqa: F401 - fills the table
+import rows_time  # noqa: F401 - fills the table
+import rows_who  # noqa: F401 - fills the table
+from table import ROWS, Expectation, complaints
+from watched import Tattle, until
+
+if TYPE_CHECKING:
+    from lab import Lab
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_report_agrees_with_the_wire(name: str, lab: Lab, plain: Tattle, thorough: Tattle) -> None:
+    """A report has every flow of a scenario, no other, and its bytes to the byte."""
+    expected = ROWS[name](lab)
+    for tattle, loopback in ((plain, False), (thorough, True)):
+        until(lambda t=tattle, all_=loopback: complaints(lab, expected, t.flows(*expected.comms), loopback=all_))
+        until(lambda t=tattle: missing_events(t, expected))
+
+
+def missing_events(tattle: Tattle, expected: Expectation) -> list[str]:
+    """Return which of the row's events the log does not have."""
+    if not expected.events:
+        return []
+    log = tattle.events(*expected.comms)
+    return [
+        f"no event {wanted} in {[(e['event'], e['remote_port'], e['result']) for e in log]}"
+        for wanted in expected.events
+        if not any(wanted.items() <= event.items() for event in log)
+    ]
+
+
+def test_nothing_was_lost(plain: Tattle, thorough: Tattle) -> None:
+    """After the whole table no loss of any kind was counted."""
+    for tattle in (plain, thorough):
+        assert not any(tattle.losses().values()), tattle.losses()

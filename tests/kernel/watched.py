@@ -1,0 +1,153 @@
+"""A running tattle under test: started as its users start it, asked as they ask it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 20.0
+"""Seconds that the daemon may take to become ready or to end."""
+
+
+def command(*words: str) -> list[str]:
+    """Return the command line of one `tattle` command."""
+    return [sys.executable, "-m", "tracer", *words]
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+class Tattle:
+    """One daemon under an instance name of its own; `flows` asks it, `events` reads its log."""
+
+    def __init__(self, scratch: Path, *options: str, instance: str | None = None) -> None:
+        self.instance = instance or f"t{secrets.token_hex(4)}"
+        self.options = options
+        self.port = free_port()
+        self.log = scratch / f"{self.instance}.jsonl"
+        self.errors = scratch / f"{self.instance}.stderr"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Tattle:
+        """Start and wait until it tells READY=1 (sd_notify(3))."""
+        door = str(self.log.with_suffix(".notify"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            Path(door).unlink(missing_ok=True)
+            notify.bind(door)
+            notify.settimeout(0.2)
+            self.process = self._spawn(door)
+            self._await_ready(notify)
+        return self
+
+    def _spawn(self, door: str) -> subprocess.Popen[bytes]:
+        words = ["run", "--instance", self.instance, "--listen", f"127.0.0.1:{self.port}"]
+        words += ["--log-file", str(self.log), *self.options]
+        with self.errors.open("ab") as errors:
+            return subprocess.Popen(
+                command(*words),
+                cwd=ROOT,
+                env={**os.environ, "NOTIFY_SOCKET": door},
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+            )
+
+    def _await_ready(self, notify: socket.socket) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                if b"READY=1" in notify.recv(4096):
+                    return
+            except TimeoutError:
+                if self.process and self.process.poll() is not None:
+                    break
+        text = self.errors.read_text(errors="replace")[-3000:]
+        self.kill()
+        raise RuntimeError(f"tattle did not become ready: {text}")
+
+    def ask(self, *words: str) -> Any:
+        """Run `tattle WORDS --json` for this instance and return what it prints."""
+        line = command(*words, "--instance", self.instance, "--json")
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        if done.returncode:
+            raise RuntimeError(f"tattle {words}: exit {done.returncode}: {done.stderr}")
+        return json.loads(done.stdout)
+
+    def read(self) -> dict[str, Any]:
+        """Return all flows, losses and totals, asked of the daemon's control socket (tracer/control.py)."""
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(PATIENCE)
+            door.connect(f"/run/{self.instance}/control.sock")
+            door.sendall(b'{"ask": "flows"}\n')
+            with door.makefile("rb") as lines:
+                found: dict[str, Any] = json.loads(next(lines))
+                rows = [json.loads(line) for line in lines]
+        if not rows or rows.pop() != {"end": True}:
+            raise RuntimeError(f"{self.instance}: the answer was cut: {found}")
+        return {**found, "flows": rows}
+
+    def flows(self, *comms: str) -> list[dict[str, Any]]:
+        """Return the flows of the processes with these names."""
+        return [flow for flow in self.read()["flows"] if flow["comm"] in comms]
+
+    def losses(self) -> dict[str, int]:
+        """Return what was lost, by reason."""
+        found: dict[str, int] = self.read()["losses"]
+        return found
+
+    def events(self, *comms: str) -> list[dict[str, Any]]:
+        """Return the log's events of the processes with these names (all, without a name)."""
+        lines = self.log.read_bytes().splitlines()
+        found = [json.loads(line) for line in lines]
+        return [event for event in found if not comms or event["comm"] in comms]
+
+    def stop(self) -> int:
+        """Stop as a user does, and return the exit code."""
+        if not self.process:
+            return 0
+        self.process.send_signal(signal.SIGINT)
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        self.process = None
+        return code
+
+    def kill(self) -> None:
+        """Kill without a chance to clean up."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def remove(self) -> None:
+        """Take away what a killed daemon left behind: pins, and with them everything that is attached."""
+        self.kill()
+        for root in (Path("/sys/fs/bpf"), Path("/run"), Path("/var/lib")):
+            shutil.rmtree(root / self.instance, ignore_errors=True)
+
+
+def until(condition: Callable[[], Sequence[str]], patience: float = 4.0) -> None:
+    """Wait until nothing is complained about; fail with the last complaints when patience ends."""
+    deadline = time.monotonic() + patience
+    while complaints := condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("\n".join(complaints))
+        time.sleep(0.05)
