@@ -211,6 +211,12 @@ struct settings {
 	__u32 reserved;
 };
 
+/* Value of `clock`, one element: the time as it was at the last tick that asked. */
+struct clock {
+	__u64 jiffies;
+	__u64 boot_ns; /* CLOCK_BOOTTIME */
+};
+
 /* What the ring `events` carries; all records have this one size. */
 struct event {
 	__u64 time_ns; /* CLOCK_BOOTTIME */

@@ -39,7 +39,7 @@ static __noinline struct flow *new_flow(const struct flow_key *key)
 	struct flow zero = {};
 	struct flow *flow;
 
-	zero.first_ns = zero.last_ns = bpf_ktime_get_boot_ns();
+	zero.first_ns = zero.last_ns = coarse_now();
 	map_insert(flows, key, &zero);
 	flow = map_lookup(flows, key);
 	return flow ? flow : overflow_flow(key->direction);
@@ -89,7 +89,7 @@ static __noinline void fold(struct slot *slot)
 	folded->bytes_in += move(&fresh->bytes_in, &flow->bytes_in);
 	folded->packets_out += move(&fresh->packets_out, &flow->packets_out);
 	folded->packets_in += move(&fresh->packets_in, &flow->packets_in);
-	flow->last_ns = bpf_ktime_get_boot_ns();
+	flow->last_ns = coarse_now();
 	flow->flags |= slot->flags;
 }
 

@@ -70,6 +70,23 @@ struct ipv6_header { /* RFC 8200 3 */
 	union address source, destination;
 };
 
+/*
+ * The kernel pulls the headers that it has parsed into the packet's linear part, and writes its own
+ * there; reading them is a load. False: not there. The barrier keeps the pointer that was compared
+ * and the one that is read the same to the verifier.
+ */
+#define load(skb, offset, to)                                               \
+	({                                                                  \
+		void *_at = (void *)(long)(skb)->data + (offset);           \
+		bool _linear = false;                                       \
+		asm volatile("" : "+r"(_at));                               \
+		if (_at + sizeof(*(to)) <= (void *)(long)(skb)->data_end) { \
+			*(to) = *(typeof(to))_at;                           \
+			_linear = true;                                     \
+		}                                                           \
+		_linear;                                                    \
+	})
+
 static __always_inline bool has_ports(__u8 proto)
 {
 	return proto == PROTO_TCP || proto == PROTO_UDP || proto == PROTO_UDPLITE || proto == PROTO_SCTP ||
@@ -79,20 +96,22 @@ static __always_inline bool has_ports(__u8 proto)
 /* Step over one IPv6 extension header (RFC 8200 4); false: none is left. */
 static __always_inline bool skip_extension(struct __sk_buff *skb, __u32 *offset, __u8 *proto)
 {
-	__u8 head[2];
+	struct {
+		__u8 next, words;
+	} head;
 
 	if (*proto != PROTO_HOPOPTS && *proto != PROTO_ROUTING && *proto != PROTO_DSTOPTS &&
 	    *proto != PROTO_FRAGMENT && *proto != PROTO_AH)
 		return false;
-	if (bpf_skb_load_bytes(skb, *offset, head, sizeof(head)))
+	if (!load(skb, *offset, &head))
 		return false;
 	if (*proto == PROTO_FRAGMENT)
 		*offset += 8;
 	else if (*proto == PROTO_AH)
-		*offset += (head[1] + 2) * 4;
+		*offset += (head.words + 2) * 4;
 	else
-		*offset += (head[1] + 1) * 8;
-	*proto = head[0];
+		*offset += (head.words + 1) * 8;
+	*proto = head.next;
 	return true;
 }
 
@@ -101,7 +120,7 @@ static __always_inline __u32 read_ipv4(struct __sk_buff *skb, bool out, struct p
 {
 	struct ipv4_header ip;
 
-	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+	if (!load(skb, 0, &ip))
 		return 0;
 	from_ipv4(&peer->remote, out ? ip.destination : ip.source);
 	peer->proto = ip.proto;
@@ -113,7 +132,7 @@ static __always_inline __u32 read_ipv6(struct __sk_buff *skb, bool out, struct p
 	struct ipv6_header ip;
 	__u32 offset = sizeof(ip);
 
-	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+	if (!load(skb, 0, &ip))
 		return 0;
 	peer->remote = out ? ip.destination : ip.source;
 	peer->proto = ip.next;
@@ -124,9 +143,11 @@ static __always_inline __u32 read_ipv6(struct __sk_buff *skb, bool out, struct p
 }
 
 /* Who is at the other end of this packet; false: unreadable. */
-static __noinline bool read_peer(struct __sk_buff *skb, bool out, struct peer *peer)
+static __always_inline bool read_peer(struct __sk_buff *skb, bool out, struct peer *peer)
 {
-	__be16 ports[2];
+	struct {
+		__be16 source, destination;
+	} ports;
 	__u32 offset =
 		skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, out, peer) : read_ipv6(skb, out, peer);
 
@@ -135,9 +156,9 @@ static __noinline bool read_peer(struct __sk_buff *skb, bool out, struct peer *p
 		return false;
 	if (!has_ports(peer->proto))
 		return true;
-	if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)))
+	if (!load(skb, offset, &ports))
 		return false;
-	peer->port = ports[out];
+	peer->port = out ? ports.destination : ports.source;
 	return true;
 }
 
@@ -153,7 +174,7 @@ static __noinline __u32 header_bytes(struct __sk_buff *skb)
 		return 0;
 	if (peer.proto != PROTO_TCP)
 		return offset + 8; /* UDP, RFC 768 */
-	if (bpf_skb_load_bytes(skb, offset + 12, &words, 1))
+	if (!load(skb, offset + 12, &words))
 		return offset;
 	return offset + (words >> 4) * 4; /* RFC 9293 3.1: data offset */
 }

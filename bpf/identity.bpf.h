@@ -151,10 +151,9 @@ static __noinline void describe(struct task_struct *task, const struct process_k
 	process->flags |= PROCESS_READY;
 }
 
-/* The current process' key in `processes`, where it is described at its first appearance. */
-static __noinline __u64 identify(void)
+/* A process' key in `processes`, where it is described at its first appearance. */
+static __noinline __u64 identify_task(struct task_struct *task)
 {
-	struct task_struct *task = current_task();
 	struct process_key key = {};
 	__u64 id;
 
@@ -163,6 +162,11 @@ static __noinline __u64 identify(void)
 	if (!map_lookup(processes, &id))
 		describe(task, &key, id);
 	return id;
+}
+
+static __always_inline __u64 identify(void)
+{
+	return identify_task(current_task());
 }
 
 #endif /* TATTLE_IDENTITY_BPF_H */

@@ -87,7 +87,7 @@ static __noinline void per_packet(struct __sk_buff *skb, const struct socket_sta
 	if (!flow)
 		return;
 	count_flow(flow, bytes, packets, out);
-	flow->last_ns = bpf_ktime_get_boot_ns();
+	flow->last_ns = coarse_now();
 }
 
 static __always_inline void count_overflow(__u64 bytes, __u64 packets, bool out)
@@ -120,7 +120,7 @@ static __noinline void handshake(struct __sk_buff *skb, const struct socket_stat
 	key.remote_port = peer.port;
 	known = map_lookup(handshakes, &key);
 	if (!known) {
-		zero.seen_ns = bpf_ktime_get_boot_ns();
+		zero.seen_ns = coarse_now();
 		map_insert(handshakes, &key, &zero);
 		known = map_lookup(handshakes, &key);
 	}
@@ -158,7 +158,7 @@ static __noinline void fixed_slowly(struct __sk_buff *skb, struct socket_state *
 	if (!flow)
 		return;
 	count_flow(flow, bytes, packets, out);
-	flow->last_ns = bpf_ktime_get_boot_ns();
+	flow->last_ns = coarse_now();
 }
 
 static __always_inline void slowly(struct __sk_buff *skb, struct socket_state *state, bool out)
