@@ -155,6 +155,13 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def version() -> str:
+    """Return which libbpf is loaded, such as v1.1; raises LibraryMissing."""
+    tell = _library().libbpf_version_string
+    tell.restype = ctypes.c_char_p
+    return f"libbpf {tell().decode()}"
+
+
 def last_words() -> str:
     """Return the last meaningful lines that libbpf printed, as one line."""
     lines = [line.strip() for line in _said]
