@@ -17,17 +17,10 @@ from tracer.names import NO_NAME_SOURCE
 from tracer.scope import MAPPED, scope
 
 if TYPE_CHECKING:
-    from tracer.maps import FlowRow
-    from tracer.ring import EventTuple
+    from tracer.abi import EventTuple, FlowRow
 
 Json = dict[str, Any]
 
-# enum event_kind, direction, verdict and result of the shared header
-KINDS: Final = ("", "connect", "established", "send", "close", "deny", "accept")
-DIRECTIONS: Final = ("out", "in")
-VERDICTS: Final = ("allowed", "denied", "would-deny")
-RESULT_UNKNOWN: Final = -1
-VIA_LOOPBACK: Final = 1  # enum flow_flags
 PHASE: Final = "unknown"
 
 # IANA protocol numbers, keywords in lower case
@@ -84,44 +77,84 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def result(number: int) -> str | None:
-    """Name an outcome: ok, an errno's name, or None while the kernel does not know it."""
-    if number == 0:
-        return "ok"
-    if number == RESULT_UNKNOWN:
-        return None
-    return errno.errorcode.get(abs(number), f"E{abs(number)}")
+@lru_cache(maxsize=256)
+def outcome(number: int) -> str:
+    """Name an outcome that the kernel knows: ok, or the errno's name."""
+    return errno.errorcode.get(abs(number), f"E{abs(number)}") if number else "ok"
 
 
-def event_json(row: EventTuple, who: ProcessInfo | None, boot_ns: int, rule: str | None = None) -> Json:
-    """Give one event by contract; `boot_ns` is the wall clock's time when the boot clock read zero."""
-    process = who or NOBODY
-    kind = KINDS[row.kind] if row.kind < len(KINDS) else str(row.kind)
-    ports = row.proto in _WITH_PORTS
-    return {
-        "ts": timestamp(boot_ns + row.time_ns),
-        "event": kind,
-        **_identity(process),
-        "proto": protocol(row.proto),
-        "family": family(row.remote),
-        "direction": DIRECTIONS[row.direction & 1],
-        "local_addr": None if row.local == _EMPTY else address(row.local),
-        "local_port": row.local_port or None,
-        "remote_addr": address(row.remote),
-        "remote_port": row.remote_port if ports else None,
-        "name": None,
-        "name_source": NO_NAME_SOURCE,
-        "scope": scope(row.remote, bool(row.flags & VIA_LOOPBACK)),
-        "phase": PHASE,
-        "verdict": VERDICTS[row.verdict] if row.verdict < len(VERDICTS) else None,
-        "rule": rule,
-        "result": result(row.result),
-        "bytes_out": row.bytes_out,
-        "bytes_in": row.bytes_in,
-        "packets_out": row.packets_out,
-        "packets_in": row.packets_in,
-        "duration_ms": row.duration_ns / 1e6 if kind == "close" else None,
-    }
+class Decoder:
+    """Turns records into objects by the numbers of the object file that made them."""
+
+    def __init__(self, enums: dict[str, dict[str, int]]) -> None:
+        """`enums` are the ones that were bound from the programs' BTF."""
+        self._kinds = _words(enums["event_kind"], "EVENT_")
+        self._directions = _words(enums["direction"], "DIRECTION_")
+        self._verdicts = _words(enums["verdict"], "VERDICT_")
+        self._unknown = enums["result"]["RESULT_UNKNOWN"]
+        self.via_loopback = enums["flow_flags"]["FLOW_VIA_LOOPBACK"]
+
+    def direction(self, number: int) -> str:
+        """Name a direction."""
+        return self._directions[number]
+
+    def event(self, row: EventTuple, who: ProcessInfo | None, boot_ns: int, rule: str | None = None) -> Json:
+        """Give one event by contract; `boot_ns` is the wall clock's time when the boot clock read zero."""
+        kind = self._kinds.get(row.kind) or str(row.kind)
+        return {
+            "ts": timestamp(boot_ns + row.time_ns),
+            "event": kind,
+            **identity(who or NOBODY),
+            "proto": protocol(row.proto),
+            "family": family(row.remote),
+            "direction": self._directions[row.direction],
+            "local_addr": None if row.local == _EMPTY else address(row.local),
+            "local_port": row.local_port or None,
+            "remote_addr": address(row.remote),
+            "remote_port": row.remote_port if row.proto in _WITH_PORTS else None,
+            "name": None,
+            "name_source": NO_NAME_SOURCE,
+            "scope": scope(row.remote, bool(row.flags & self.via_loopback)),
+            "phase": PHASE,
+            "verdict": self._verdicts.get(row.verdict),
+            "rule": rule,
+            "result": None if row.result == self._unknown else outcome(row.result),
+            "bytes_out": row.bytes_out,
+            "bytes_in": row.bytes_in,
+            "packets_out": row.packets_out,
+            "packets_in": row.packets_in,
+            "duration_ms": row.duration_ns / 1e6 if kind == "close" else None,
+        }
+
+    def flow(self, row: FlowRow, who: ProcessInfo | None, boot_ns: int) -> Json:
+        """Give one flow by contract; bytes are bytes of IP packets, headers included."""
+        return {
+            **identity(who or NOBODY),
+            "proto": protocol(row.proto),
+            "family": family(row.remote),
+            "direction": self._directions[row.direction],
+            "local_addr": None,
+            "local_port": None,
+            "remote_addr": address(row.remote),
+            "remote_port": row.remote_port if row.proto in _WITH_PORTS else None,
+            "name": None,
+            "name_source": NO_NAME_SOURCE,
+            "scope": scope(row.remote, bool(row.flags & self.via_loopback)),
+            "attempts": row.attempts,
+            "established": row.established,
+            "denied": row.denied,
+            "bytes_out": row.bytes_out,
+            "bytes_in": row.bytes_in,
+            "packets_out": row.packets_out,
+            "packets_in": row.packets_in,
+            "first_seen": timestamp(boot_ns + row.first_ns),
+            "last_seen": timestamp(boot_ns + row.last_ns),
+        }
+
+
+def _words(enum: dict[str, int], prefix: str) -> dict[int, str]:
+    """Give the words of an enum as JSON spells them: VERDICT_WOULD_DENY is would-deny."""
+    return {number: name.removeprefix(prefix).lower().replace("_", "-") for name, number in enum.items()}
 
 
 def lost_json(reason: str, count: int, now_ns: int) -> Json:
@@ -137,33 +170,8 @@ def lost_json(reason: str, count: int, now_ns: int) -> Json:
     }
 
 
-def flow_json(row: FlowRow, who: ProcessInfo | None, boot_ns: int) -> Json:
-    """Give one flow by contract; bytes are bytes of IP packets, headers included."""
-    return {
-        **_identity(who or NOBODY),
-        "proto": protocol(row.proto),
-        "family": family(row.remote),
-        "direction": DIRECTIONS[row.direction & 1],
-        "local_addr": None,
-        "local_port": None,
-        "remote_addr": address(row.remote),
-        "remote_port": row.remote_port if row.proto in _WITH_PORTS else None,
-        "name": None,
-        "name_source": NO_NAME_SOURCE,
-        "scope": scope(row.remote, bool(row.flags & VIA_LOOPBACK)),
-        "attempts": row.attempts,
-        "established": row.established,
-        "denied": row.denied,
-        "bytes_out": row.bytes_out,
-        "bytes_in": row.bytes_in,
-        "packets_out": row.packets_out,
-        "packets_in": row.packets_in,
-        "first_seen": timestamp(boot_ns + row.first_ns),
-        "last_seen": timestamp(boot_ns + row.last_ns),
-    }
-
-
-def _identity(who: ProcessInfo) -> Json:
+def identity(who: ProcessInfo) -> Json:
+    """Give the keys that say who."""
     return {
         "target": who.target,
         "pid": who.pid,
@@ -181,7 +189,7 @@ def _identity(who: ProcessInfo) -> Json:
 EVENT_KEYS: Final = (
     "ts",
     "event",
-    *_identity(NOBODY),
+    *identity(NOBODY),
     *("proto", "family", "direction", "local_addr", "local_port", "remote_addr", "remote_port"),
     *("name", "name_source", "scope", "phase", "verdict", "rule", "result"),
     *("bytes_out", "bytes_in", "packets_out", "packets_in", "duration_ms"),

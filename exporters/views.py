@@ -1,0 +1,290 @@
+"""What people read: tables for a terminal, plain columns elsewhere. Nothing here decides or counts.
+
+Every text of a stranger comes escaped (tracer/names.py) and goes into `Text` objects, never into markup.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import RenderableType
+
+Json = dict[str, Any]
+WIDE: Final = 4096  # columns where no terminal sets a width: nothing is cut
+_KIB: Final = 1024
+SCOPE_STYLES: Final = {
+    "internet": "bold red",
+    "lan": "yellow",
+    "multicast": "magenta",
+    "host": "cyan",
+    "loopback": "dim",
+    "unknown": "bold magenta",
+}
+_MARKS: Final = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red")}
+
+
+def console() -> Console:
+    """Give standard output: with colours on a terminal, plain and as wide as needed elsewhere."""
+    found = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return (
+        found
+        if found.is_terminal
+        else Console(highlight=False, markup=False, emoji=False, width=WIDE, no_color=True)
+    )
+
+
+def size(count: float) -> str:
+    """Give a number of bytes in binary units, three digits of it."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < _KIB:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"  # noqa: PLR2004 - three digits
+        count /= _KIB
+    return f"{count:.0f} PiB"
+
+
+def ago(seconds: float) -> str:
+    """Give a span in its largest unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{max(seconds, 0):.0f}s"
+
+
+def endpoint(flow: Json, side: str = "remote") -> str:
+    """Give address and port as people write them, IPv6 in brackets; `other` for a sum of many."""
+    host, port = flow[f"{side}_addr"], flow[f"{side}_port"]
+    if host is None:
+        return "other" if side == "remote" else "?"
+    name = flow["name"] if side == "remote" and flow["name"] else host
+    if port is None:
+        return str(name)
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def place(flow: Json) -> str:
+    """Say where a process belongs: target, container, unit, else its cgroup."""
+    return str(flow["target"] or flow["container"] or flow["unit"] or flow["cgroup"] or "?")
+
+
+def who(flow: Json) -> str:
+    """Name a process with its id."""
+    name = flow["comm"] or "?"
+    return f"{name} ({flow['pid']})" if flow["pid"] is not None else str(name)
+
+
+def scope_text(name: str | None) -> Text:
+    """Give a scope in its colour."""
+    return Text(name or "?", style=SCOPE_STYLES.get(name or "", ""))
+
+
+def table(columns: Iterable[str], right: frozenset[str] = frozenset()) -> Table:
+    """Give an empty table without lines; numbers stand on the right."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", no_wrap=True, overflow="ellipsis")
+    return made
+
+
+_NUMBERS: Final = frozenset(
+    {"attempts", "established", "denied", "out", "in", "runs", "entries", "of", "link", "lost"}
+)
+
+
+def print_flows(answer: Json) -> None:
+    """Print the document of `flows`."""
+    out = console()
+    made = table(
+        (
+            *("process", "in target/unit", "dir", "destination", "proto", "scope"),
+            *("attempts", "established", "denied", "out", "in", "last seen"),
+        ),
+        _NUMBERS,
+    )
+    for flow in answer["flows"]:
+        made.add_row(
+            *(
+                Text(text)
+                for text in (who(flow), place(flow), flow["direction"], endpoint(flow), flow["proto"])
+            ),
+            scope_text(flow["scope"]),
+            *(Text(str(flow[key])) for key in ("attempts", "established", "denied")),
+            *(Text(size(flow[key])) for key in ("bytes_out", "bytes_in")),
+            Text(flow["last_seen"][:19] + "Z"),
+        )
+    if answer["flows"]:
+        out.print(made)
+    count = len(answer["flows"])
+    since = f"{count} flow{'' if count == 1 else 's'} since {answer['since'][:19]}Z"
+    out.print(Text(since + losses_text(answer["losses"])))
+
+
+def losses_text(losses: dict[str, int]) -> str:
+    """Say what was lost, nothing where nothing was."""
+    lost = [f"{reason} {count}" for reason, count in losses.items() if count]
+    return f"; LOST: {', '.join(lost)} (tattle status says what to do)" if lost else "; nothing lost"
+
+
+# What to turn when a loss moves
+KNOBS: Final = {
+    "ring_full": "limits.ring_bytes (log lines only: counters are exact)",
+    "flows_full": "limits.flows (the bytes are in destination=other)",
+    "processes_full": "limits.processes",
+    "cgroups_full": "limits.cgroups",
+    "storage_refused": "memory: the kernel had none for a socket",
+    "handshakes_full": "limits.flows",
+    "log_full": "room on the disk of the event log",
+    "log_blocked": "the reader of the event log",
+    "watcher_slow": "the reader of tattle watch",
+}
+
+
+def print_status(document: Json, instance: str) -> None:
+    """Print the document of `status`."""
+    out = console()
+    if document["engine"] is None:
+        out.print(Text(f"nothing is attached for instance {instance}; start it: sudo tattle run"))
+        return
+    out.print(Text(f"instance {instance}, engine {document['engine']}, kernel {document['kernel']}\n"))
+    hooks = table(("hook", "program", "attached", "link", "runs", "time"), _NUMBERS)
+    for hook in document["hooks"]:
+        mark = Text("yes", style="green") if hook["attached"] else Text("NO", style="bold red")
+        numbers = (str(hook["link_id"] or "-"), str(hook["runs"]), f"{hook['run_ns'] / 1e6:.1f} ms")
+        hooks.add_row(Text(hook["hook"]), Text(hook["program"] or "-"), mark, *map(Text, numbers))
+    out.print(hooks, "", sep="\n")
+    maps = table(("map", "entries", "of", ""), _NUMBERS)
+    for one in document["maps"]:
+        full = Text("FULL", style="bold red") if one["full"] else Text("")
+        maps.add_row(Text(one["map"]), Text(str(one["entries"])), Text(str(one["max_entries"])), full)
+    out.print(maps, "", sep="\n")
+    _print_targets(out, document["targets"])
+    losses = table(("losses", "lost", "what to turn"), _NUMBERS)
+    for reason, count in document["losses"].items():
+        style = "bold red" if count else ""
+        losses.add_row(
+            Text(reason, style=style),
+            Text(str(count), style=style),
+            Text(KNOBS.get(reason, "") if count else ""),
+        )
+    out.print(losses)
+
+
+def _print_targets(out: Console, targets: Sequence[Json]) -> None:
+    if not targets:
+        return
+    made = table(("target", "mode", "default", "rules", "active", "cgroups"))
+    for one in targets:
+        texts = (one["target"] or "?", one["mode"], one["default"] or "-", str(len(one["rules"])))
+        active = "yes" if one["active"] else "NO"
+        made.add_row(*map(Text, texts), Text(active), Text(str(len(one["cgroup_ids"]))))
+    out.print(made, "", sep="\n")
+
+
+def print_report(document: Json) -> None:
+    """Print what `doctor` found: a line a check, how to mend it below, then what nobody can see."""
+    out = console()
+    for check in document["checks"]:
+        word, style = _MARKS[check["result"]]
+        out.print(Text.assemble((f"{word:<5}", style), f"{check['check']}: {check['said']}"))
+        if check["mend"]:
+            out.print(Text(f"      to mend it: {check['mend']}", style="dim"))
+    out.print(Text("\nwhat tattle cannot see on any host:"))
+    for limit in document["limits"]:
+        out.print(Text(f"  - {limit}"))
+
+
+def event_text(event: Json) -> str:
+    """Give an event as one plain line."""
+    clock = event["ts"][11:23]
+    if event["event"] == "lost":
+        return f"{clock} lost        {event['packets_out']} ({event['result']})"
+    arrow = "<-" if event["direction"] == "in" else "->"
+    moved = ""
+    if event["event"] == "close":
+        moved = f" out {size(event['bytes_out'])} in {size(event['bytes_in'])}, {event['duration_ms']:.0f} ms"
+    outcome = "" if event["result"] in (None, "ok") else f" {event['result']}"
+    denied = "" if event["verdict"] == "allowed" else f" {event['verdict']}"
+    there = f"{endpoint(event)} {event['proto']} {event['scope']}"
+    return (
+        f"{clock} {event['event']:<11} {who(event)} [{place(event)}] {arrow} {there}{denied}{outcome}{moved}"
+    )
+
+
+class Rates:
+    """Bytes a second of each flow, from what was shown before."""
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[object, ...], tuple[float, int, float]] = {}
+
+    def update(self, flows: Sequence[Json], now: float) -> list[float]:
+        """Give the rate of each flow; half of it is memory, so that it does not flicker."""
+        fresh, rates = {}, []
+        for flow in flows:
+            key = tuple(
+                flow[name] for name in ("pid", "comm", "remote_addr", "remote_port", "proto", "direction")
+            )
+            total = flow["bytes_out"] + flow["bytes_in"]
+            then, before, rate = self._before.get(key, (now, total, 0.0))
+            if now > then:
+                rate = (rate + (total - before) / (now - then)) / 2
+            fresh[key] = (now, total, rate)
+            rates.append(rate if rate >= 1 else 0.0)
+        self._before = fresh
+        return rates
+
+
+class LiveRow(NamedTuple):
+    """A flow as the live table shows it: bytes a second, and seconds since it was seen last."""
+
+    flow: Json
+    rate: float
+    age: float
+
+
+def live(head: Json, rows: Sequence[LiveRow], source: str) -> RenderableType:
+    """Give one frame of the live table."""
+    made = table(
+        ("process", "in", "", "destination", "proto", "scope", "tries", "sent", "received", "rate", "seen")
+    )
+    for name in ("tries", "sent", "received", "rate", "seen"):
+        column = next(one for one in made.columns if one.header == name)
+        column.justify = "right"
+    made.columns[0].max_width, made.columns[1].max_width, made.columns[3].max_width = 26, 28, 46
+    for flow, rate, age in rows:
+        arrow = "←" if flow["direction"] == "in" else "→"
+        destination = Text(endpoint(flow))
+        if flow["denied"]:
+            destination.append(f" denied {flow['denied']}", style="bold red")
+        made.add_row(
+            Text(who(flow), style="bold"),
+            Text(place(flow), style="dim"),
+            Text(arrow),
+            destination,
+            Text(flow["proto"]),
+            scope_text(flow["scope"]),
+            Text(str(flow["attempts"])),
+            Text(size(flow["bytes_out"])),
+            Text(size(flow["bytes_in"])),
+            Text(f"{size(rate)}/s" if rate else "", style="green"),
+            Text(ago(age), style="" if age < 10 else "dim"),  # noqa: PLR2004 - seconds in which a flow counts as busy
+        )
+    return Group(_summary(head, len(rows), source), Text(), made)
+
+
+def _summary(head: Json, shown: int, source: str) -> Text:
+    text = Text.assemble(("tattle watch", "bold"), f"  {source}  {shown} of {head['count']} flows  ")
+    for name, sums in sorted(head["totals"].items()):
+        text.append(name, style=SCOPE_STYLES.get(name, ""))
+        text.append(f" out {size(sums['bytes_out'])} in {size(sums['bytes_in'])}  ")
+    lost = losses_text(head["losses"])
+    text.append(lost.removeprefix("; "), style="dim" if lost.endswith("nothing lost") else "bold red")
+    text.append(
+        "\nCtrl-C ends; tattle watch NAME shows one target; --json gives one event a line", style="dim"
+    )
+    return text

@@ -1,0 +1,40 @@
+"""The edge to the shell: errors become two lines and an exit code, and nothing else happens here."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tracer.cli import run
+from tracer.errors import TattleError
+from tracer.names import escape
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. A traceback is shown with --debug only."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = run(given)
+        sys.stdout.flush()
+    except TattleError as error:
+        if "--debug" in given:
+            raise
+        sys.stderr.write(f"tattle: {_one_line(error.message)}\n")
+        if error.hint:
+            sys.stderr.write(f"tattle: to mend it: {_one_line(error.hint)}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 0
+    return code
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(escape(line) for line in text.splitlines())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""`tattle run`: the daemon, composed here and nowhere else, and its one loop."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import select
+import selectors
+import signal
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from exporters.eventlog import EventLog
+from exporters.prometheus import Collector
+from exporters.series import Book
+from exporters.server import MetricsServer
+from tracer import capabilities, config, hostfs, sdnotify
+from tracer.control import Client, ControlServer, encode
+from tracer.core import Core, notice
+from tracer.engine import EngineOptions
+from tracer.errors import TattleError, UsageError
+from tracer.targets import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tracer.hostfs import InstancePaths
+
+log = logging.getLogger("tattle")
+
+DRAIN_S: Final = 0.05  # with a log or a watcher: events come at most so late
+IDLE_S: Final = 0.5  # with neither: only to be there when the kernel's wake-up got lost
+TIDY_S: Final = 10.0
+_FIXED: Final = ("listen", "limits", "engine", "program_stats")  # need a restart
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says; it wins over the configuration. None and empty: says nothing."""
+
+    instance: str = "tattle"
+    config_file: Path | None = None
+    listen: str | None = None
+    log_file: str | None = None
+    targets: tuple[str, ...] = ()
+    loopback: bool = False
+    allow_missing: frozenset[str] = field(default_factory=frozenset)
+    object_path: Path | None = None
+
+    def effective(self) -> config.Config:
+        """Read the configuration and lay the command line over it; raises ConfigError or UsageError."""
+        found = config.load(self.config_file)
+        changes: dict[str, Any] = {"targets": tuple(dict.fromkeys((*found.targets, *self.targets)))}
+        if self.listen is not None:
+            config.address(self.listen)
+            changes["listen"] = self.listen
+        if self.log_file is not None:
+            changes["log_file"] = self.log_file
+        if self.loopback:
+            changes["observe"] = config.Observe(loopback=True)
+        for target in self.targets:
+            parse(target)
+        return msgspec.structs.replace(found, **changes)
+
+
+def engine_options(options: RunOptions, settings: config.Config) -> EngineOptions:
+    """Give what the engine needs to know."""
+    limits = settings.limits
+    return EngineOptions(
+        instance=options.instance,
+        allow_missing=options.allow_missing,
+        flows_max=limits.flows,
+        processes_max=limits.processes,
+        cgroups_max=limits.cgroups,
+        ring_bytes=limits.ring_bytes,
+        loopback=settings.observe.loopback,
+        statistics=settings.program_stats,
+        object_path=options.object_path,
+    )
+
+
+def run(options: RunOptions) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit code. Leaves nothing attached or pinned."""
+    settings = options.effective()
+    with ExitStack() as stack:
+        signals = Signals()
+        stack.callback(signals.close)
+        paths = hostfs.instance_paths(options.instance, hostfs.bpffs_root())
+        server = None
+        if not _locked(paths):  # else the engine says who holds it, which says more than a taken port
+            server = MetricsServer(*config.address(settings.listen))
+            stack.callback(server.close)
+        core = Core(engine_options(options, settings), paths.state)
+        stack.callback(core.close)
+        assert server is not None  # the engine was opened, hence the lock was free
+        daemon = Daemon(options, settings, core, signals)
+        stack.callback(daemon.close)
+        capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
+        daemon.serve(server, paths.control)
+        daemon.loop()
+        sdnotify.notify("STOPPING=1", "STATUS=Detaching")
+    return 0
+
+
+def _locked(paths: InstancePaths) -> bool:
+    """Say whether a daemon of this instance runs; the engine decides, this only chooses the better error."""
+    try:
+        with paths.lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+class Signals:
+    """Signals as bytes on a socket, so that the loop waits for them together with all else."""
+
+    HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.receiver, self._sender = socket.socketpair()
+        self.receiver.settimeout(0)
+        self._sender.settimeout(0)
+        self._old_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._old = {number: signal.signal(number, lambda *_: None) for number in self.HANDLED}
+
+    def take(self) -> bytes:
+        """Give the numbers of the signals that came."""
+        try:
+            return self.receiver.recv(64)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        """Handle signals as before."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        self.receiver.close()
+        self._sender.close()
+
+
+class Daemon:
+    """The loop: ring, signals, control socket and timers in one thread; scrapes come from others."""
+
+    def __init__(self, options: RunOptions, settings: config.Config, core: Core, signals: Signals) -> None:
+        self._options = options
+        self._settings = settings
+        self._core = core
+        self._signals = signals
+        self._selector = selectors.DefaultSelector()
+        self._stop = False
+        self._control: ControlServer | None = None
+        self._waker = select.epoll()
+        accounts = core.accounts
+        self._book = Book(
+            accounts.registry, accounts.decoder, settings.metrics.max_destinations, pid=settings.labels.pid
+        )
+        accounts.on_settle(self._book.settle)
+        self._log = self._open_log(settings.log_file)
+        core.targeting.apply(core.targeting.find(settings.targets, absent_ok=True))
+
+    def _open_log(self, target: str | None) -> EventLog | None:
+        return EventLog(target, self._core.accounts.count_lost, notice) if target else None
+
+    def serve(self, server: MetricsServer, control: Path) -> None:
+        """Begin to answer: metrics, the control socket, the service manager, the human."""
+        core = self._core
+        collector = Collector(
+            core.accounts, self._book, core.accounts.decoder, core.engine.hooks, core.targeting.states
+        )
+        server.start(collector, self.ill)
+        self._control = ControlServer(control, self._selector, self._answer, core.accounts.count_lost)
+        self._selector.register(self._signals.receiver, selectors.EVENT_READ, self._signalled)
+        # Edge-triggered, in an epoll of its own: the ring is readable as long as anything is in it, but
+        # only the kernel half's wake-up, at its fill mark, is a reason not to wait for the timer.
+        self._waker.register(core.ring.fileno(), select.EPOLLIN | select.EPOLLET)
+        self._selector.register(self._waker, selectors.EVENT_READ, lambda _: self._waker.poll(0))
+        sdnotify.notify("READY=1", f"STATUS=Metrics at http://{self._settings.listen}/metrics")
+        self._greet()
+
+    def _greet(self) -> None:
+        missing = self._core.engine.missing
+        for hook in missing:
+            log.warning("hook %s is missing: what it sees is not counted", hook)
+        instance = "" if self._options.instance == "tattle" else f" --instance {self._options.instance}"
+        sys.stderr.write(
+            f"tattle: {len(self._core.engine.hooks()) - len(missing)} hooks attached,"
+            f" metrics at http://{self._settings.listen}/metrics\n"
+            f"tattle: see what this host's programs do now: sudo tattle watch{instance}\n"
+        )
+        sys.stderr.flush()
+
+    def ill(self) -> list[str]:
+        """Give what is wrong now, asked of the kernel: a line for each hook that is not attached."""
+        return [
+            f"hook {hook.hook} is not attached" for hook in self._core.engine.hooks() if not hook.attached
+        ]
+
+    def loop(self) -> None:
+        """Run until a signal ends it."""
+        watchdog = sdnotify.watchdog_interval()
+        tidy_at = alive_at = 0.0
+        while not self._stop:
+            listening = self._log is not None or bool(self._control and self._control.watchers)
+            for key, mask in self._selector.select(DRAIN_S if listening else IDLE_S):
+                key.data(mask)
+            self._pump(listening=listening)
+            now = time.monotonic()
+            if now >= tidy_at:
+                tidy_at = now + TIDY_S
+                self._core.accounts.tidy()
+            if watchdog and now >= alive_at:
+                alive_at = now + watchdog
+                sdnotify.notify("WATCHDOG=1")
+
+    def _pump(self, *, listening: bool) -> None:
+        lines = self._core.events(wanted=listening)
+        told = list(self._core.losses())
+        if self._log is not None:
+            self._log.write([line.text for line in lines] + told)
+        if self._control is not None:
+            for line in lines:
+                self._control.publish(line.who, line.text)
+            self._control.flush(notice)
+
+    def _signalled(self, _: int) -> None:
+        for number in self._signals.take():
+            if number == signal.SIGHUP:
+                self._reload()
+            else:
+                self._stop = True
+
+    def _reload(self) -> None:
+        sdnotify.reloading()
+        try:
+            fresh = self._options.effective()
+            targets = self._core.targeting.find(fresh.targets, absent_ok=True)
+            self._relog(fresh)
+        except TattleError as error:
+            log.error("the old configuration stays: %s; %s", error.message, error.hint)  # noqa: TRY400 - no traceback
+        else:
+            self._take(fresh)
+            self._core.targeting.apply(targets)
+            log.info("configuration read again")
+        sdnotify.notify("READY=1")
+
+    def _relog(self, fresh: config.Config) -> None:
+        if fresh.log_file == self._settings.log_file and self._log is not None:
+            self._log.reopen()
+            return
+        new = self._open_log(fresh.log_file)
+        if self._log is not None:
+            self._log.close()
+        self._log = new
+
+    def _take(self, fresh: config.Config) -> None:
+        for name in _FIXED:
+            if getattr(fresh, name) != getattr(self._settings, name):
+                log.warning("%s has changed: restart tattle to have it applied", name)
+        maps = self._core.engine.maps
+        maps.settings = maps.settings._replace(loopback=int(fresh.observe.loopback))
+        self._book.max_destinations = fresh.metrics.max_destinations
+        if fresh.labels.pid != self._settings.labels.pid:
+            log.warning("labels.pid has changed: restart tattle to have it applied")
+        self._settings = fresh
+
+    def _answer(self, question: dict[str, Any], client: Client) -> Iterator[bytes]:
+        """Answer a question of the control socket; raises TattleError for what cannot be answered."""
+        wants = self._core.targeting.chooser([str(text) for text in question.get("targets") or ()])
+        answers: dict[object, Callable[[], Iterator[bytes]]] = {
+            "flows": lambda: self._flows(wants, int(question.get("newest") or 0)),
+            "watch": lambda: self._watch(client, wants),
+        }
+        if question.get("ask") not in answers:
+            raise UsageError(
+                f"nobody answers {question.get('ask')!r} here", "client and daemon are of two versions"
+            )
+        return answers[question["ask"]]()
+
+    def _flows(self, wants: Any, newest: int) -> Iterator[bytes]:  # noqa: ANN401 - a chooser or None
+        head, rows = self._core.accounts.view(wants, newest)
+        yield encode(head) + b"\n"
+        for row in rows:
+            yield encode(row) + b"\n"
+        yield b'{"end":true}\n'
+
+    def _watch(self, client: Client, wants: Any) -> Iterator[bytes]:  # noqa: ANN401
+        client.wants = wants or (lambda _: True)
+        return iter([b'{"watching":true}\n'])
+
+    def close(self) -> None:
+        """Hang up, and write what waits for the log."""
+        if self._control is not None:
+            self._control.close()
+        if self._log is not None:
+            self._pump(listening=True)
+            self._log.close()
+        self._waker.close()
+        self._selector.close()
