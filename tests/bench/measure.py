@@ -12,6 +12,9 @@ from world import Road, World, command
 
 LOAD_CPU = 1
 """Both ends of a load run here; daemons are left to the scheduler, which has the other cores."""
+TWO_CORES = " on 2 cores"
+"""Kinds with this ending have the server on the other core, and the wall clock is read."""
+SERVER_CPU = 0
 STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 
 Samples = dict[str, dict[str, dict[str, list[float]]]]
@@ -22,8 +25,15 @@ ProgramCosts = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
 
 def load(kind: str, road: Road, *more: str) -> dict[str, float]:
     """Run the load generator once. Ends the bench if an operation failed."""
+    if kind.endswith(TWO_CORES):
+        return load(kind.removesuffix(TWO_CORES), road, "-q", str(SERVER_CPU), *more)
     words = (str(HERE / "build/load"), "-k", kind, "-p", str(LOAD_CPU), *road.arguments, *more)
     return dict(json.loads(command(*words)))
+
+
+def figure(kind: str) -> str:
+    """Which of the load generator's figures is the cost."""
+    return "wall_ns" if kind.endswith(TWO_CORES) else "cpu_ns"
 
 
 def _plain(nested: Any) -> Any:  # noqa: ANN401 - any depth of mappings
@@ -44,7 +54,7 @@ def rounds(
             with variant.enter(world):
                 for road, kind in _cases(world, variant):
                     more = ("-t", str(milliseconds), *(("-e",) if variant.denied else ()))
-                    samples[road.name][kind][variant.name].append(load(kind, road, *more)["cpu_ns"])
+                    samples[road.name][kind][variant.name].append(load(kind, road, *more)[figure(kind)])
     return _plain(samples)
 
 

@@ -16,7 +16,7 @@ TOP = HERE.parents[1]
 OBJECT = TOP / "tracer/objects/tattle.bpf.o"
 INSTANCE = "bench"
 DATAGRAMS = ("udp-connected", "udp-one", "udp-many")
-KINDS = ("tcp-connect", "tcp-bulk", "tcp-pingpong", *DATAGRAMS)
+KINDS = ("tcp-connect", "tcp-connect on 2 cores", "tcp-bulk", "tcp-pingpong", *DATAGRAMS)
 
 
 @dataclass(frozen=True)

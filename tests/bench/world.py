@@ -60,7 +60,7 @@ def cgroup2_root() -> Path:
 
 def _only_one() -> TextIO:
     """Wait until no other bench runs: two would measure each other."""
-    lock = Path(f"/run/{NAME}.lock").open("w")
+    lock = Path(f"/run/{NAME}.lock").open("w")  # noqa: SIM115 - held until the bench ends
     fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
 
