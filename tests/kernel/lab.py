@@ -296,6 +296,7 @@ class Lab:
             namespace.run("ip", "addr", "add", f"{four}/24", "brd", "+", "dev", "wire")
             namespace.run("ip", "addr", "add", f"{six}/64", "dev", "wire", "nodad")
             namespace.sysctl(tcp_fastopen=519, ping_group_range="0 2147483647", tcp_syn_retries=1)
+            self._quiet(namespace)
         for address in (*MORE4, SILENT4):
             self.peer_ns.run("ip", "addr", "add", f"{address}/32", "dev", "wire")
         self.peer_ns.run("ip", "addr", "add", f"{SILENT6}/64", "dev", "wire", "nodad", "preferred_lft", "0")
@@ -362,6 +363,16 @@ class Lab:
         name = secrets.token_hex(32)
         leaf = f"docker-{name}.scope" if parent.endswith(".slice") else name
         return Container(name, self.cgroup(f"{parent}/{leaf}"), self._container)
+
+    def _quiet(self, namespace: Namespace) -> None:
+        """Have nothing on the wire but the programs' own: no address resolution, no router discovery."""
+        other = self.peer_ns if namespace is self.client else self.client
+        mac = json.loads(other.run("ip", "-j", "link", "show", "wire"))[0]["address"]
+        four, six = (PEER4, PEER6) if namespace is self.client else (CLIENT4, CLIENT6)
+        for address in (four, six):
+            namespace.run("ip", "neigh", "replace", address, "lladdr", mac, "dev", "wire", "nud", "permanent")
+        for name in ("router_solicitations=0", "accept_ra=0", "autoconf=0"):
+            namespace.run("sysctl", "-q", "-w", f"net.ipv6.conf.wire.{name}")
 
     def name(self, stem: str) -> str:
         """Return a fresh executable name of at most 15 characters."""
