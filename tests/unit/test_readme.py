@@ -1,0 +1,108 @@
+"""What the READMEs say exists: commands, options, make targets, metrics, keys and files."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tracer import __version__
+from tracer.cli import COMMANDS, build
+from tracer.decode import EVENT_KEYS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def name(page: Path) -> str:
+    """Name a page by its place in the tree."""
+    return str(page.relative_to(ROOT))
+
+
+def said(page: Path) -> list[list[str]]:
+    """Give every command that a page shows: lines of shell blocks and transcripts, and code in the text."""
+    text = page.read_text()
+    blocks = "".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL))
+    lines = [
+        line.removeprefix("$ ") for line in blocks.splitlines() if line[:2] == "$ " or "$ " not in blocks
+    ]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    commands = (shlex.split(line, comments=True) for line in lines if line.count("'") % 2 == 0)
+    return [words[1:] if words[0] == "sudo" else words for words in commands if words]
+
+
+def test_commands_are_found() -> None:
+    """The checks below would pass on an empty list."""
+    assert ["make", "run"] in said(ROOT / "README.md")
+    assert ["tattle", "watch"] in said(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_make_targets_exist(page: Path) -> None:
+    """Each `make X` of a page is a target of the Makefile."""
+    targets = {
+        word for words in said(page) if words[0] == "make" for word in words[1:] if word.isidentifier()
+    }
+    targets |= {word for words in said(page) if words[0] == "make" for word in words[1:2] if "-" in word[1:]}
+    assert not [target for target in targets if not re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_tattle_takes_what_is_shown(page: Path) -> None:
+    """Each `tattle ...` of a page is accepted by the command line."""
+    for words in said(page):
+        if words[0].endswith("bin/tattle") or words[0] == "tattle":
+            build().parse_args([word for word in words[1:] if not re.match(r"[|>]", word)][: end(words) - 1])
+
+
+def end(words: list[str]) -> int:
+    """Tell where the shell takes over: a pipe, a redirection."""
+    return next((at for at, word in enumerate(words) if word[0] in "|>&"), len(words))
+
+
+def test_every_command_is_explained() -> None:
+    """Whoever reads the README has met every command and every option."""
+    missing = [f"tattle {command.name}" for command in COMMANDS if f"`tattle {command.name}`" not in README]
+    for command in COMMANDS:
+        parser = argparse.ArgumentParser()
+        command.add(parser)
+        options = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+        missing += [word for action in options for word in action.option_strings if word not in README]
+    assert not set(missing) - {"-h", "--help"}
+
+
+def test_metrics_are_the_exported_ones() -> None:
+    """The table of metrics has every family of the exporter, and no other."""
+    exporter = (ROOT / "exporters" / "prometheus.py").read_text()
+    counters = set(re.findall(r'_(?:family|counter)\(\s*"(\w+)"', exporter))
+    counters |= set(re.findall(r'^            \("(\w+)", "', exporter, re.MULTILINE))
+    gauges = set(re.findall(r'GaugeMetricFamily\(\s*"(\w+)"', exporter))
+    exported = {f"tattle_{counter}_total" for counter in counters} | gauges
+    table = README.partition("## Metrics")[2].partition("```")[0]
+    assert set(re.findall(r"`(tattle_\w+)`", table)) == exported
+
+
+def test_json_keys_are_the_written_ones() -> None:
+    """The README lists an event's keys in the order of the log."""
+    keys = README.partition("## JSON")[2]
+    listed = re.search(r"`(ts event [^`]+)`", keys)
+    assert listed is not None
+    assert tuple(listed[1].split()) == EVENT_KEYS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link into the repository names a file that is there."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_changelog_knows_this_version() -> None:
+    """What is being built is described for users."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert "## [Unreleased]" in text or f"## [{__version__}]" in text
