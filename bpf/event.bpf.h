@@ -9,7 +9,7 @@
 
 #include "account.bpf.h"
 
-static __always_inline struct event *event_new(enum event_kind kind, const struct flow_key *flow)
+static __always_inline struct event *event_new(enum event_kind kind, const struct flow_key *flow, __u64 now)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
@@ -18,7 +18,7 @@ static __always_inline struct event *event_new(enum event_kind kind, const struc
 		return NULL;
 	}
 	*event = (struct event){};
-	event->time_ns = bpf_ktime_get_boot_ns();
+	event->time_ns = now;
 	event->kind = kind;
 	event->process = flow->process;
 	__builtin_memcpy(event->remote, flow->remote, ADDRESS_LEN);

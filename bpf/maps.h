@@ -62,7 +62,8 @@ typedef struct {
 /* Not preallocated: large preallocated maps are what makes loading slow. */
 MAP_HASH(flows, struct flow_key, struct flow, 65536, BPF_F_NO_PREALLOC);
 MAP_HASH(processes, __u64, struct process, 16384, BPF_F_NO_PREALLOC);
-MAP_HASH(handshakes, struct handshake_key, struct handshake, 16384, BPF_F_NO_PREALLOC);
+/* Preallocated: made and deleted at each accepted connection. */
+MAP_HASH(handshakes, struct handshake_key, struct handshake, 8192, 0);
 /* Preallocated: written by tracepoints, where 5.10 warns of anything else. */
 MAP_HASH(cgroups, __u64, struct cgroup_entry, 8192, 0);
 MAP_HASH(target_paths, cgroup_path, __u32, 1024, 0);

@@ -19,7 +19,7 @@ static __always_inline struct flow *first_datagram(struct __sk_buff *skb, struct
 	add(&flow->attempts, 1);
 	if (skb->ifindex == LOOPBACK_IFINDEX)
 		flow->flags |= FLOW_VIA_LOOPBACK;
-	event = event_new(EVENT_SEND, key);
+	event = event_new(EVENT_SEND, key, bpf_ktime_get_boot_ns());
 	if (!event)
 		return flow;
 	event->socket = bpf_get_socket_cookie(skb);
@@ -137,7 +137,7 @@ static __always_inline void first_out(struct __sk_buff *skb, struct socket_state
 	if (slot && skb->ifindex == LOOPBACK_IFINDEX)
 		slot->flags |= FLOW_VIA_LOOPBACK;
 	if (state->flow.proto != PROTO_TCP && !(state->flags & SOCKET_PREEXISTING))
-		report_attempt(state, EVENT_SEND, bpf_get_socket_cookie(skb));
+		report_attempt(state, EVENT_SEND, bpf_ktime_get_boot_ns(), bpf_get_socket_cookie(skb));
 }
 
 /* First packets, and those after the end: a reset that close() sends has no slot any more. */

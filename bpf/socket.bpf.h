@@ -121,14 +121,14 @@ static __always_inline void count_attempt(const struct socket_state *state)
 		add(&flow->attempts, 1);
 }
 
-static __always_inline void report_attempt(const struct socket_state *state, enum event_kind kind,
+static __always_inline void report_attempt(const struct socket_state *state, enum event_kind kind, __u64 now,
 					   __u64 cookie)
 {
 	struct flow_key key = state->flow;
 	struct event *event;
 
 	count_attempt(state);
-	event = event_new(kind, &key);
+	event = event_new(kind, &key, now);
 	if (!event)
 		return;
 	event->socket = cookie;
@@ -148,7 +148,7 @@ static __always_inline void report_close(struct socket_state *state, int result,
 {
 	struct flow_key key = state->flow;
 	struct slot *slot = slot_at(state->slot);
-	struct event *event = event_new(EVENT_CLOSE, &key);
+	struct event *event = event_new(EVENT_CLOSE, &key, bpf_ktime_get_boot_ns());
 
 	if (!event)
 		return;

@@ -46,7 +46,7 @@ static __always_inline void connecting(struct bpf_sock_addr *ctx, const union ad
 	}
 	open_fixed(state, remote, port, datagrams ? PROTO_UDP : PROTO_TCP, identify());
 	if (!datagrams)
-		report_attempt(state, EVENT_CONNECT, bpf_get_socket_cookie(ctx));
+		report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ctx));
 }
 
 /* sendmsg with an address: the datagram's own, whatever the socket is connected to. */
@@ -181,27 +181,24 @@ int sock_release(struct bpf_sock *ctx)
 	return PASS;
 }
 
+/* Most calls are not for us: look at the operation before the socket. */
 SEC("sockops")
 int sock_ops(struct bpf_sock_ops *ctx)
 {
-	struct bpf_sock *sk = ctx->sk;
-
-	if (!sk)
-		return PASS;
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		tcp_connecting(ctx, sk);
+		tcp_connecting(ctx);
 		break;
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
-		tcp_listening(ctx, sk);
+		tcp_listening(ctx);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		tcp_established(ctx, sk);
+		tcp_established(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ctx->args[1] == TCP_CLOSE)
-			tcp_closed(ctx, sk);
+			tcp_closed(ctx);
 		break;
 	}
 	return PASS;

@@ -40,7 +40,8 @@ static __always_inline void report(struct bpf_sock_ops *ops, struct socket_state
 {
 	struct flow_key key = state->flow;
 	struct slot *slot = slot_at(state->slot);
-	struct event *event = event_new(kind, &key);
+	__u64 now = kind == EVENT_ACCEPT ? state->opened_ns : bpf_ktime_get_boot_ns();
+	struct event *event = event_new(kind, &key, now);
 
 	if (!event)
 		return;
@@ -74,9 +75,10 @@ static __always_inline void count_established(struct bpf_sock_ops *ops, struct s
  * sockets of the kernel's own: the first one connects in the caller's context, a later one in a
  * kernel thread.
  */
-static __noinline void tcp_connecting(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+static __noinline void tcp_connecting(struct bpf_sock_ops *ops)
 {
-	struct socket_state *state = socket_lookup(sockets, sk);
+	struct bpf_sock *sk = ops->sk;
+	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
 	union address remote;
 
 	if (state) {
@@ -85,7 +87,7 @@ static __noinline void tcp_connecting(struct bpf_sock_ops *ops, struct bpf_sock 
 		return;
 	}
 	remote_of(ops, &remote);
-	if (is_loopback(&remote))
+	if (!sk || is_loopback(&remote))
 		return;
 	state = socket_create(sockets, sk);
 	if (!state) {
@@ -96,14 +98,15 @@ static __noinline void tcp_connecting(struct bpf_sock_ops *ops, struct bpf_sock 
 	follow_states(ops, state);
 }
 
-static __always_inline void tcp_listening(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+static __always_inline void tcp_listening(struct bpf_sock_ops *ops)
 {
+	struct bpf_sock *sk = ops->sk;
 	struct socket_state *state;
 	union address local;
 	bool wanted = loopback_wanted(bpf_htons(ops->local_port));
 
 	local_of(ops, &local);
-	if (local.words[3] && is_loopback(&local) && !wanted)
+	if (!sk || (local.words[3] && is_loopback(&local) && !wanted))
 		return;
 	state = socket_create(sockets, sk);
 	if (!state) {
@@ -151,9 +154,10 @@ static __always_inline void tcp_accepted(struct bpf_sock_ops *ops, struct socket
 }
 
 /* A simultaneous open comes here too, as a socket that had a peer before. */
-static __noinline void tcp_established(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+static __noinline void tcp_established(struct bpf_sock_ops *ops)
 {
-	struct socket_state *state = socket_lookup(sockets, sk);
+	struct bpf_sock *sk = ops->sk;
+	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
 
 	if (!state)
 		return;
@@ -171,12 +175,13 @@ static __always_inline int error_of(struct bpf_sock *sk)
 }
 
 /* Packets may still follow (a reset): they find SOCKET_CLOSED and go to the flow at once. */
-static __noinline void tcp_closed(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+static __noinline void tcp_closed(struct bpf_sock_ops *ops)
 {
-	struct socket_state *state = socket_lookup(sockets, sk);
+	struct bpf_sock *sk = ops->sk;
+	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
 	int error;
 
-	if (!state || state->mode != MODE_FIXED || state->flags & SOCKET_CLOSED)
+	if (!state || !sk || state->mode != MODE_FIXED || state->flags & SOCKET_CLOSED)
 		return;
 	error = error_of(sk);
 	report(ops, state, EVENT_CLOSE, error || state->flags & SOCKET_ESTABLISHED ? error : RESULT_UNKNOWN);
