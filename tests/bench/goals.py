@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from statistics_of_pairs import Spread, overhead_ratio, rate_ratio
+from rounds import Spread, overhead_ratio, rate_ratio
 
 Cell = Mapping[str, Sequence[float]]
 """Variant -> samples of one road and kind."""

@@ -43,7 +43,7 @@ def _plain(nested: Any) -> Any:  # noqa: ANN401 - any depth of mappings
     return {key: _plain(value) for key, value in nested.items()}
 
 
-def rounds(
+def alternate(
     world: World, variants: Sequence[Variant], count: int, milliseconds: int, tell: Callable[[str], None]
 ) -> Samples:
     """Measure A B C D A B C D ...: neighbours' noise that changes slowly hits all variants alike."""

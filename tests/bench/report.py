@@ -6,7 +6,7 @@ from typing import Any
 from goals import Verdict
 from rich.console import Console
 from rich.table import Table
-from statistics_of_pairs import Spread, overhead_ratio, overheads, quartiles
+from rounds import Spread, overhead, overhead_ratio, quartiles
 
 Rows = list[tuple[str, ...]]
 
@@ -28,14 +28,14 @@ def load_rows(road: Mapping[str, Mapping[str, Sequence[float]]]) -> Rows:
         for variant, samples in cell.items():
             added = relative = ""
             if variant != "none" and "none" in cell:
-                added = ns(quartiles(overheads(samples, cell["none"])))
+                added = ns(overhead(samples, cell["none"]))
                 if "empty" in cell:
                     relative = ratio(overhead_ratio(samples, cell["empty"], cell["none"]))
             rows.append((kind, variant, ns(quartiles(samples)), added, relative))
     return rows
 
 
-LOAD_HEAD = ("load", "variant", "ns/op (quartiles)", "added to none (quartiles)", "added / empty's (95 %)")
+LOAD_HEAD = ("load", "variant", "ns/op (quartiles)", "added to none (95 %)", "added / empty's (95 %)")
 
 
 def program_rows(road: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Rows:

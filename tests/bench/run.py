@@ -16,9 +16,9 @@ from typing import Any
 import goals
 import report
 from daemon import figures
-from measure import program_costs, rounds
+from measure import alternate, program_costs
 from rich.console import Console
-from statistics_of_pairs import quartiles
+from rounds import quartiles
 from variants import ENFORCEMENT, HERE, KERNEL_HALF, TRACING, Variant, build
 from world import built
 
@@ -92,10 +92,10 @@ def run_all(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     results: dict[str, Any] = {"samples": {}}
     with built() as world, console.status("building") as status, tempfile.TemporaryDirectory() as scratch:
         if args.only in (None, "loads"):
-            results["samples"] = rounds(world, variants, args.rounds, args.milliseconds, status.update)
+            results["samples"] = alternate(world, variants, args.rounds, args.milliseconds, status.update)
         if args.enforcement:
             blocking = chosen(ENFORCEMENT, args)
-            results["enforcement"] = rounds(world, blocking, args.rounds, args.milliseconds, status.update)
+            results["enforcement"] = alternate(world, blocking, args.rounds, args.milliseconds, status.update)
         if args.only in (None, "programs"):
             timed = [v for v in variants if not v.name.startswith(("none", "nft"))]
             results["programs"] = program_costs(world, timed, args.milliseconds, status.update)
