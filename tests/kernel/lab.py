@@ -1,15 +1,13 @@
 """A network of the tests' own, with an independent count of every packet at both ends of its wire.
 
-Two namespaces, `client` (where traffic programs run; cgroup hooks see all namespaces alike) and `peer`, are
-joined by a veth pair whose offloads are off: every packet on it is one real packet of at most the MTU. nftables
-counts in `prerouting` of the receiving side, before anything may drop or change a packet: what the client
-sends is counted at the peer, what it receives at the client. That is the truth `W` which tests compare with.
-Names carry a random token, so that several runs never meet and a run that was killed leaves nothing in the way.
+Two namespaces, `client` (traffic programs run there; cgroup hooks see all namespaces alike) and `peer`, are
+joined by a veth pair without offloads. What the client sends is counted at the peer, what it receives at the
+client (wire.py): that is the truth which tests compare with. Names carry a random token, so that several runs
+never meet and a run that was killed leaves nothing in the way.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import secrets
@@ -19,14 +17,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from wire import CLIENT4, CLIENT6, Namespace, Wire, enter, wires
+
+__all__ = ["CLIENT4", "CLIENT6", "Lab", "Namespace", "Program", "Wire", "wires"]
 
 INTERPRETER = Path(sys.executable).resolve()
 TRAFFIC = Path(__file__).parent / "traffic"
-CLIENT4, CLIENT6 = "198.51.100.2", "2001:db8:1::2"
 PEER4, PEER6 = "198.51.100.1", "2001:db8:1::1"
 MORE4 = ("203.0.113.1", "203.0.113.2", "203.0.113.3")
 """Further addresses of the peer."""
@@ -38,52 +36,6 @@ CONTAINER4, CONTAINER_PEER4 = "203.0.113.66", "203.0.113.65"
 PATIENCE = 30.0
 """Seconds that a traffic program may take before the test gives up on it."""
 
-_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
-_TABLE = """
-table inet lab {{
-  set to4 {{ type inet_proto . ipv4_addr . inet_service; size 65535; flags dynamic; counter; }}
-  set from4 {{ type inet_proto . ipv4_addr . inet_service; size 65535; flags dynamic; counter; }}
-  set to6 {{ type inet_proto . ipv6_addr . inet_service; size 65535; flags dynamic; counter; }}
-  set from6 {{ type inet_proto . ipv6_addr . inet_service; size 65535; flags dynamic; counter; }}
-  set host_to4 {{ type inet_proto . ipv4_addr; size 65535; flags dynamic; counter; }}
-  set host_from4 {{ type inet_proto . ipv4_addr; size 65535; flags dynamic; counter; }}
-  set host_to6 {{ type inet_proto . ipv6_addr; size 65535; flags dynamic; counter; }}
-  set host_from6 {{ type inet_proto . ipv6_addr; size 65535; flags dynamic; counter; }}
-  chain count {{
-    type filter hook prerouting priority -450;
-    meta l4proto {{ tcp, udp, udplite }} add @to4 {{ meta l4proto . ip daddr . th dport }}
-    meta l4proto {{ tcp, udp, udplite }} add @from4 {{ meta l4proto . ip saddr . th sport }}
-    meta l4proto {{ tcp, udp, udplite }} add @to6 {{ meta l4proto . ip6 daddr . th dport }}
-    meta l4proto {{ tcp, udp, udplite }} add @from6 {{ meta l4proto . ip6 saddr . th sport }}
-    add @host_to4 {{ meta l4proto . ip daddr }}
-    add @host_from4 {{ meta l4proto . ip saddr }}
-    {extra}
-    icmpv6 type != {{ echo-request, echo-reply }} return
-    add @host_to6 {{ meta l4proto . ip6 daddr }}
-    add @host_from6 {{ meta l4proto . ip6 saddr }}
-  }}
-}}
-"""
-
-
-class Wire(NamedTuple):
-    """Packets and bytes of IP packets, headers included, as the receiving ends counted them."""
-
-    bytes_out: int
-    bytes_in: int
-    packets_out: int
-    packets_in: int
-
-    def less(self, earlier: Wire) -> Wire:
-        """Return what was added since `earlier`."""
-        return Wire(*(now - then for now, then in zip(self, earlier, strict=True)))
-
-
-def enter(namespace: int) -> None:
-    """Enter the network namespace behind a descriptor: setns(2)."""
-    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
-
 
 def cgroup2_root() -> Path:
     """Return where cgroup v2 is mounted, read from /proc/self/mountinfo as proc(5) describes it."""
@@ -92,60 +44,6 @@ def cgroup2_root() -> Path:
         if after.split()[0] == "cgroup2":
             return Path(before.split()[4])
     raise FileNotFoundError("no cgroup2 mount in /proc/self/mountinfo")
-
-
-class Namespace:
-    """A network namespace with counters; `run` and `popen` work inside it."""
-
-    def __init__(self, name: str, extra_rules: str = "") -> None:
-        self.name = name
-        subprocess.run(["ip", "netns", "add", name], check=True)
-        self.fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        self.run("ip", "link", "set", "lo", "up")
-        self.run("ethtool", "-K", "lo", "gso", "off", "tso", "off", "gro", "off")
-        self.run("nft", "-f", "-", text=_TABLE.format(extra=extra_rules))
-
-    def run(self, *command: str, text: str | None = None) -> str:
-        """Run a command inside and return its output; fails if it fails."""
-        done = subprocess.run(
-            command, input=text, capture_output=True, text=True, check=False, preexec_fn=lambda: enter(self.fd)
-        )
-        if done.returncode:
-            raise RuntimeError(f"{self.name}: {' '.join(command)}: {done.stderr.strip()}")
-        return done.stdout
-
-    def sysctl(self, **values: object) -> None:
-        """Set net.ipv4 values (double underscore: a dot)."""
-        settings = [f"net.ipv4.{key}={value}" for key, value in values.items()]
-        self.run("sysctl", "-q", "-w", *settings)
-
-    def counters(self) -> dict[tuple[str, ...], tuple[int, int]]:
-        """Return (bytes, packets) by (set, protocol, address[, port])."""
-        listing = json.loads(self.run("nft", "-n", "-j", "list", "table", "inet", "lab"))
-        found: dict[tuple[str, ...], tuple[int, int]] = {}
-        for item in listing["nftables"]:
-            for element in item.get("set", {}).get("elem", []):
-                value = element["elem"]
-                key = (item["set"]["name"], *(str(part) for part in value["val"]["concat"]))
-                found[key] = (value["counter"]["bytes"], value["counter"]["packets"])
-        return found
-
-    def forget(self) -> None:
-        """Empty the counters."""
-        for name in ("to4", "from4", "to6", "from6", "host_to4", "host_from4", "host_to6", "host_from6"):
-            self.run("nft", "flush", "set", "inet", "lab", name)
-
-    def close(self) -> None:
-        """Delete the namespace; its devices go with it."""
-        os.close(self.fd)
-        subprocess.run(["ip", "netns", "delete", self.name], check=False, capture_output=True)
-
-
-_NUMBERS = {"tcp": "6", "udp": "17", "udplite": "136", "icmp": "1", "ipv6-icmp": "58", "gre": "47"}
-
-
-def _names_of(proto: str) -> tuple[str, ...]:
-    return (_NUMBERS.get(proto, proto), proto)
 
 
 @dataclass
@@ -219,7 +117,7 @@ class Peer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: enter(namespace.fd),
+            preexec_fn=lambda: enter(namespace.fd),  # noqa: PLW1509 - no threads here
         )
 
     def ask(self, **order: object) -> dict[str, Any]:
@@ -329,11 +227,13 @@ class Lab:
     def lose(self, port: int, one_of: int) -> None:
         """Lose every so-many-th packet to a port of the peer, behind its counter."""
         rule = f"add rule inet lab lossy tcp dport {port} numgen inc mod {one_of} == 0 drop"
-        self.peer_ns.run("nft", "-f", "-", text="table inet lab { chain lossy { type filter hook input priority 0; }; }")
+        self.peer_ns.run(
+            "nft", "-f", "-", text="table inet lab { chain lossy { type filter hook input priority 0; }; }"
+        )
         self.peer_ns.run("nft", *rule.split())
 
     def drained(self, port: int, size: int) -> None:
-        """Wait until a server of the peer has read so many bytes, and for a moment more of acknowledgements."""
+        """Wait until a server of the peer has read so many bytes."""
         deadline = time.monotonic() + PATIENCE
         while self.peer.stats(port).get("bytes_in", 0) < size:
             if time.monotonic() > deadline:
@@ -341,7 +241,7 @@ class Lab:
             time.sleep(0.02)
 
     def offloaded_wire(self, most: int) -> str:
-        """Make a second wire whose super-packets of `most` bytes stay whole; return the peer's address there."""
+        """Make a second wire whose super-packets of `most` bytes stay whole; return the peer's address."""
         number = len(self._offloaded) + 1
         mine, device = f"2001:db8:59:{number}::2", f"big{number}"
         if most not in self._offloaded:
@@ -395,7 +295,7 @@ class Lab:
         return f"/{directory.relative_to(self.cgroup_root)}"
 
     def program(self, source: str, name: str) -> list[str]:
-        """Return the command for a traffic program under a name of its own: an interpreter's or a binary's copy."""
+        """Return the command for a traffic program under a name of its own: a copy of its binary."""
         place = self.scratch / name
         if not place.exists():
             shutil.copy2(self.build(source) if source.endswith(".c") else INTERPRETER, place)
@@ -412,7 +312,7 @@ class Lab:
             self._built[source] = binary
         return self._built[source]
 
-    def start(  # noqa: PLR0913
+    def start(
         self,
         source: str,
         *words: str,
@@ -438,14 +338,19 @@ class Lab:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=prepare,
+            preexec_fn=prepare,  # noqa: PLW1509 - no threads here
         )
         path = self.cgroup_path(cgroup) if cgroup else own_cgroup()
         started = Program(chosen, process, command[0], path)
         self._programs.append(started)
         return started
 
-    def run(self, source: str, *words: str, **options: Any) -> tuple[Program, dict[str, Any]]:
+    def run(
+        self,
+        source: str,
+        *words: str,
+        **options: Any,  # noqa: ANN401 - those of start()
+    ) -> tuple[Program, dict[str, Any]]:
         """Start a traffic program and wait for its result."""
         started = self.start(source, *words, **options)
         return started, started.result()
@@ -474,35 +379,3 @@ def own_cgroup() -> str:
         if line.startswith("0::"):
             return line[3:]
     raise RuntimeError("no cgroup v2 line in /proc/self/cgroup")
-
-
-def wires(peer: Namespace, client: Namespace, wanted: Sequence[tuple[str, str, int | None]]) -> list[Wire]:
-    """Return the traffic with several remote addresses by one look at each end's counters."""
-    far, near = peer.counters(), client.counters()
-    return [
-        Wire(*_both(_find(far, "to", key), _find(near, "from", key)))
-        if not _is_loopback(key[1])
-        else Wire(*_both(_find(near, "to", key), _find(near, "from", key)))
-        for key in wanted
-    ]
-
-
-def _is_loopback(address: str) -> bool:
-    return address in ("::1", CLIENT4, CLIENT6) or address.startswith("127.")
-
-
-def _both(out: tuple[int, int], into: tuple[int, int]) -> tuple[int, int, int, int]:
-    return out[0], into[0], out[1], into[1]
-
-
-def _find(
-    counters: dict[tuple[str, ...], tuple[int, int]], way: str, key: tuple[str, str, int | None]
-) -> tuple[int, int]:
-    proto, address, port = key
-    family = "6" if ":" in address else "4"
-    kind = way + family if port is not None else f"host_{way}{family}"
-    tail = (address, str(port)) if port is not None else (address,)
-    for name in _names_of(proto):
-        if (kind, name, *tail) in counters:
-            return counters[kind, name, *tail]
-    return 0, 0

@@ -70,7 +70,7 @@ def s05(lab: Lab) -> Expectation:
 
 @row("s06-udp-443")
 def s06(lab: Lab) -> Expectation:
-    """udp and port 443: not called QUIC."""
+    """Just udp and port 443: not called QUIC."""
     port = lab.peer.serve("udp", port=443)
     program, _ = lab.run("udp.py", op="connected", host=PEER4, port=port, count=1000)
     return expect(Want(program.name, "udp", PEER4, 443, pids=frozenset({program.pid})))
@@ -105,9 +105,7 @@ def s11(lab: Lab) -> Expectation:
     """Twenty pids under one name, each with exe, parent and cgroup, although all are gone when asked."""
     name, port, pids = lab.name("turn"), lab.peer.serve(), set()
     for _ in range(20):
-        program, _ = lab.run(
-            "tcp.py", name=name, op="transfer", host=PEER4, port=port, up=65536, end="close"
-        )
+        program, _ = lab.run("tcp.py", name=name, op="transfer", host=PEER4, port=port, up=65536, end="close")
         pids.add(program.pid)
     late = ((TIMESTAMPED4, 20),)
     return expect(
@@ -190,7 +188,12 @@ def s17(lab: Lab) -> Expectation:
     container = lab.container()
     port = lab.peer.serve(host=CONTAINER_PEER4)
     program, _ = lab.run(
-        "rename.c", CONTAINER_PEER4, str(port), str(2 * MIB), namespace=container.namespace, cgroup=container.cgroup
+        "rename.c",
+        CONTAINER_PEER4,
+        str(port),
+        str(2 * MIB),
+        namespace=container.namespace,
+        cgroup=container.cgroup,
     )
     return expect(
         Want(

@@ -258,9 +258,7 @@ def o14_ipv6(lab: Lab) -> Expectation:
 def o15(lab: Lab) -> Expectation:
     """UDP-Lite by its own name, both ways."""
     port = lab.peer.serve("udplite")
-    program, _ = lab.run(
-        "udp.py", op="unconnected", host=PEER4, port=port, count=30, down=20_000, lite=True
-    )
+    program, _ = lab.run("udp.py", op="unconnected", host=PEER4, port=port, count=30, down=20_000, lite=True)
     return expect(Want(program.name, "udplite", PEER4, port, pids=frozenset({program.pid})))
 
 
@@ -346,5 +344,3 @@ def o20_udp(lab: Lab) -> Expectation:
     lab.translate("udp", MORE4[0], 4430, PEER4, port)
     program, _ = lab.run("udp.py", op="unconnected", host=MORE4[0], port=4430, count=10, down=10_000)
     return expect(Want(program.name, "udp", MORE4[0], 4430, wire=("udp", PEER4, port)))
-
-

@@ -80,9 +80,7 @@ def o52_dual(lab: Lab) -> Expectation:
     server.go()
     answer = lab.peer.ask(do="call", host=CLIENT4, port=port, up=24, down=10_000)
     server.result()
-    return expect(
-        Want(server.name, "tcp", PEER4, answer["port"], "in", attempts=0, more={"family": "ipv4"})
-    )
+    return expect(Want(server.name, "tcp", PEER4, answer["port"], "in", attempts=0, more={"family": "ipv4"}))
 
 
 @row("o53-udp-server")
@@ -103,9 +101,7 @@ def o54(lab: Lab) -> Expectation:
     port = lab.port()
     program, _ = lab.run("tcp.py", op="selfconnect", host=LOCAL, port=port, up=5000)
     late = ((TIMESTAMPED4, 2),)
-    return expect(
-        Want(program.name, "tcp", LOCAL, port, scope="loopback", unseen_out=late, unseen_in=late)
-    )
+    return expect(Want(program.name, "tcp", LOCAL, port, scope="loopback", unseen_out=late, unseen_in=late))
 
 
 @row("o54-both-ends")
@@ -126,9 +122,7 @@ def o54_own(lab: Lab) -> Expectation:
     server = lab.start("tcp.py", op="serve", host=CLIENT4, port=port, up=24, down=50_000)
     server.ready()
     server.go()
-    client, _ = lab.run(
-        "tcp.py", op="transfer", host=CLIENT4, port=port, down=50_000, bind=[CLIENT4, own]
-    )
+    client, _ = lab.run("tcp.py", op="transfer", host=CLIENT4, port=port, down=50_000, bind=[CLIENT4, own])
     server.result()
     return expect(
         Want(client.name, "tcp", CLIENT4, port, scope="host"),

@@ -74,11 +74,19 @@ def o32_udp(lab: Lab) -> Expectation:
 
 def _handed(lab: Lab, state: str, *, up: int) -> tuple[Program, Program, int]:
     port, path = lab.peer.serve(), str(lab.scratch / lab.name("door"))
-    inside, outside = lab.cgroup(f"lab-{lab.token}/{lab.name('in')}"), lab.cgroup(
-        f"lab-{lab.token}/{lab.name('out')}"
+    inside, outside = (
+        lab.cgroup(f"lab-{lab.token}/{lab.name('in')}"),
+        lab.cgroup(f"lab-{lab.token}/{lab.name('out')}"),
     )
     giver = lab.start(
-        "handover.py", name=lab.name("giver"), cgroup=inside, op="give", state=state, host=PEER4, port=port, path=path
+        "handover.py",
+        name=lab.name("giver"),
+        cgroup=inside,
+        op="give",
+        state=state,
+        host=PEER4,
+        port=port,
+        path=path,
     )
     giver.ready()
     giver.go()
@@ -115,7 +123,7 @@ def o33_opened(lab: Lab) -> Expectation:
 
 @row("o34-socket-activation")
 def o34(lab: Lab) -> Expectation:
-    """Accepted by one, listened by another: no hook runs in accept(), so the listener's maker has the flow."""
+    """Accepted by one, listened by another: no hook runs in accept(), so the listener's maker has it."""
     port, path = lab.port(), str(lab.scratch / lab.name("door"))
     common = {"state": "listening", "host": "0.0.0.0", "port": port, "path": path}
     giver = lab.start("handover.py", name=lab.name("giver"), op="give", **common)
@@ -126,9 +134,7 @@ def o34(lab: Lab) -> Expectation:
     answer = lab.peer.ask(do="call", host="198.51.100.2", port=port, up=24, down=MIB)
     taker.result()
     giver.result()
-    want = Want(
-        giver.name, "tcp", PEER4, answer["port"], "in", attempts=0, pids=frozenset({giver.pid})
-    )
+    want = Want(giver.name, "tcp", PEER4, answer["port"], "in", attempts=0, pids=frozenset({giver.pid}))
     return expect(want, silent=(taker.name,))
 
 
@@ -261,7 +267,7 @@ def o41_deleted(lab: Lab) -> Expectation:
 
 @row("o42-exec-after-connect")
 def o42(lab: Lab) -> Expectation:
-    """execve after connect does not rewrite the flow."""
+    """Becoming another program after connect does not rewrite the flow."""
     port, later = lab.peer.serve(), lab.name("later")
     become = lab.program("tcp.py", later)[0]
     program, _ = lab.run("tcp.py", op="execed", host=PEER4, port=port, up=100_000, become=become)

@@ -7,7 +7,7 @@ counters at the wire's ends that are its truth; a report agrees to the byte or t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ TIMESTAMPED4, TIMESTAMPED6 = 52, 72
 RESET4, RESET6 = 40, 60
 """Bytes of a reset that answers for no socket: IP and TCP header."""
 
+NOTHING = Wire(0, 0, 0, 0)
 Key = tuple[str, str, int | None, str]
 
 
@@ -54,7 +55,7 @@ class Want:
     pids: frozenset[int] | None = None
     rows: int | None = None
     wire: tuple[str, str, int | None] | None = None
-    before: Wire = Wire(0, 0, 0, 0)
+    before: Wire = NOTHING
     client: Namespace | None = None
     unseen_out: tuple[tuple[int, int], ...] = ()
     unseen_in: tuple[tuple[int, int], ...] = ()
@@ -82,7 +83,9 @@ class Expectation:
     events: tuple[dict[str, Any], ...] = ()
 
 
-def expect(*wants: Want, silent: tuple[str, ...] = (), events: tuple[dict[str, Any], ...] = ()) -> Expectation:
+def expect(
+    *wants: Want, silent: tuple[str, ...] = (), events: tuple[dict[str, Any], ...] = ()
+) -> Expectation:
     """Expect exactly these flows of these names, and none of the names in `silent`."""
     return Expectation(wants, frozenset({want.comm for want in wants} | set(silent)), events)
 
@@ -171,7 +174,7 @@ def _differences(want: Want, group: list[dict[str, Any]], wire: Wire) -> list[st
     return found
 
 
-def _few(values: Any) -> str:
+def _few(values: Iterable[Any]) -> str:
     some = sorted(values)
     return f"{some[:5]}{'...' if len(some) > 5 else ''}"
 
@@ -193,5 +196,6 @@ def explained(size: int, packets: int, unseen: tuple[tuple[int, int], ...]) -> b
         return (size, packets) == (0, 0)
     (each, most), *rest = unseen
     return any(
-        explained(size - count * each, packets - count, tuple(rest)) for count in range(min(most, packets) + 1)
+        explained(size - count * each, packets - count, tuple(rest))
+        for count in range(min(most, packets) + 1)
     ) or ((size, packets) == (0, 0))

@@ -1,4 +1,4 @@
-"""Sums, to the byte and to the call: against the wire, the receiver and the device, also when it is too much."""
+"""Sums, to the byte and to the call: against wire, receiver and device, also when it is too much."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def test_a_burst_of_twenty_thousand_connects(lab: Lab, plain: Tattle) -> None:
     workers, each = 4, 5000
     lost = Counter(plain.losses())
     port, name = lab.peer.serve("sink"), lab.name("burst")
-    started = [lab.start("tcp.py", name=name, op="burst", host=PEER4, port=port, times=each) for _ in range(workers)]
+    started = [
+        lab.start("tcp.py", name=name, op="burst", host=PEER4, port=port, times=each) for _ in range(workers)
+    ]
     results = [program.result() for program in started]
     assert [result["errno"] for result in results] == [None] * workers
     made = workers * each
@@ -113,7 +115,11 @@ def test_a_burst_of_twenty_thousand_connects(lab: Lab, plain: Tattle) -> None:
     def look() -> list[str]:
         kinds = Counter(event["event"] for event in plain.events(name))
         missing = sum((Counter(plain.losses()) - lost).values())
-        whole = 3 * made == sum(kinds.values()) + missing and set(kinds) <= {"connect", "established", "close"}
+        whole = 3 * made == sum(kinds.values()) + missing and set(kinds) <= {
+            "connect",
+            "established",
+            "close",
+        }
         return [] if whole else [f"{kinds} and {missing} lost, should be {made} each"]
 
     until(look, patience=10)
@@ -130,7 +136,9 @@ def test_a_ring_that_is_too_small(lab: Lab, scratch: Path) -> None:
         def look() -> list[str]:
             seen = len(tattle.events(name))
             lost = tattle.losses()["ring_full"]
-            return [] if lost and seen + lost >= 3 * times else [f"{seen} seen, {lost} lost, {3 * times} made"]
+            return (
+                [] if lost and seen + lost >= 3 * times else [f"{seen} seen, {lost} lost, {3 * times} made"]
+            )
 
         until(look)
         told = [event for event in tattle.events() if event["event"] == "lost"]
@@ -189,7 +197,11 @@ def test_a_flood_to_many_destinations(lab: Lab, plain: Tattle, thorough: Tattle,
 
     def look() -> list[str]:
         flows = tattle.flows(name)
-        odd = [flow for flow in flows if (flow["attempts"], flow["bytes_out"], flow["packets_out"]) != (1, 128, 1)]
+        odd = [
+            flow
+            for flow in flows
+            if (flow["attempts"], flow["bytes_out"], flow["packets_out"]) != (1, 128, 1)
+        ]
         return [] if len(flows) == count and not odd else [f"{len(flows)} flows, {odd[:2]}"]
 
     until(look)

@@ -59,7 +59,9 @@ def test_two_processes_of_one_name_and_destination(lab: Lab, plain: Tattle) -> N
     """Same name, same server: two rows, told apart by pid, each with its own bytes."""
     name, port = lab.name("same"), lab.peer.serve()
     sizes = (10_000, 400_000)
-    programs = [lab.start("tcp.py", name=name, op="transfer", host=PEER4, port=port, up=size) for size in sizes]
+    programs = [
+        lab.start("tcp.py", name=name, op="transfer", host=PEER4, port=port, up=size) for size in sizes
+    ]
     for program in programs:
         program.result()
 

@@ -5,6 +5,7 @@ Here each test starts a daemon of its own, after its traffic has begun.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,6 @@ from watched import Tattle, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 EARLY, LATER = 100_000, 300_000
 
@@ -118,8 +118,6 @@ def test_a_killed_daemon_misses_nothing(lab: Lab, tattle: Tattle) -> None:
 
 def test_a_stopped_daemon_leaves_nothing(lab: Lab, tattle: Tattle) -> None:
     """SIGINT: exit code 0, no pin, no socket; and traffic goes on unhindered."""
-    from pathlib import Path
-
     tattle.start()
     assert tattle.stop() == 0
     left = [root / tattle.instance for root in (Path("/sys/fs/bpf"), Path("/run"))]
@@ -128,9 +126,7 @@ def test_a_stopped_daemon_leaves_nothing(lab: Lab, tattle: Tattle) -> None:
     assert result["errno"] is None
 
 
-def agree(
-    lab: Lab, tattle: Tattle, *wants: Want, attempts: tuple[int, ...] = (), sums: bool = False
-) -> None:
+def agree(lab: Lab, tattle: Tattle, *wants: Want, attempts: tuple[int, ...] = (), sums: bool = False) -> None:
     """Wait until the report agrees with the wire; `sums`: of several processes to one port together."""
     expected = expect(*wants)
 

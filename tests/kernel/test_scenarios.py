@@ -21,7 +21,9 @@ def test_a_report_agrees_with_the_wire(name: str, lab: Lab, plain: Tattle, thoro
     """A report has every flow of a scenario, no other, and its bytes to the byte."""
     expected = ROWS[name](lab)
     for tattle, loopback in ((plain, False), (thorough, True)):
-        until(lambda t=tattle, all_=loopback: complaints(lab, expected, t.flows(*expected.comms), loopback=all_))
+        until(
+            lambda t=tattle, all_=loopback: complaints(lab, expected, t.flows(*expected.comms), loopback=all_)
+        )
         until(lambda t=tattle: missing_events(t, expected))
 
 

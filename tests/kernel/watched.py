@@ -81,7 +81,7 @@ class Tattle:
         self.kill()
         raise RuntimeError(f"tattle did not become ready: {text}")
 
-    def ask(self, *words: str) -> Any:
+    def ask(self, *words: str) -> Any:  # noqa: ANN401 - JSON
         """Run `tattle WORDS --json` for this instance and return what it prints."""
         line = command(*words, "--instance", self.instance, "--json")
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)

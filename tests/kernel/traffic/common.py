@@ -38,7 +38,7 @@ class Outcome:
         self.last: str | None = None
         self.extra: dict[str, Any] = {}
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - any call
         """Call, count, and return None (the errno's name noted) where the kernel refuses."""
         self.calls += 1
         try:

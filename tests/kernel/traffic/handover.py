@@ -127,4 +127,14 @@ def shared(outcome: Outcome, a: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main({"give": give, "take": take, "enter": enter, "become": become, "rooted": rooted, "move": move, "shared": shared})
+    main(
+        {
+            "give": give,
+            "take": take,
+            "enter": enter,
+            "become": become,
+            "rooted": rooted,
+            "move": move,
+            "shared": shared,
+        }
+    )

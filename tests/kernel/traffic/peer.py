@@ -1,7 +1,7 @@
 """The other end: servers that count, ruled by one JSON object a line on standard input.
 
 {"do": "tcp"|"udp", "host": H, "port": P}         serve (port 0: any), answers {"port": N}
-{"do": "call", "host": H, "port": P, "up": N, "down": N}   connect to the lab's side, answers {"port": own port}
+{"do": "call", "host": H, "port": P, "up": N, "down": N}   connect to the lab, answers {"port": own port}
 {"do": "stats", "port": N}                        {"connections", "bytes_in", "bytes_out"} of a server
 """
 

@@ -40,7 +40,9 @@ def echo(outcome: Outcome, a: dict[str, Any]) -> None:
         for number in range(a["count"]):
             packet = _echo(family, number, a["size"])
             peer = None if a.get("connect") else (a["host"], 0)
-            sent = outcome.call(sock.send, packet) if peer is None else outcome.call(sock.sendto, packet, peer)
+            sent = (
+                outcome.call(sock.send, packet) if peer is None else outcome.call(sock.sendto, packet, peer)
+            )
             outcome.sent += sent or 0
             if sent and a.get("reply", True):
                 outcome.received += len(outcome.call(sock.recv, 65_536) or b"")

@@ -1,6 +1,9 @@
 """TCP as programs do it: plain, by sendfile, splice and zerocopy, failing, reused, abandoned."""
 
+import ctypes
+import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -188,8 +191,6 @@ def interrupted(outcome: Outcome, a: dict[str, Any]) -> None:
 
 def nonblocking(outcome: Outcome, a: dict[str, Any]) -> None:
     """Start a connect without waiting, then ask SO_ERROR what became of it."""
-    import select
-
     with _socket(a) as sock:
         sock.setblocking(False)  # noqa: FBT003
         outcome.call(sock.connect, _peer(a))
@@ -211,8 +212,6 @@ def reuse(outcome: Outcome, a: dict[str, Any]) -> None:
 
 def _dissolve(sock: socket.socket) -> None:
     """connect(AF_UNSPEC) takes a connection apart but keeps the descriptor."""
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     libc.connect(sock.fileno(), bytes(16), 16)
 
@@ -233,14 +232,12 @@ def execed(outcome: Outcome, a: dict[str, Any]) -> None:
         with socket.socket(fileno=a["fd"]) as sock:
             _exchange(outcome, sock, a)
         return
-    import json
-
     sock = _socket(a)
     outcome.call(sock.connect, _peer(a))
     sock.setblocking(True)  # noqa: FBT003
-    sock.set_inheritable(True)  # noqa: FBT003
+    sock.set_inheritable(True)
     again = json.dumps({**a, "fd": sock.fileno()})
-    os.execv(a["become"], [a["become"], *sys.orig_argv[1:-1], again])
+    os.execv(a["become"], [a["become"], *sys.orig_argv[1:-1], again])  # noqa: S606 - that is the scenario
 
 
 def serve(outcome: Outcome, a: dict[str, Any]) -> None:
