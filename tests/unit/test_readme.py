@@ -4,42 +4,26 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from documented import PAGES, ROOT, arguments, is_tattle, name, said
 
 from tracer import __version__
 from tracer.cli import COMMANDS, build
 from tracer.decode import EVENT_KEYS
 
-ROOT = Path(__file__).resolve().parents[2]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 README = (ROOT / "README.md").read_text()
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
 MAKEFILE = (ROOT / "Makefile").read_text()
-
-
-def name(page: Path) -> str:
-    """Name a page by its place in the tree."""
-    return str(page.relative_to(ROOT))
-
-
-def said(page: Path) -> list[list[str]]:
-    """Give every command that a page shows: lines of shell blocks and transcripts, and code in the text."""
-    text = page.read_text()
-    blocks = "".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL))
-    lines = [
-        line.removeprefix("$ ") for line in blocks.splitlines() if line[:2] == "$ " or "$ " not in blocks
-    ]
-    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    commands = (shlex.split(line, comments=True) for line in lines if line.count("'") % 2 == 0)
-    return [words[1:] if words[0] == "sudo" else words for words in commands if words]
 
 
 def test_commands_are_found() -> None:
     """The checks below would pass on an empty list."""
-    assert ["make", "run"] in said(ROOT / "README.md")
-    assert ["tattle", "watch"] in said(ROOT / "README.md")
+    assert ("make", "run") in said(ROOT / "README.md")
+    assert ("tattle", "watch") in said(ROOT / "README.md")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -55,14 +39,8 @@ def test_make_targets_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_tattle_takes_what_is_shown(page: Path) -> None:
     """Each `tattle ...` of a page is accepted by the command line."""
-    for words in said(page):
-        if words[0].endswith("bin/tattle") or words[0] == "tattle":
-            build().parse_args([word for word in words[1:] if not re.match(r"[|>]", word)][: end(words) - 1])
-
-
-def end(words: list[str]) -> int:
-    """Tell where the shell takes over: a pipe, a redirection."""
-    return next((at for at, word in enumerate(words) if word[0] in "|>&"), len(words))
+    for words in filter(is_tattle, said(page)):
+        build().parse_args(arguments(words))
 
 
 def test_every_command_is_explained() -> None:

@@ -1,0 +1,41 @@
+"""The commands that the pages of this repository show their readers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
+
+
+def name(page: Path) -> str:
+    """Name a page by its place in the tree."""
+    return str(page.relative_to(ROOT))
+
+
+def said(page: Path) -> list[tuple[str, ...]]:
+    """Give every command that a page shows, without sudo: in shell blocks, transcripts and in the text.
+
+    In a transcript the lines after `$ ` are commands, the others are what they print.
+    """
+    text = page.read_text()
+    lines: list[str] = []
+    for block in re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL):
+        shown = block.splitlines()
+        lines += [line.removeprefix("$ ") for line in shown if line.startswith("$ ") or "$ " not in block]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    commands = (shlex.split(line, comments=True) for line in lines if line.count("'") % 2 == 0)
+    return [tuple(words[1:] if words[0] == "sudo" else words) for words in commands if words]
+
+
+def is_tattle(words: tuple[str, ...]) -> bool:
+    """Tell whether it is a command of tattle's."""
+    return words[0] == "tattle" or words[0].endswith("bin/tattle")
+
+
+def arguments(words: tuple[str, ...]) -> list[str]:
+    """Give a command's own arguments, up to where the shell takes over: a pipe, a redirection."""
+    end = next((at for at, word in enumerate(words) if word[0] in "|>&"), len(words))
+    return list(words[1:end])

@@ -1,0 +1,147 @@
+"""Every command that our pages show is run: as it stands, or in a form that spares this host."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+
+import pytest
+from documented import PAGES, ROOT, arguments, is_tattle, name, said
+from watched import PATIENCE, Tattle, command, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What a test may not do to the host that it runs on, and who looks at it instead.
+ELSEWHERE = {
+    "systemctl": "test_service.py asks systemd about the unit",
+    "journalctl": "needs the service",
+    "apt-get": "deploy/packages.sh calls it",
+    "git": "this is a clone",
+    "python3": "the make target of the same page calls it",
+    "pytest": "it is what runs now",
+}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tattle]:
+    """Run a daemon with every option that the README shows for it."""
+    scratch = tmp_path_factory.mktemp("readme")
+    options = ("--config", str(ROOT / "deploy" / "tattle.toml"), "--target", "ollama", "--loopback")
+    tattle = Tattle(scratch, *options, "--allow-missing", "sock_create")
+    try:
+        yield tattle.start()
+        assert tattle.stop() == 0
+    finally:
+        tattle.remove()
+
+
+def shown() -> list[tuple[str, ...]]:
+    """Give all commands of all pages, each once."""
+    return sorted({words for page in PAGES for words in said(page)})
+
+
+def asked_of_the_daemon() -> list[tuple[str, ...]]:
+    """Give the commands of tattle's that read; `run` is what the fixture does."""
+    return [words for words in shown() if is_tattle(words) and len(words) > 1 and words[1] != "run"]
+
+
+@pytest.mark.parametrize("words", asked_of_the_daemon(), ids=" ".join)
+def test_tattle_commands_work(daemon: Tattle, words: tuple[str, ...]) -> None:
+    """Each does what it says and exits with 0."""
+    line = [word for word in arguments(words) if not word.startswith("--for")]
+    bounded = ["--for", "0.5"] if line[0] == "watch" else []
+    line = [word for word in line if not word.isdecimal()]
+    done = subprocess.run(
+        command(*line, *bounded, "--instance", daemon.instance),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+def test_metrics_and_health_are_where_the_readme_says(daemon: Tattle) -> None:
+    """Both URLs of the README answer, on the port that was asked for."""
+    paths = set(re.findall(r"http://127\.0\.0\.1:9753(/\w+)", (ROOT / "README.md").read_text()))
+    assert "/metrics" in paths
+    for path in paths | {"/healthz"}:
+        with urllib.request.urlopen(f"http://127.0.0.1:{daemon.port}{path}", timeout=PATIENCE) as answer:
+            assert answer.status == 200
+
+
+def test_make_run_starts_and_ends(tmp_path: Path) -> None:
+    """`make run` serves the metrics in the foreground until Ctrl-C, and then leaves nothing attached."""
+    instance, port = f"readme{os.getpid()}", free_port()
+    words = f"--instance {instance} --listen 127.0.0.1:{port} --config {ROOT}/deploy/tattle.toml"
+    log = tmp_path / "output"
+    with log.open("wb") as out:
+        make = subprocess.Popen(
+            ["make", "run", f"ARGS={words}"], cwd=ROOT, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        wait_for_health(port, make)
+        os.killpg(make.pid, signal.SIGINT)
+        make.wait(PATIENCE)
+    finally:
+        if make.poll() is None:
+            os.killpg(make.pid, signal.SIGKILL)
+            make.wait()
+    said_by_it = log.read_text()
+    assert "Traceback" not in said_by_it
+    assert f"127.0.0.1:{port}/metrics" in said_by_it
+    assert not Path("/sys/fs/bpf", instance).exists()
+
+
+def wait_for_health(port: int, make: subprocess.Popen[bytes]) -> None:
+    """Wait until the daemon answers; a bound of minutes, as `make run` may have to build first."""
+    deadline = time.monotonic() + 300
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE).close()
+        except URLError:
+            assert make.poll() is None, "make run ended"
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            return
+
+
+def test_make_install_and_uninstall(tmp_path: Path) -> None:
+    """`make install` gives a command that works, a unit that calls it, a configuration; then all is gone."""
+    places = {"PREFIX": "opt", "BINDIR": "bin", "UNITDIR": "units", "ETCDIR": "etc"}
+    where = [f"{key}={tmp_path / folder}" for key, folder in places.items()]
+    subprocess.run(["make", "install", *where], cwd=ROOT, check=True, capture_output=True)
+    tattle = tmp_path / "bin" / "tattle"
+    version = subprocess.run([tattle, "--version"], cwd="/", check=True, capture_output=True, text=True)
+    assert version.stdout.startswith("tattle ")
+    assert f"ExecStart={tmp_path}/opt/bin/tattle run" in (tmp_path / "units" / "tattle.service").read_text()
+    assert (tmp_path / "etc" / "tattle.toml").exists()
+    subprocess.run(["make", "uninstall", *where], cwd=ROOT, check=True, capture_output=True)
+    assert not tattle.exists()
+    assert not (tmp_path / "opt").exists()
+    assert (tmp_path / "etc" / "tattle.toml").exists(), "the user's own file"
+
+
+@pytest.mark.parametrize("words", [words for words in shown() if words[0] == "make"], ids=" ".join)
+def test_make_knows_its_targets(words: tuple[str, ...]) -> None:
+    """Every other `make ...` is planned to its end: what make would run, it finds."""
+    subprocess.run(["make", "-n", *arguments(words)], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_command_is_left_out(page: Path) -> None:
+    """A shell block shows nothing that no test looks at."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    for line in "".join(blocks).splitlines():
+        word = line.removeprefix("sudo ").split()[0] if line.strip() else "make"
+        assert word in {"make", "tattle", "curl", "#", *ELSEWHERE}, line
