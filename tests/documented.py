@@ -26,8 +26,9 @@ def said(page: Path) -> list[tuple[str, ...]]:
         shown = block.splitlines()
         lines += [line.removeprefix("$ ") for line in shown if line.startswith("$ ") or "$ " not in block]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    commands = (shlex.split(line, comments=True) for line in lines if line.count("'") % 2 == 0)
-    return [tuple(words[1:] if words[0] == "sudo" else words) for words in commands if words]
+    split = (shlex.split(line, comments=True) for line in lines if line.count("'") % 2 == 0)
+    bare = (tuple(words[1:] if words[:1] == ["sudo"] else words) for words in split)
+    return [words for words in bare if words]
 
 
 def is_tattle(words: tuple[str, ...]) -> bool:
