@@ -139,7 +139,7 @@ class Book:
             target=target,
             process=own_process,
             destination=_take(destinations, address(remote), self.max_destinations),
-            scope=scope(remote, bool(via)),
+            scope=scope(remote, via_loopback=bool(via)),
             proto=protocol(proto),
             direction=self._decoder.direction(direction),
             pid=str(who.pid) if self.pid and who and own_process != OTHER else "",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 _CLIENT_TIMEOUT_S: Final = 10
-_TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
+_TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 Start = Any  # wsgiref's start_response
 
 
@@ -77,9 +77,9 @@ class MetricsServer:
             return self._metrics(environ, start_response)
         if path == "/healthz":
             wrong = self._ill()
-            start_response("503 Service Unavailable" if wrong else "200 OK", _TEXT)
+            start_response("503 Service Unavailable" if wrong else "200 OK", [_TEXT])
             return ["".join(f"{line}\n" for line in wrong or ["ok"]).encode()]
-        start_response("404 Not Found", _TEXT)
+        start_response("404 Not Found", [_TEXT])
         return [b"tattle: see /metrics and /healthz\n"]
 
     def close(self) -> None:

@@ -107,7 +107,7 @@ class Accounts:
         totals: dict[str, list[int]] = {}
         via = self.decoder.via_loopback
         for row, _ in rows:
-            _add(totals.setdefault(scope(row.remote, bool(row.flags & via)), [0] * 4), row)
+            _add(totals.setdefault(scope(row.remote, via_loopback=bool(row.flags & via)), [0] * 4), row)
         for key, sums in settled:
             _add(totals.setdefault(key.scope, [0] * 4), sums)
         names = ("attempts", "denied", "bytes_out", "bytes_in")

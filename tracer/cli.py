@@ -233,10 +233,18 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, f"see {self.prog} --help")
 
 
-def build() -> argparse.ArgumentParser:
-    """Make the parser of the whole command line."""
-    from rich_argparse import RawDescriptionRichHelpFormatter as Formatter  # imports rich only when it prints
+def _formatter(*, pretty: bool) -> type[argparse.HelpFormatter]:
+    """Give the formatter of help pages; the pretty one loads rich as soon as a parser is made."""
+    if not pretty:
+        return argparse.RawDescriptionHelpFormatter
+    from rich_argparse import RawDescriptionRichHelpFormatter
 
+    return RawDescriptionRichHelpFormatter
+
+
+def build(*, pretty: bool = False) -> argparse.ArgumentParser:
+    """Make the parser of the whole command line; `pretty` for help pages with colours."""
+    formatter = _formatter(pretty=pretty)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--instance", metavar="NAME", default=argparse.SUPPRESS, help="default: tattle")
     common.add_argument(
@@ -246,7 +254,7 @@ def build() -> argparse.ArgumentParser:
         prog="tattle",
         description="Tells on programs that phone home: who on this host sends how much to whom.",
         epilog=f"examples:\n{_FIRST_STEPS}\n\n{_FILES}\n\n{_EXITS}",
-        formatter_class=Formatter,
+        formatter_class=formatter,
         parents=[common],
     )
     parser.add_argument("--version", action="version", version=f"tattle {__version__}")
@@ -259,7 +267,7 @@ def build() -> argparse.ArgumentParser:
             help=command.summary,
             description=command.description,
             epilog=f"examples:\n{command.examples}\n\n{_EXITS}",
-            formatter_class=Formatter,
+            formatter_class=formatter,
             parents=[common],
         )
         command.add(one)
@@ -269,7 +277,7 @@ def build() -> argparse.ArgumentParser:
 
 def run(given: list[str]) -> int:
     """Parse and do; returns the exit code or raises TattleError."""
-    parser = build()
+    parser = build(pretty=not given or bool({"-h", "--help"} & set(given)))
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 

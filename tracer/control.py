@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from tracer.decode import lost_json
 from tracer.errors import DaemonAbsent, HostError, NotRoot, TattleError
 from tracer.hostfs import BPFFS, instance_paths
 
@@ -40,6 +41,11 @@ _NAP_S: Final = 3600.0  # select(2) takes no infinite time, and only signals end
 
 encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def notice(reason: str, count: int) -> bytes:
+    """Give the line that says what was lost."""
+    return encode(lost_json(reason, count, time.time_ns())) + b"\n"
 
 
 class Client:

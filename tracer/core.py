@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.accounts import Accounts
 from tracer.clock import BootClock
-from tracer.control import encode
-from tracer.decode import Decoder, lost_json
+from tracer.control import encode, notice
+from tracer.decode import Decoder
 from tracer.engine import Engine, EngineOptions
 from tracer.hostfs import cgroup2_root
 from tracer.registry import Registry
@@ -97,8 +97,3 @@ class LossTeller:
             if count > self._told.get(reason, 0):
                 yield notice(reason, count - self._told.get(reason, 0))
         self._told = now
-
-
-def notice(reason: str, count: int) -> bytes:
-    """Give the line that says what was lost."""
-    return encode(lost_json(reason, count, time.time_ns())) + b"\n"

@@ -21,8 +21,8 @@ from exporters.prometheus import Collector
 from exporters.series import Book
 from exporters.server import MetricsServer
 from tracer import capabilities, config, hostfs, sdnotify
-from tracer.control import Client, ControlServer, encode
-from tracer.core import Core, notice
+from tracer.control import Client, ControlServer, encode, notice
+from tracer.core import Core
 from tracer.engine import EngineOptions
 from tracer.errors import TattleError, UsageError
 from tracer.targets import parse

@@ -44,7 +44,9 @@ class Ledger:
     def settle(self, row: FlowRow, who: ProcessInfo | None, *, via_loopback: bool) -> None:
         """Add a flow that is about to leave the kernel's table."""
         nameless = (who or NOBODY)._replace(pid=None, ppid=None)
-        key = Settled(nameless, row.remote, scope(row.remote, via_loopback), row.proto, row.direction)
+        key = Settled(
+            nameless, row.remote, scope(row.remote, via_loopback=via_loopback), row.proto, row.direction
+        )
         if key not in self._rows and len(self._rows) >= self._rows_max:
             key = key._replace(who=NOBODY._replace(target=nameless.target), remote=None)
         before = self._rows.get(key)

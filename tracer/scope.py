@@ -54,7 +54,7 @@ _TABLE6: Final = tuple(_row(*row) for row in _IPV6)
 
 
 @lru_cache(maxsize=8192)
-def scope(remote: bytes, via_loopback: bool = False) -> Scope:  # noqa: FBT001, FBT002 - a flow's own flag
+def scope(remote: bytes, *, via_loopback: bool = False) -> Scope:
     """Tell the scope of `remote` (16 bytes, IPv4 as IPv4-mapped).
 
     `via_loopback` says that the packets left by the loopback device: the address is then the host's own,

@@ -1,0 +1,117 @@
+"""Rows and maps as the kernel half would give them, for tests that need no kernel."""
+
+# ruff: noqa: ANN401, D102 - fields of rows are of many kinds; a fake method does what the real one promises
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from tracer.abi import CgroupRow, EventTuple, FlowRow, ProcessRow
+from tracer.maps import MapSize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ENUMS = {
+    "event_kind": {
+        f"EVENT_{name}": number
+        for number, name in enumerate(("CONNECT", "ESTABLISHED", "SEND", "CLOSE", "DENY", "ACCEPT"), 1)
+    },
+    "direction": {"DIRECTION_OUT": 0, "DIRECTION_IN": 1},
+    "verdict": {"VERDICT_ALLOWED": 0, "VERDICT_DENIED": 1, "VERDICT_WOULD_DENY": 2},
+    "result": {"RESULT_OK": 0, "RESULT_UNKNOWN": -1},
+    "flow_flags": {"FLOW_VIA_LOOPBACK": 1, "FLOW_PREEXISTING": 2},
+    "process_flags": {"PROCESS_READY": 1, "PROCESS_EXE_CUT": 2, "PROCESS_EXE_UNKNOWN": 4},
+}
+
+
+def packed(text: str) -> bytes:
+    """Give an address as the kernel half stores it: 16 bytes, IPv4 as IPv4-mapped."""
+    address = ip_address(text)
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def flow(remote: str = "203.0.113.7", **changes: Any) -> FlowRow:
+    """Give a flow of process 1 to port 443 by TCP, with nothing counted."""
+    row = FlowRow(1, packed(remote), 443, 6, 0, *([0] * 9), first_ns=10**9, last_ns=2 * 10**9, flags=0)
+    return row._replace(**changes)
+
+
+def event(**changes: Any) -> EventTuple:
+    """Give a connect to 203.0.113.7:443 of process 1."""
+    row = EventTuple(
+        10**9, 1, 77, 0, 0, 0, 0, 0, bytes(16), packed("203.0.113.7"), 0, 443, -1, 1, 6, 0, 0, 0, 0
+    )
+    return row._replace(**changes)
+
+
+def process(number: int = 1, comm: bytes = b"curl", **changes: Any) -> ProcessRow:
+    """Give a process in cgroup 5."""
+    row = ProcessRow(number, 10**9, 5, 4242, 1, 1000, 0, comm, 4000, 1, b"bash", b"curl\0bin\0usr\0")
+    return row._replace(**changes)
+
+
+class FakeMaps:
+    """Maps as plain lists; counts what is asked and deleted."""
+
+    def __init__(
+        self,
+        flows: Iterable[FlowRow] = (),
+        processes: Iterable[ProcessRow] = (process(),),
+        cgroups: Iterable[CgroupRow] = (CgroupRow(5, 0, 0, b"/system.slice/demo.service"),),
+        flows_max: int = 100,
+    ) -> None:
+        self.rows = list(flows)
+        self.table = {row.id: row for row in processes}
+        self.groups = {row.id: row for row in cgroups}
+        self.paths: dict[bytes, int] = {}
+        self.flows_max = flows_max
+        self.lost = {"ring_full": 0, "flows_full": 0}
+
+    def flush(self) -> None:
+        """Do nothing: what is here is current."""
+
+    def flows(self) -> list[FlowRow]:
+        return list(self.rows)
+
+    def overflow(self) -> tuple[FlowRow, FlowRow]:
+        empty = flow("::", process=0, proto=0, remote_port=0)
+        return empty, empty._replace(direction=1)
+
+    def delete_flows(self, gone: Iterable[FlowRow]) -> int:
+        keys = {row[:5] for row in gone}
+        before = len(self.rows)
+        self.rows = [row for row in self.rows if row[:5] not in keys]
+        return before - len(self.rows)
+
+    def process(self, number: int) -> ProcessRow | None:
+        return self.table.get(number)
+
+    def processes(self) -> list[ProcessRow]:
+        return list(self.table.values())
+
+    def delete_processes(self, gone: Iterable[int]) -> int:
+        return sum(self.table.pop(number, None) is not None for number in list(gone))
+
+    def cgroup(self, number: int) -> CgroupRow | None:
+        return self.groups.get(number)
+
+    def cgroups(self) -> list[CgroupRow]:
+        return list(self.groups.values())
+
+    def set_target(self, cgroup: int | bytes, target: int) -> bool:
+        if isinstance(cgroup, bytes):
+            self.paths[cgroup] = target
+            return True
+        self.groups[cgroup] = self.groups[cgroup]._replace(target=target)
+        return True
+
+    def losses(self) -> dict[str, int]:
+        return dict(self.lost)
+
+    def sizes(self) -> list[MapSize]:
+        return [
+            MapSize("flows", len(self.rows), self.flows_max, len(self.rows) >= self.flows_max),
+            MapSize("processes", len(self.table), 100, full=False),
+        ]
