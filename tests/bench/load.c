@@ -25,6 +25,7 @@
 enum {
 	SLICES_MAX = 1024,
 	BULK_BYTES = 64 << 10,
+	SOCKET_BUFFER = 192 << 10, /* below net.core.[rw]mem_max's default */
 	DATAGRAM_BYTES = 64,
 	SINK_PORT = 9900,
 	SERVER_PORT = 9901,
@@ -134,11 +135,14 @@ static void pin(int cpu)
 		die("sched_setaffinity");
 }
 
+/* Fixed buffers: a window that grows would make each bulk run another one. */
 static int tcp_socket(void)
 {
-	int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int one = 1, room = SOCKET_BUFFER, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	if (fd < 0 || setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)))
+	if (fd < 0 || setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) ||
+	    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)) ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)))
 		die("tcp socket");
 	return fd;
 }
