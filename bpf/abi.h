@@ -18,7 +18,11 @@ enum limits {
 	EXE_LEN = 512,
 	EXE_PART_LEN = 128,
 	EXE_PARTS = 32,
-	FLUSH_SLOTS = 256, /* slots that one run of `flush` folds */
+	RULE_PORTS = 16,       /* port rules that one prefix can have, wider prefixes' included */
+	CGROUP_DEPTH = 16,     /* levels that are searched for a target above an unknown cgroup */
+	REPLY_SECONDS = 60,    /* a datagram server may answer so long after it was asked */
+	DENY_REPORT_MS = 1000, /* denials of one flow are reported so often, with their number */
+	FLUSH_SLOTS = 256,     /* slots that one run of `flush` folds */
 	CGROUP_PATH_LEN = 256,
 };
 
@@ -40,6 +44,22 @@ enum verdict {
 	VERDICT_ALLOWED = 0,
 	VERDICT_DENIED = 1,
 	VERDICT_WOULD_DENY = 2,
+};
+
+/* What a target's policy does. */
+enum policy_mode {
+	POLICY_OBSERVE = 0,
+	POLICY_AUDIT = 1, /* judge, count, let pass */
+	POLICY_ENFORCE = 2,
+};
+
+/* Bits of policy.allow_scopes and deny_scopes: where a remote address is, and DNS. */
+enum scope_bit {
+	SCOPE_LOOPBACK = 1,
+	SCOPE_LAN = 2,
+	SCOPE_MULTICAST = 4,
+	SCOPE_INTERNET = 8,
+	SCOPE_DNS = 16, /* port 53 of any address: no other scope's bit speaks for it */
 };
 
 /* What an event's result says when the kernel has not said it yet. */
@@ -142,10 +162,13 @@ struct flow {
 	__u64 bytes_in;
 	__u64 packets_out;
 	__u64 packets_in;
-	__u64 first_ns; /* CLOCK_BOOTTIME */
-	__u64 last_ns;	/* CLOCK_BOOTTIME, of the last fold that moved anything */
+	__u64 denials_reported; /* denied + would_deny as the last event `deny` had it */
+	__u64 denial_ns;	/* when that was */
+	__u64 first_ns;		/* CLOCK_BOOTTIME */
+	__u64 last_ns;		/* CLOCK_BOOTTIME, of the last fold that moved anything */
 	__u32 flags;
-	__u32 reserved;
+	__u16 rule; /* that denied last */
+	__u16 reserved;
 };
 
 struct counters {
@@ -178,15 +201,21 @@ struct slot {
 struct socket_state {
 	struct flow_key flow;
 	__u64 opened_ns;
-	__u64 listener;	       /* cookie, for MODE_LISTENER: accepted sockets start as its copy */
-	__u64 sender_start_ns; /* of the process that sent last, for MODE_PER_PACKET */
+	__u64 listener;		 /* cookie, for MODE_LISTENER: accepted sockets start as its copy */
+	__u64 sender_start_ns;	 /* of the process that sent last, for MODE_PER_PACKET */
+	__u8 asked[ADDRESS_LEN]; /* where sendmsg wanted to go, before any NAT */
 	__u32 sender_exec_id;
 	__u32 flags;
-	__u32 slot;		 /* index into `slots`; 0: none */
-	__u8 asked[ADDRESS_LEN]; /* where sendmsg wanted to go, before any NAT */
+	__u32 slot;		/* index into `slots`; 0: none */
+	__u32 generation;	/* of the policies when the socket was judged */
+	__u32 policed;		/* target of the socket's own cgroup, where that has a policy */
+	__u32 asked_target;	/* for which target sendmsg has let `asked` pass, */
+	__u32 asked_generation; /* and under which policies */
 	__be16 asked_port;
+	__u16 rule; /* that denies it */
+	__u8 verdict;
 	__u8 mode;
-	__u8 reserved;
+	__u8 reserved[6];
 };
 
 /* Key and value of `handshakes`: packets of a connection that nobody accepted yet. */
@@ -208,7 +237,51 @@ struct settings {
 	__u32 loopback;	  /* 1: count loopback of all processes, 0: of targets only */
 	__u32 targets;	  /* how many targets there are: with none, no cgroup is looked up for them */
 	__u32 wake_bytes; /* wake the reader of the ring when so many bytes wait */
-	__u32 reserved;
+	__u32 generation; /* grows with each change of a policy: sockets are judged anew; 0: never any */
+};
+
+/*
+ * Value of `policies`, by target id. Rules stand in `rules` under the policy's own number, so that a
+ * new policy is complete before the one write that puts it in force.
+ */
+struct policy {
+	__u32 number; /* first word of the keys in `rules` */
+	__u32 mode;
+	__u32 default_allow; /* 0: deny what no rule names, but loopback */
+	__u32 strict;	     /* 1: deny replies on accepted connections, too */
+	__u32 allow_scopes;
+	__u32 deny_scopes;
+	__u16 allow_rule[8]; /* by bit number of the scope: which rule said so */
+	__u16 deny_rule[8];
+};
+
+/* Key of `rules`, a longest-prefix map; prefix_bits counts the policy's number, too. */
+struct rule_key {
+	__u32 prefix_bits; /* 32 + bits of the address; an IPv4 prefix of n bits is 96 + n */
+	__u32 policy;
+	__u8 address[ADDRESS_LEN];
+};
+
+struct rule_port {
+	__u16 port; /* host byte order; 0: all */
+	__u8 proto; /* 0: all */
+	__u8 deny;  /* 0: allow */
+	__u16 rule; /* its number in the policy, from 1 */
+	__u16 reserved;
+};
+
+/* Value of `rules`: all that rules say of this prefix, those of wider ones included. */
+struct rules {
+	__u32 count;
+	struct rule_port ports[RULE_PORTS];
+};
+
+/* Key of `asked_peers`: who has sent a datagram to a socket of a target lately, and may be answered. */
+struct peer_key {
+	__u64 socket; /* cookie */
+	__u8 remote[ADDRESS_LEN];
+	__be16 port;
+	__u16 reserved[3];
 };
 
 /* Value of `clock`, one element: the time as it was at the last tick that asked. */
@@ -245,9 +318,13 @@ ABI_SIZE(struct process_key, 48);
 ABI_SIZE(struct process, 48 + 8 + COMM_LEN + EXE_LEN);
 ABI_SIZE(struct cgroup_entry, 8 + CGROUP_PATH_LEN);
 ABI_SIZE(struct flow_key, 32);
-ABI_SIZE(struct flow, 96);
+ABI_SIZE(struct flow, 112);
+ABI_SIZE(struct policy, 56);
+ABI_SIZE(struct rule_key, 24);
+ABI_SIZE(struct rules, 4 + 8 * RULE_PORTS);
+ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct slot, 128);
-ABI_SIZE(struct socket_state, 88);
+ABI_SIZE(struct socket_state, 112);
 ABI_SIZE(struct handshake_key, 32);
 ABI_SIZE(struct handshake, 48);
 ABI_SIZE(struct event, 112);

@@ -47,6 +47,38 @@ static __always_inline __u32 target_of(__u64 cgroup)
 	return entry ? entry->target : 0;
 }
 
+/*
+ * The nearest target above a cgroup that has no entry: there was no room for it when it was made, and
+ * a full table must not open a block. `ancestor` gives 0 below the cgroup's own level.
+ */
+#define target_above(ancestor, context...)                               \
+	({                                                               \
+		__u32 _nearest = 0;                                      \
+		for (int _level = 1; _level <= CGROUP_DEPTH; _level++) { \
+			__u64 _id = ancestor(context _level);            \
+			__u32 _target = _id ? target_of(_id) : 0;        \
+			if (!_id)                                        \
+				break;                                   \
+			if (_target)                                     \
+				_nearest = _target;                      \
+		}                                                        \
+		_nearest;                                                \
+	})
+
+/* For programs that run in a process (connect, sendmsg, bind, create). */
+static __always_inline __u32 current_target(void)
+{
+	const struct settings *now = setting();
+	const struct cgroup_entry *entry;
+	__u64 cgroup;
+
+	if (!now || !now->targets)
+		return 0;
+	cgroup = cgroup_of(current_task());
+	entry = map_lookup(cgroups, &cgroup);
+	return entry ? entry->target : target_above(bpf_get_current_ancestor_cgroup_id, );
+}
+
 static __always_inline void read_key(struct task_struct *task, struct process_key *key)
 {
 	struct task_struct *leader = READ(task, group_leader);

@@ -21,6 +21,7 @@ enum {
 	ETH_P_IP = 0x0800, /* include/uapi/linux/if_ether.h */
 	ETH_P_IPV6 = 0x86DD,
 	LOOPBACK_IFINDEX = 1, /* include/net/flow.h: in each network namespace */
+	EPERM = 1,	      /* include/uapi/asm-generic/errno-base.h */
 	DNS_PORT = 53,	      /* RFC 1035 4.2 */
 };
 

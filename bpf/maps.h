@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * The maps, and the only words by which programs use maps. Sizes are defaults: the loader sets them.
- * No LRU: what is evidence is never evicted behind our back; a full map is counted (see lost()).
+ * No LRU for evidence: it is never evicted behind our back; a full map is counted (see lost()).
  */
 #ifndef TATTLE_MAPS_H
 #define TATTLE_MAPS_H
@@ -24,6 +24,23 @@
 		__uint(max_entries, entries);     \
 		__type(key, __u32);               \
 		__type(value, value_type);        \
+	} name SEC(".maps")
+
+#define MAP_LRU(name, key_type, value_type, entries) \
+	struct {                                     \
+		__uint(type, BPF_MAP_TYPE_LRU_HASH); \
+		__uint(max_entries, entries);        \
+		__type(key, key_type);               \
+		__type(value, value_type);           \
+	} name SEC(".maps")
+
+#define MAP_PREFIX(name, key_type, value_type, entries) \
+	struct {                                        \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);    \
+		__uint(max_entries, entries);           \
+		__uint(map_flags, BPF_F_NO_PREALLOC);   \
+		__type(key, key_type);                  \
+		__type(value, value_type);              \
 	} name SEC(".maps")
 
 #define MAP_SOCKET_STORAGE(name, value_type)                        \
@@ -74,6 +91,10 @@ MAP_ARRAY(overflow, struct flow, 2);
 MAP_ARRAY(losses, __u64, LOSS_REASONS);
 MAP_ARRAY(settings, struct settings, 1);
 MAP_ARRAY(clock, struct clock, 1);
+MAP_HASH(policies, __u32, struct policy, 1024, 0);
+MAP_PREFIX(rules, struct rule_key, struct rules, 65536);
+/* An LRU, for what it forgets is a permission. */
+MAP_LRU(asked_peers, struct peer_key, __u64, 8192);
 MAP_SOCKET_STORAGE(sockets, struct socket_state);
 MAP_RING(events, 4 << 20);
 
@@ -93,6 +114,14 @@ static __always_inline const struct settings *setting(void)
 	__u32 first = 0;
 
 	return map_lookup(settings, &first);
+}
+
+/* Grows with each change of a policy; 0: there never was one. */
+static __always_inline __u32 generation(void)
+{
+	const struct settings *now = setting();
+
+	return now ? now->generation : 0;
 }
 
 /*

@@ -6,7 +6,7 @@
 #ifndef TATTLE_PACKET_BPF_H
 #define TATTLE_PACKET_BPF_H
 
-#include "socket.bpf.h"
+#include "verdict.bpf.h"
 
 /* A flow of an unconnected socket is seen for the first time. */
 static __always_inline struct flow *first_datagram(struct __sk_buff *skb, struct flow_key *key)
@@ -66,7 +66,7 @@ static __always_inline struct flow *find_in(struct flow_key *key)
 	return flow_of(key);
 }
 
-static __noinline void per_packet(struct __sk_buff *skb, const struct socket_state *state, bool out)
+static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_state *state, bool out)
 {
 	struct flow_key key = {.process = state->flow.process};
 	struct flow *flow;
@@ -75,19 +75,24 @@ static __noinline void per_packet(struct __sk_buff *skb, const struct socket_sta
 
 	if (!read_peer(skb, out, &peer)) {
 		lost(LOSS_PACKET_UNREADABLE);
-		return;
+		return !state->policed;
 	}
+	if (state->policed && out && !datagram_allowed(skb, state, &peer))
+		return false;
+	if (state->policed && !out && peer.proto == PROTO_UDP)
+		note_asked(bpf_get_socket_cookie(skb), &peer);
 	if (is_loopback(&peer.remote) && !(state->flags & SOCKET_LOOPBACK) &&
 	    peer.port != bpf_htons(DNS_PORT))
-		return;
+		return true;
 	__builtin_memcpy(key.remote, &peer.remote, ADDRESS_LEN);
 	key.remote_port = peer.port;
 	key.proto = peer.proto;
 	flow = out ? find_out(skb, state, &key) : find_in(&key);
 	if (!flow)
-		return;
+		return true;
 	count_flow(flow, bytes, packets, out);
 	flow->last_ns = coarse_now();
+	return true;
 }
 
 static __always_inline void count_overflow(__u64 bytes, __u64 packets, bool out)
@@ -161,46 +166,54 @@ static __noinline void fixed_slowly(struct __sk_buff *skb, struct socket_state *
 	flow->last_ns = coarse_now();
 }
 
-static __always_inline void slowly(struct __sk_buff *skb, struct socket_state *state, bool out)
+static __always_inline bool slowly(struct __sk_buff *skb, struct socket_state *state, bool out)
 {
+	if (state->mode == MODE_PER_PACKET)
+		return per_packet(skb, state, out);
 	if (state->mode == MODE_FIXED)
 		fixed_slowly(skb, state, out);
-	else if (state->mode == MODE_PER_PACKET)
-		per_packet(skb, state, out);
 	else if (state->mode == MODE_LISTENER)
 		handshake(skb, state, out);
+	return true;
+}
+
+static __always_inline void adopt_stranger(struct __sk_buff *skb, struct socket_state *state,
+					   struct bpf_sock *sk)
+{
+	start_flow(state, 0, sk->protocol, DIRECTION_OUT);
+	state->mode = MODE_PER_PACKET;
+	if (sk->state == TCP_LISTEN && sk->protocol == PROTO_TCP) {
+		state->listener = bpf_get_socket_cookie(skb);
+		state->mode = MODE_LISTENER;
+	}
 }
 
 /*
  * A socket that nobody told us of: it belongs to the kernel (a tunnel, NFS), or its storage was
  * refused before. Its traffic counts for process 0, "not known".
  */
-static __noinline void stranger(struct __sk_buff *skb, bool out)
+static __noinline bool stranger(struct __sk_buff *skb, bool out)
 {
 	struct socket_state *state;
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk || skb->ifindex == LOOPBACK_IFINDEX)
-		return;
+	if (!sk || (skb->ifindex == LOOPBACK_IFINDEX && sk->dst_port != bpf_htons(DNS_PORT)))
+		return true;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)
-		return;
+		return true;
 	state = socket_create(sockets, sk);
 	if (!state) {
 		lost(LOSS_STORAGE_REFUSED);
-		return;
+		return stateless_allowed(skb, out);
 	}
-	start_flow(state, 0, sk->protocol, DIRECTION_OUT);
-	if (sk->state == TCP_LISTEN && sk->protocol == PROTO_TCP) {
-		state->listener = bpf_get_socket_cookie(skb);
-		state->mode = MODE_LISTENER;
-	} else {
-		state->mode = MODE_PER_PACKET;
-	}
-	slowly(skb, state, out);
+	adopt_stranger(skb, state, sk);
+	judge_socket(skb, state);
+	return slowly(skb, state, out);
 }
 
-static __always_inline void packet(struct __sk_buff *skb, bool out)
+/* False: drop it. */
+static __always_inline bool packet(struct __sk_buff *skb, bool out)
 {
 	struct socket_state *state;
 	struct bpf_sock *sk = skb->sk;
@@ -208,19 +221,20 @@ static __always_inline void packet(struct __sk_buff *skb, bool out)
 	__u64 packets, bytes;
 
 	if (!sk)
-		return;
+		return true;
 	state = socket_lookup(sockets, sk);
-	if (!state) {
-		stranger(skb, out);
-		return;
-	}
+	if (!state)
+		return stranger(skb, out);
+	if (state->generation != generation())
+		judge_socket(skb, state);
+	if (state->verdict == VERDICT_DENIED && !pass_denied(skb, state, out))
+		return false;
 	slot = slot_at(state->slot);
-	if (!slot || (state->flags & (SOCKET_SENT | SOCKET_CLOSED)) != SOCKET_SENT) {
-		slowly(skb, state, out);
-		return;
-	}
+	if (!slot || (state->flags & (SOCKET_SENT | SOCKET_CLOSED)) != SOCKET_SENT)
+		return slowly(skb, state, out);
 	bytes = wire_bytes(skb, &packets);
 	count(&slot->fresh.traffic, bytes, packets, out);
+	return true;
 }
 
 #endif /* TATTLE_PACKET_BPF_H */

@@ -11,16 +11,14 @@
 
 enum { TCP_CLOSE = 7, TCP_LISTEN = 10 }; /* include/net/tcp_states.h */
 
-/* Does anybody ask to see loopback traffic of the current process to or at this port? */
-static __always_inline bool loopback_wanted(__be16 port)
+/* Does anybody ask to see loopback traffic of a process of this target to or at this port? */
+static __always_inline bool loopback_wanted(__be16 port, __u32 target)
 {
 	const struct settings *now = setting();
 
 	if (port == bpf_htons(DNS_PORT))
 		return true; /* a name that is asked for goes out, by whatever resolver */
-	if (!now || now->loopback)
-		return true;
-	return now->targets && target_of(cgroup_of(current_task()));
+	return target || !now || now->loopback;
 }
 
 static __always_inline void start_flow(struct socket_state *state, __u64 process, __u8 proto, __u8 direction)
@@ -65,6 +63,7 @@ static __always_inline void reset(struct socket_state *state)
 {
 	end_peer(state);
 	state->flags = 0;
+	state->generation = 0;
 }
 
 static __always_inline void forget_peer(struct socket_state *state)

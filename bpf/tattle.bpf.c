@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * tattle's programs. Each is a few lines here; how they work stands in the headers, by concern:
- * identity (who), socket (the state of a socket), packet (bytes), tcp (connections), cgroup
- * (targets), event (the log), account (flows). bpf/README.md has the table of hooks.
+ * call (connect, sendmsg, bind), packet (bytes), tcp (connections), cgroup (targets), policy (may
+ * it?), identity (who), socket (the state of a socket), account (flows), event (the log).
+ * bpf/README.md has the table of hooks.
  */
+#include "call.bpf.h"
 #include "cgroup.bpf.h"
 #include "packet.bpf.h"
 #include "tcp.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-enum { PASS = 1 };
+enum { PASS = 1 }; /* for a hook that decides, 0 is EPERM or a drop */
 
 /* Types that no map holds: keep them in BTF, where the user half reads them. */
 const struct event *_event __attribute__((used));
@@ -26,51 +28,6 @@ const enum socket_flags *_socket_flags __attribute__((used));
 const enum cgroup_flags *_cgroup_flags __attribute__((used));
 const enum process_flags *_process_flags __attribute__((used));
 
-/* connect: TCP's attempt; for a datagram socket nothing has happened yet, resolvers do it to sort. */
-static __always_inline void connecting(struct bpf_sock_addr *ctx, const union address *remote)
-{
-	struct socket_state *state;
-	__be16 port = ctx->user_port;
-	bool datagrams = ctx->protocol == PROTO_UDP;
-
-	if (!datagrams && ctx->protocol != PROTO_TCP && ctx->protocol != PROTO_MPTCP)
-		return;
-	if (is_loopback(remote) && !loopback_wanted(port)) {
-		forget_peer(socket_lookup(sockets, ctx->sk));
-		return;
-	}
-	state = socket_create(sockets, ctx->sk);
-	if (!state) {
-		lost(LOSS_STORAGE_REFUSED);
-		return;
-	}
-	open_fixed(state, remote, port, datagrams ? PROTO_UDP : PROTO_TCP, identify());
-	if (!datagrams)
-		report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ctx));
-}
-
-/* sendmsg with an address: the datagram's own, whatever the socket is connected to. */
-static __always_inline void sending(struct bpf_sock_addr *ctx, const union address *remote)
-{
-	struct socket_state *state;
-	__be16 port = ctx->user_port;
-	bool loopback = is_loopback(remote);
-
-	if (loopback && !loopback_wanted(port))
-		return;
-	state = socket_create(sockets, ctx->sk);
-	if (state && state->mode == MODE_FIXED) {
-		if (state->flow.remote_port == port && same_address(state->flow.remote, remote))
-			return;
-		reset(state);
-	}
-	state = open_per_packet(state, ctx->protocol, loopback);
-	if (!state)
-		return;
-	__builtin_memcpy(state->asked, remote, ADDRESS_LEN);
-	state->asked_port = port;
-}
-
 static __always_inline void user_ipv4(struct bpf_sock_addr *ctx, union address *remote)
 {
 	from_ipv4(remote, ctx->user_ip4);
@@ -81,27 +38,13 @@ static __always_inline void user_ipv6(struct bpf_sock_addr *ctx, union address *
 	from_ipv6(remote, ctx->user_ip6);
 }
 
-/* A datagram socket that gets a port may be spoken to before it speaks. */
-static __always_inline void bound(struct bpf_sock *ctx, const union address *local)
-{
-	bool wanted;
-
-	if (ctx->protocol != PROTO_UDP && ctx->protocol != PROTO_UDPLITE)
-		return;
-	wanted = loopback_wanted(0);
-	if (local->words[3] && is_loopback(local) && !wanted)
-		return;
-	open_per_packet(socket_create(sockets, ctx), ctx->protocol, wanted);
-}
-
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
 	union address remote;
 
 	user_ipv4(ctx, &remote);
-	connecting(ctx, &remote);
-	return PASS;
+	return connecting(ctx, &remote);
 }
 
 SEC("cgroup/connect6")
@@ -110,8 +53,7 @@ int connect6(struct bpf_sock_addr *ctx)
 	union address remote;
 
 	user_ipv6(ctx, &remote);
-	connecting(ctx, &remote);
-	return PASS;
+	return connecting(ctx, &remote);
 }
 
 SEC("cgroup/sendmsg4")
@@ -120,8 +62,7 @@ int sendmsg4(struct bpf_sock_addr *ctx)
 	union address remote;
 
 	user_ipv4(ctx, &remote);
-	sending(ctx, &remote);
-	return PASS;
+	return sending(ctx, &remote);
 }
 
 SEC("cgroup/sendmsg6")
@@ -130,8 +71,7 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 	union address remote;
 
 	user_ipv6(ctx, &remote);
-	sending(ctx, &remote);
-	return PASS;
+	return sending(ctx, &remote);
 }
 
 SEC("cgroup/post_bind4")
@@ -162,7 +102,7 @@ int sock_create(struct bpf_sock *ctx)
 		return PASS;
 	if (ctx->type == SOCK_DGRAM && (ctx->protocol == PROTO_UDP || ctx->protocol == PROTO_UDPLITE))
 		return PASS;
-	open_per_packet(socket_create(sockets, ctx), ctx->protocol, loopback_wanted(0));
+	open_per_packet(socket_create(sockets, ctx), ctx->protocol, loopback_wanted(0, current_target()));
 	return PASS;
 }
 
@@ -207,15 +147,13 @@ int sock_ops(struct bpf_sock_ops *ctx)
 SEC("cgroup_skb/ingress")
 int ingress(struct __sk_buff *skb)
 {
-	packet(skb, false);
-	return PASS;
+	return packet(skb, false);
 }
 
 SEC("cgroup_skb/egress")
 int egress(struct __sk_buff *skb)
 {
-	packet(skb, true);
-	return PASS;
+	return packet(skb, true);
 }
 
 SEC("raw_tp/cgroup_mkdir")

@@ -103,7 +103,7 @@ static __always_inline void tcp_listening(struct bpf_sock_ops *ops)
 	struct bpf_sock *sk = ops->sk;
 	struct socket_state *state;
 	union address local;
-	bool wanted = loopback_wanted(bpf_htons(ops->local_port));
+	bool wanted = loopback_wanted(bpf_htons(ops->local_port), target_of(cgroup_of(current_task())));
 
 	local_of(ops, &local);
 	if (!sk || (local.words[3] && is_loopback(&local) && !wanted))
@@ -148,6 +148,7 @@ static __always_inline void tcp_accepted(struct bpf_sock_ops *ops, struct socket
 	start_flow(state, state->flow.process, PROTO_TCP, DIRECTION_IN);
 	set_peer(state, &remote, remote_port(ops));
 	state->flags &= SOCKET_LOOPBACK;
+	state->generation = 0;
 	take_handshake(state);
 	follow_states(ops, state);
 	count_established(ops, state, EVENT_ACCEPT);

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * May this packet leave? Asked by the socket's own cgroup, whoever runs: it catches what no call
+ * could (raw, SCTP, a descriptor that was handed over, a socket older than the policy).
+ */
+#ifndef TATTLE_VERDICT_BPF_H
+#define TATTLE_VERDICT_BPF_H
+
+#include "policy.bpf.h"
+
+static __always_inline __u32 packet_target(struct __sk_buff *skb)
+{
+	const struct settings *now = setting();
+	const struct cgroup_entry *entry;
+	__u64 cgroup;
+
+	if (!now || !now->targets)
+		return 0;
+	cgroup = bpf_skb_cgroup_id(skb);
+	entry = map_lookup(cgroups, &cgroup);
+	return entry ? entry->target : target_above(bpf_skb_ancestor_cgroup_id, skb, );
+}
+
+/* Connect was judged for the caller's cgroup; if that is the socket's too, it has been counted. */
+static __always_inline void judge_fixed(struct socket_state *state, const struct policy *policy, __u32 target)
+{
+	struct flow_key key = state->flow;
+	struct peer peer = {.port = key.remote_port, .proto = key.proto};
+	__u32 judged;
+
+	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
+	judged = judge(policy, &peer);
+	if (verdict_of(judged) == VERDICT_ALLOWED)
+		return;
+	state->rule = judged >> 16;
+	if (policy->mode == POLICY_ENFORCE)
+		state->verdict = VERDICT_DENIED;
+	else if (state->asked_target != target || state->asked_generation != generation())
+		denied(&key, policy, state->rule, DENIED_CALL);
+}
+
+/* Once a socket, and again when a policy has changed. */
+static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *state)
+{
+	__u32 target = packet_target(skb);
+	const struct policy *policy = policy_of(target);
+	bool answers = state->mode == MODE_LISTENER ||
+		       (state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN);
+
+	state->generation = generation();
+	state->verdict = VERDICT_ALLOWED;
+	state->policed = policy ? target : 0;
+	if (!policy)
+		return;
+	if (!answers && state->mode == MODE_FIXED)
+		judge_fixed(state, policy, target);
+	else if (answers && policy->strict && policy->mode == POLICY_ENFORCE)
+		state->verdict = VERDICT_DENIED;
+}
+
+/* A reset without data: it tells the peer of a connection that was cut, and carries nothing else. */
+static __noinline bool is_bare_reset(struct __sk_buff *skb)
+{
+	struct peer peer = {};
+	__u32 offset = skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, true, &peer)
+							    : read_ipv6(skb, true, &peer);
+	struct {
+		__u8 words, flags;
+	} tcp;
+
+	if (!offset || peer.proto != PROTO_TCP || !load(skb, offset + 12, &tcp))
+		return false;
+	return tcp.flags & 4 && skb->len == offset + (tcp.words >> 4) * 4; /* RFC 9293 3.1: RST */
+}
+
+/* A packet of a socket that is denied as a whole. */
+static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_state *state, bool out)
+{
+	const struct policy *policy = policy_of(state->policed);
+	struct flow_key key = state->flow;
+	bool stream = key.proto == PROTO_TCP;
+
+	if (!policy)
+		return true;
+	if (!out)
+		return false;
+	if (stream && is_bare_reset(skb))
+		return true;
+	denied(&key, policy, state->rule, stream ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
+	return false;
+}
+
+/*
+ * A datagram or raw packet of a target's socket. What sendmsg has let pass for the same target goes;
+ * so does what leaves for another address than it named and has no peer of its own (then it was
+ * translated on its way). All else is judged by what the packet says.
+ */
+static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct socket_state *state,
+					     const struct peer *peer)
+{
+	const struct policy *policy = policy_of(state->policed);
+	struct bpf_sock *sk = skb->sk;
+	struct flow_key key;
+	__u32 judged;
+
+	if (!policy)
+		return true;
+	if (state->asked_target == state->policed && state->asked_generation == generation() && sk &&
+	    (!sk->dst_port || (peer->port == state->asked_port && same_address(&peer->remote, state->asked))))
+		return true;
+	judged = judge(policy, peer);
+	if (verdict_of(judged) == VERDICT_ALLOWED)
+		return true;
+	if (peer->proto == PROTO_UDP && !policy->strict && has_asked(bpf_get_socket_cookie(skb), peer))
+		return true;
+	flow_key_of(&key, state->flow.process, peer);
+	denied(&key, policy, judged >> 16, DENIED_CALL | DENIED_PACKET);
+	return policy->mode == POLICY_AUDIT;
+}
+
+/* No state at all: the kernel gave no memory for it. Only what needs none can be allowed. */
+static __noinline bool stateless_allowed(struct __sk_buff *skb, bool out)
+{
+	const struct policy *policy = policy_of(packet_target(skb));
+	struct peer peer = {};
+
+	if (!policy || policy->mode != POLICY_ENFORCE || !out)
+		return true;
+	return read_peer(skb, out, &peer) && verdict_of(judge(policy, &peer)) == VERDICT_ALLOWED;
+}
+
+#endif /* TATTLE_VERDICT_BPF_H */
