@@ -290,6 +290,14 @@ struct clock {
 	__u64 boot_ns; /* CLOCK_BOOTTIME */
 };
 
+/* What reading `inventory` gives: one record for each descriptor of a socket. */
+struct descriptor {
+	__u64 process; /* key of `processes` */
+	__u64 inode;   /* of the socket, as fstat() tells it */
+	__u32 tgid;    /* as the initial pid namespace has it */
+	__u32 fd;
+};
+
 /* What the ring `events` carries; all records have this one size. */
 struct event {
 	__u64 time_ns; /* CLOCK_BOOTTIME */
@@ -327,6 +335,7 @@ ABI_SIZE(struct slot, 128);
 ABI_SIZE(struct socket_state, 112);
 ABI_SIZE(struct handshake_key, 32);
 ABI_SIZE(struct handshake, 48);
+ABI_SIZE(struct descriptor, 24);
 ABI_SIZE(struct event, 112);
 
 #endif /* TATTLE_ABI_H */

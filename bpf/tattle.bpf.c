@@ -7,6 +7,7 @@
  */
 #include "call.bpf.h"
 #include "cgroup.bpf.h"
+#include "inventory.bpf.h"
 #include "packet.bpf.h"
 #include "tcp.bpf.h"
 
@@ -16,6 +17,7 @@ enum { PASS = 1 }; /* for a hook that decides, 0 is EPERM or a drop */
 
 /* Types that no map holds: keep them in BTF, where the user half reads them. */
 const struct event *_event __attribute__((used));
+const struct descriptor *_descriptor __attribute__((used));
 const enum limits *_limits __attribute__((used));
 const enum event_kind *_event_kind __attribute__((used));
 const enum direction *_direction __attribute__((used));
@@ -186,5 +188,13 @@ int flush(struct bpf_raw_tracepoint_args *ctx)
 		if (slot)
 			fold(slot);
 	}
+	return 0;
+}
+
+/* Read once, at the start: the sockets that were there before. */
+SEC("iter/task_file")
+int inventory(struct bpf_iter__task_file *ctx)
+{
+	list_descriptor(ctx);
 	return 0;
 }
