@@ -97,6 +97,7 @@ FLOW_FIELDS: Final = FlowRow._fields[5:]
 _KEY_OF_PROCESS = ("start_ns", "cgroup", "tgid", "exec_id", "uid", "target", "comm")
 PROCESS_FIELDS: Final = (*(f"key.{name}" for name in _KEY_OF_PROCESS), *ProcessRow._fields[8:])
 _ENUMS = (
+    "limits",
     "event_kind",
     "direction",
     "verdict",
@@ -119,7 +120,9 @@ class Abi:
     process_key: Layout
     process: Layout
     cgroup_entry: Layout
+    slot: Layout
     socket_state: Layout
+    descriptor: Layout
     handshake_key: Layout
     handshake: Layout
     settings: Layout

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tracer.errors import AbiError, ObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
@@ -167,7 +167,7 @@ def _types(section: bytes, table: Btf) -> Iterator[Type]:
 
 
 def layout(btf: Btf, name: str) -> Layout:
-    """Return the layout of `struct NAME`, nested structures flattened to dotted names.
+    """Return the layout of `struct NAME`, flattened: `outer.inner` for structures, `many[0]` for arrays.
 
     Raises AbiError where the structure is missing or holds something that has no fixed layout.
     """
@@ -195,10 +195,23 @@ def _flatten(btf: Btf, outer: Type, where: str, prefix: str = "", base: int = 0)
             raise AbiError(f"{where}.{name} is a bit field", REBUILD)
         offset = base + (bits & 0xFFFFFF if outer.flag else bits) // 8
         inner, swapped = _resolve(btf, type_id)
-        if inner.kind is Kind.STRUCT:
-            yield from _flatten(btf, inner, where, f"{name}.", offset)
-        else:
-            yield _scalar(btf, inner, f"{where}.{name}", Field(name, offset, 0, "", swapped))
+        yield from _fields(btf, inner, where, Field(name, offset, 0, "", swapped))
+
+
+def _fields(btf: Btf, found: Type, where: str, field: Field) -> Iterator[Field]:
+    """Take a member apart: structures by name, arrays of anything but bytes by number."""
+    if found.kind is Kind.STRUCT:
+        yield from _flatten(btf, found, where, f"{field.name}.", field.offset)
+        return
+    if found.kind is Kind.ARRAY and not field.name.endswith("reserved"):
+        element, _index, count = struct.unpack("<III", found.tail)
+        inner, swapped = _resolve(btf, element)
+        if inner.size > 1:
+            for i in range(count):
+                place = Field(f"{field.name}[{i}]", field.offset + i * inner.size, 0, "", swapped)
+                yield from _fields(btf, inner, where, place)
+            return
+    yield _scalar(btf, found, f"{where}.{field.name}", field)
 
 
 def _resolve(btf: Btf, type_id: int) -> tuple[Type, bool]:
@@ -229,6 +242,26 @@ def _is_signed(found: Type) -> bool:
     if found.kind is Kind.ENUM:
         return True
     return bool(struct.unpack("<I", found.tail)[0] >> 24 & 1)
+
+
+def pack(shape: Layout, values: Mapping[str, int | bytes]) -> bytes:
+    """Return the structure with these values, in host order; what is not given is zero.
+
+    Raises AbiError for a value that the structure has no field for.
+    """
+    for name in values.keys() - set(shape.fields):
+        raise AbiError(f"struct {shape.name} has no field {shape.name}.{name}", REBUILD)
+    return struct.pack(
+        shape.format, *(_packable(member, values.get(member.name)) for member in shape.members)
+    )
+
+
+def _packable(member: Field, value: int | bytes | None) -> int | bytes:
+    if value is None:
+        return b"" if member.code.endswith("s") else 0
+    if member.swapped and isinstance(value, int):
+        return int.from_bytes(value.to_bytes(member.size, "big"), "little")
+    return value
 
 
 def _assemble(name: str, size: int, members: tuple[Field, ...]) -> Layout:

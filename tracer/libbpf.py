@@ -13,13 +13,13 @@ import errno
 import functools
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracer.errors import KernelError, LibraryMissing, ObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # enum bpf_map_update_elem flags and bpf_stats_type, include/uapi/linux/bpf.h
 ANY = 0
@@ -67,6 +67,8 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "bpf_map_update_elem": (_int, _int, _void, _void, ctypes.c_uint64),
     "bpf_map_delete_elem": (_int, _int, _void),
     "bpf_map_get_next_key": (_int, _int, _void, _void),
+    "bpf_prog_test_run_opts": (_int, _int, _void),
+    "bpf_map_lookup_and_delete_elem": (_int, _int, _void, _void),
     "bpf_map_lookup_batch": (_int, _int, _void, _void, _void, _void, _void, _void),
 }
 _PRINT = ctypes.CFUNCTYPE(_int, _int, _text, _void)
@@ -79,14 +81,19 @@ class _OpenOptions(ctypes.Structure):
     _fields_ = (("size", ctypes.c_size_t), ("object_name", _text))
 
 
-class _IterOptions(ctypes.Structure):
-    """struct bpf_link_create_opts, bpf.h, up to its iterator part."""
+class _RunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts, bpf.h, up to its context's size."""
 
     _fields_ = (
         ("size", ctypes.c_size_t),
-        ("flags", _u32),
-        ("iter_info", _void),
-        ("iter_info_len", _u32),
+        ("data_in", _void),
+        ("data_out", _void),
+        ("data_size_in", _u32),
+        ("data_size_out", _u32),
+        ("ctx_in", _void),
+        ("ctx_out", _void),
+        ("ctx_size_in", _u32),
+        ("ctx_size_out", _u32),
     )
 
 
@@ -284,13 +291,10 @@ def link_raw_tracepoint(hook: str, program_fd: int, tracepoint: str) -> int:
     return _call(what, "bpf_raw_tracepoint_open", tracepoint.encode(), program_fd, hook=hook)
 
 
-def link_iterator(hook: str, program_fd: int, attach_type: int, map_fd: int | None) -> int:
-    """Make the link of an iterator program, over a map where one is given."""
-    target = ctypes.c_uint32(map_fd or 0)  # union bpf_iter_link_info { struct { __u32 map_fd; } map; }
-    options = _IterOptions(ctypes.sizeof(_IterOptions), 0, ctypes.addressof(target), ctypes.sizeof(target))
-    given = ctypes.byref(options) if map_fd is not None else None
+def link_iterator(hook: str, program_fd: int, attach_type: int) -> int:
+    """Make the link by which an iterator program can be read; returns its descriptor."""
     what = f"the kernel refuses to attach {hook}"
-    return _call(what, "bpf_link_create", program_fd, 0, attach_type, given, hook=hook)
+    return _call(what, "bpf_link_create", program_fd, 0, attach_type, None, hook=hook)
 
 
 def link_update(hook: str, link_fd: int, program_fd: int) -> None:
@@ -315,6 +319,13 @@ def run_iterator(link_fd: int) -> bytes:
         os.close(fd)
 
 
+def run_raw(program_fd: int, arguments: bytes) -> None:
+    """Run a raw tracepoint's program once, with these bytes as its arguments (BPF_PROG_TEST_RUN, 5.10)."""
+    options = _RunOptions(size=ctypes.sizeof(_RunOptions), ctx_size_in=len(arguments))
+    options.ctx_in = ctypes.cast(ctypes.c_char_p(arguments), _void)
+    _call("cannot run a program", "bpf_prog_test_run_opts", program_fd, ctypes.byref(options))
+
+
 def enable_statistics() -> int:
     """Let the kernel count runs and time of BPF programs while the returned descriptor is open."""
     return _call("cannot enable BPF statistics", "bpf_enable_stats", STATS_RUN_TIME)
@@ -336,6 +347,11 @@ def open_pin(path: Path) -> int | None:
         if error.errno == errno.ENOENT:
             return None
         raise
+
+
+def kind_of(fd: int) -> str:
+    """Return `map`, `prog` or `link` for a descriptor that bpf(2) gave."""
+    return Path(f"/proc/self/fd/{fd}").readlink().name.rpartition("bpf")[2].lstrip("-_")
 
 
 def _info(
@@ -396,6 +412,25 @@ def btf_of(btf_id: int) -> bytes:
         return data.raw
     finally:
         os.close(fd)
+
+
+def fill_queue(fd: int, first: int, end: int) -> None:
+    """Push the 32-bit numbers from `first` up to but not including `end`."""
+    push, value = _library().bpf_map_update_elem, ctypes.c_uint32()
+    reference = ctypes.byref(value)
+    for number in range(first, end):
+        value.value = number
+        if result := push(fd, None, reference, ANY):
+            raise _refused("cannot fill a queue", -result)
+
+
+def pop_queue(fd: int) -> int | None:
+    """Pop a 32-bit number; None where the queue is empty."""
+    value = ctypes.c_uint32()
+    with _absent_is_none():
+        _call("cannot pop a queue", "bpf_map_lookup_and_delete_elem", fd, None, ctypes.byref(value))
+        return value.value
+    return None
 
 
 def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:

@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer import libbpf
-from tracer.abi import KEY_FIELDS, PROCESS_FIELDS, CgroupRow, FlowRow, ProcessRow
+from tracer.abi import KEY_FIELDS, CgroupRow, FlowRow, ProcessRow
 from tracer.errors import KernelError
 
 if TYPE_CHECKING:
@@ -33,21 +33,23 @@ class MapSize(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """`struct settings`: count loopback of all processes; wake the ring's reader at so many bytes."""
+    """`struct settings`: see bpf/abi.h; `generation` grows with each change of a policy."""
 
     loopback: int
+    targets: int
     wake_bytes: int
+    generation: int
 
 
 class Maps:
     """The maps of one engine, by their descriptors (which stay the engine's)."""
 
     def __init__(
-        self, abi: Abi, fds: Mapping[str, int], flush_link: int | None, flush_lock: Path | None = None
+        self, abi: Abi, fds: Mapping[str, int], flush_program: int | None, flush_lock: Path | None = None
     ) -> None:
         self._abi = abi
         self._fds = fds
-        self._flush_link = flush_link
+        self._flush_program = flush_program
         self._flush_lock = flush_lock
         self._shapes = {name: libbpf.map_info(fd).shape for name, fd in fds.items()}
         self._ready = abi.enums["process_flags"]["PROCESS_READY"]
@@ -59,13 +61,32 @@ class Maps:
 
     def flush(self) -> None:
         """Fold the counters of all live sockets into `flows`; one process of an instance at a time."""
-        if self._flush_link is None:
+        if self._flush_program is None:
             return
         with contextlib.ExitStack() as stack:
             if self._flush_lock is not None:
                 held = stack.enter_context(self._flush_lock.open("ab"))
                 fcntl.flock(held, fcntl.LOCK_EX)
-            libbpf.run_iterator(self._flush_link)
+            for first in range(
+                0, self._shapes["slots"].max_entries, self._abi.enums["limits"]["FLUSH_SLOTS"]
+            ):
+                libbpf.run_raw(self._flush_program, struct.pack("<QQ", first, 0))
+
+    def fill_free_slots(self) -> None:
+        """Make all slots but 0, which means none, free: once, when the maps are new."""
+        libbpf.fill_queue(self._fds["free_slots"], 1, self._shapes["free_slots"].max_entries)
+
+    def take_slot(self) -> int:
+        """Return a free slot, 0 where there is none: its socket counts without."""
+        return libbpf.pop_queue(self._fds["free_slots"]) or 0
+
+    def give_slot(self, slot: int) -> None:
+        """Give back a slot that was taken and not used."""
+        libbpf.fill_queue(self._fds["free_slots"], slot, slot + 1)
+
+    def set_slot(self, slot: int, value: bytes) -> None:
+        """Write a `struct slot`."""
+        libbpf.update(self._fds["slots"], struct.pack("<I", slot), value)
 
     def flows(self) -> list[FlowRow]:
         """Return all flows, as of the last fold of each (see `flush`), in no order."""
@@ -117,15 +138,10 @@ class Maps:
         row = ProcessRow(number, *struct.unpack(self._abi.process.format, value))
         return row._replace(comm=_text(row.comm), parent_comm=_text(row.parent_comm))
 
-    def add_process(self, number: int, fields: Mapping[str, int | bytes]) -> bool:
-        """Insert a process that the kernel half has not met; False where it has."""
-        values = (fields[name] for name in PROCESS_FIELDS)
-        record = struct.pack(self._abi.process.format, *values)
-        return libbpf.update(self._fds["processes"], struct.pack("<Q", number), record, libbpf.NOEXIST)
-
     def delete_processes(self, gone: Iterable[int]) -> int:
         """Delete processes by their ids; returns how many were there."""
-        return sum(libbpf.delete(self._fds["processes"], struct.pack("<Q", number)) for number in gone)
+        keys = (struct.pack("<Q", number) for number in gone)
+        return sum(libbpf.delete(self._fds["processes"], key) for key in keys)
 
     def cgroup(self, number: int) -> CgroupRow | None:
         """Return the cgroup with this id, None where it is not known."""
@@ -165,14 +181,22 @@ class Maps:
         value = self._lookup("cgroups", struct.pack("<Q", cgroup))
         if value is None:
             return False
+        self._announce_targets(target)
         record = struct.pack("<I", target) + value[4:]
         return libbpf.update(self._fds["cgroups"], struct.pack("<Q", cgroup), record, libbpf.EXIST)
 
     def _set_target_path(self, path: bytes, target: int) -> bool:
         key = path.ljust(self._shapes["target_paths"].key_size, b"\0")
+        self._announce_targets(target)
         if target:
             return libbpf.update(self._fds["target_paths"], key, struct.pack("<I", target))
         return libbpf.delete(self._fds["target_paths"], key)
+
+    def _announce_targets(self, target: int) -> None:
+        """Without this the kernel half looks no cgroup up: it asks whether there is any target at all."""
+        now = self.settings
+        if target > now.targets:
+            self.settings = now._replace(targets=target)
 
     def clear_targets(self) -> None:
         """Forget all targets: those of a predecessor, or of a configuration that is read again."""
@@ -182,6 +206,7 @@ class Maps:
         for row in self.cgroups():
             if row.target:
                 self.set_target(row.id, 0)
+        self.settings = self.settings._replace(targets=0)
 
     def losses(self) -> dict[str, int]:
         """Return how much was lost, by reason."""

@@ -1,0 +1,440 @@
+"""The engine: loads the programs, attaches them in the right order, pins them, and takes them away again.
+
+Order matters: cgroups are followed before their tree is read, and sockets are followed from the socket
+hooks on before the existing ones are taken in, so that none falls between. Packets are counted last,
+when everybody can be named.
+
+What is pinned outlives a daemon that is killed: a successor with the same structures and map sizes
+takes the maps over and puts its programs behind the existing links, so that counters go on and no
+packet is missed. Else it attaches its own, starting at zero, before it removes the old ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import fcntl
+import hashlib
+import os
+import resource
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from tracer import capabilities, hostfs, inventory, libbpf
+from tracer.abi import Abi
+from tracer.errors import AbiError, DaemonAbsent, InstanceBusy, KernelError, NoBpffs, ObjectError
+from tracer.maps import Maps
+from tracer.ring import Ring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from tracer.hostfs import InstancePaths
+
+OBJECT: Final = Path(__file__).parent / "objects" / "tattle.bpf.o"
+FLUSH: Final = "flush"
+INVENTORY: Final = "inventory"
+
+
+class Kind(enum.Enum):
+    """How a program is attached."""
+
+    CGROUP = "cgroup"
+    RAW_TRACEPOINT = "raw tracepoint"
+
+
+class HookSpec(NamedTuple):
+    """One row of the hook table: the hook's name and its program's, which may not share a section's."""
+
+    hook: str
+    program: str
+    kind: Kind
+
+
+_CGROUPS: Final = tuple(
+    HookSpec(name, name, Kind.RAW_TRACEPOINT) for name in ("cgroup_mkdir", "cgroup_release")
+)
+_SOCKETS: Final = (
+    *(
+        HookSpec(name, name, Kind.CGROUP)
+        for name in (
+            "connect4",
+            "connect6",
+            "sendmsg4",
+            "sendmsg6",
+            "post_bind4",
+            "post_bind6",
+            "sock_create",
+            "sock_release",
+        )
+    ),
+    HookSpec("sockops", "sock_ops", Kind.CGROUP),
+)
+_PACKETS: Final = tuple(HookSpec(name, name, Kind.CGROUP) for name in ("ingress", "egress"))
+HOOKS: Final = (*_CGROUPS, *_SOCKETS, *_PACKETS)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What to load and how large: entries of maps, bytes of the ring (a power of two of whole pages).
+
+    `allow_missing` names hooks without which to go on where the kernel refuses them. `statistics` lets
+    the kernel count runs and time of the programs, which costs each of them some 20 ns.
+    """
+
+    instance: str = "tattle"
+    pin: bool = True
+    allow_missing: frozenset[str] = field(default_factory=frozenset)
+    flows_max: int = 65536
+    processes_max: int = 16384
+    cgroups_max: int = 8192
+    sockets_max: int = 65536
+    ring_bytes: int = 4 << 20
+    loopback: bool = False
+    statistics: bool = False
+    object_path: Path | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """max_entries by map."""
+        return {
+            "flows": self.flows_max,
+            "processes": self.processes_max,
+            "cgroups": self.cgroups_max,
+            "slots": self.sockets_max,
+            "free_slots": self.sockets_max,
+            "events": self.ring_bytes,
+        }
+
+
+class Hook(NamedTuple):
+    """What the kernel says of one hook; `link_id` 0 and no `program` where it is missing."""
+
+    hook: str
+    program: str
+    attached: bool
+    link_id: int
+    runs: int
+    run_ns: int
+
+
+class Engine:
+    """Programs and maps in the kernel, held by descriptors and pins; a context manager."""
+
+    def __init__(self, abi: Abi, paths: InstancePaths, root: Path, *, owner: bool) -> None:
+        self.abi = abi
+        self.adopted = False
+        self.object_sha256 = ""
+        self._paths = paths
+        self._root = root
+        self._owner = owner
+        self._pinned: set[str] = set()
+        self._links: dict[str, int] = {}
+        self._programs: dict[str, int] = {}
+        self._map_fds: dict[str, int] = {}
+        self._attach_types: dict[str, int] = {}
+        self._resources = contextlib.ExitStack()
+        self.maps: Maps
+
+    @classmethod
+    def open(cls, options: EngineOptions) -> Engine:
+        """Load, attach and pin; HostError or ObjectError where that cannot be, and then nothing is left."""
+        capabilities.require_loading()
+        # 5.10 charges BPF memory to this limit (changed in 5.11): 8 MiB would not do.
+        with contextlib.suppress(ValueError):  # without CAP_SYS_RESOURCE: loading says whether it matters
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        root = hostfs.cgroup2_root()
+        paths = hostfs.instance_paths(options.instance, hostfs.bpffs_root())
+        elf = _read_object(options.object_path or OBJECT)
+        engine = cls(Abi.from_object(elf), paths, root, owner=True)
+        engine.object_sha256 = hashlib.sha256(elf).hexdigest()
+        with engine._resources:
+            if options.pin:
+                engine._hold_lock()
+            engine._load(elf, options)
+            engine._attach_all(options)
+            engine._resources = engine._resources.pop_all()
+        return engine
+
+    @classmethod
+    def attach_readonly(cls, instance: str = "tattle") -> Engine:
+        """Open what a daemon has pinned; DaemonAbsent where there is nothing. Closing leaves it in place."""
+        nothing = DaemonAbsent(f"nothing of instance {instance} is loaded", "start it: tattle run")
+        try:
+            paths = hostfs.instance_paths(instance, hostfs.bpffs_root(mount=False))
+        except NoBpffs:
+            raise nothing from None
+        with contextlib.ExitStack() as stack:
+            pins = _open_pins(paths, stack)
+            if "flows" not in pins.maps:
+                raise nothing
+            engine = cls(_abi_of(pins.maps), paths, hostfs.cgroup2_root(), owner=False)
+            engine._links, engine._programs, engine._map_fds = pins
+            engine._make_maps(paths)
+            engine._resources = stack.pop_all()
+        return engine
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The hooks that are not there."""
+        return tuple(spec.hook for spec in HOOKS if spec.hook not in self._links)
+
+    def ring(self) -> Ring:
+        """Map the event ring; the caller closes it. A ring has one reader: the daemon."""
+        return Ring(self._map_fds["events"], self.abi.event)
+
+    def hooks(self) -> list[Hook]:
+        """Ask the kernel what is attached and how often it ran: nothing here is remembered."""
+        here = hostfs.cgroup_id(self._root)
+        return [self._hook(spec, here) for spec in HOOKS]
+
+    def _hook(self, spec: HookSpec, root_id: int) -> Hook:
+        link = self._links.get(spec.hook)
+        if link is None:
+            return Hook(spec.hook, "", attached=False, link_id=0, runs=0, run_ns=0)
+        info = libbpf.link_info(link)
+        attached = spec.kind is not Kind.CGROUP or info.cgroup_id == root_id
+        program = self._program(spec.program, info.program_id)
+        return Hook(spec.hook, program.name, attached, info.id, program.runs, program.run_ns)
+
+    def _program(self, name: str, number: int) -> libbpf.ProgramInfo:
+        """Ask about the program behind a link: ours by its descriptor, a stranger's by its id."""
+        known = self._programs.get(name)
+        if known is not None and (info := libbpf.program_info(known)).id == number:
+            return info
+        try:
+            fd = libbpf.program_of(number)
+        except KernelError as error:
+            if error.errno in {errno.EPERM, errno.ENOENT}:
+                return libbpf.ProgramInfo(number, "", 0, 0)
+            raise
+        try:
+            return libbpf.program_info(fd)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go; the daemon's engine also detaches and unpins everything. May be called twice."""
+        if self._owner:
+            for name in self._pinned:
+                (self._paths.pins / name).unlink(missing_ok=True)
+            if self._pinned:
+                self._paths.pins.rmdir()
+            self._pinned.clear()
+        self._links.clear()
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _hold_lock(self) -> None:
+        self._paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._resources.callback(os.close, fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            name = self._paths.pins.name
+            raise InstanceBusy(
+                f"another daemon of instance {name} runs (pid {holder})",
+                "stop it, or choose another name: --instance NAME",
+            ) from None
+        os.truncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _load(self, elf: bytes, options: EngineOptions) -> None:
+        with contextlib.ExitStack() as stack:
+            old = _open_pins(self._paths, stack) if options.pin else _Pins({}, {}, {})
+            loaded = _load_what_works(elf, options, self.abi, old.maps)
+            self._resources.callback(loaded.object.close)
+            self.adopted = loaded.adopted
+            self._map_fds = {name: loaded.object.map_fd(name) for name in loaded.object.maps}
+            self._programs = {name: loaded.object.program_fd(name) for name in loaded.programs}
+            self._attach_types = {name: loaded.object.attach_type(name) for name in loaded.programs}
+            if self.adopted:
+                self._keep_links(old.links)
+
+    def _keep_links(self, links: dict[str, int]) -> None:
+        for spec in HOOKS:
+            if spec.kind is Kind.CGROUP and spec.hook in links and spec.program in self._programs:
+                self._links[spec.hook] = self._own(os.dup(links[spec.hook]))
+
+    def _own(self, fd: int) -> int:
+        self._resources.callback(os.close, fd)
+        return fd
+
+    def _attach_all(self, options: EngineOptions) -> None:
+        self._make_maps(self._paths if options.pin else None)
+        if options.statistics:
+            self._own(libbpf.enable_statistics())
+        if not self.adopted:
+            self.maps.fill_free_slots()
+        self._tell(options)
+        root = self._own(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        allowed = options.allow_missing
+        self._attach(_CGROUPS, root, allowed)
+        self._fill_cgroups()
+        self._attach(_SOCKETS, root, allowed)
+        if INVENTORY in self._programs:
+            kind = self._attach_types[INVENTORY]
+            inventory.take_in(self.maps, self.abi, self._programs[INVENTORY], kind)
+        self._attach(_PACKETS, root, allowed)
+        if options.pin:
+            self._pin_all()
+
+    def _make_maps(self, paths: InstancePaths | None) -> None:
+        lock = paths.flush_lock if paths else None
+        self.maps = Maps(self.abi, self._map_fds, self._programs.get(FLUSH), lock)
+
+    def _tell(self, options: EngineOptions) -> None:
+        # A quarter of the ring: far above what comes between two drains, far below a loss.
+        self.maps.settings = self.maps.settings._replace(
+            loopback=int(options.loopback), wake_bytes=options.ring_bytes // 4
+        )
+
+    def _fill_cgroups(self) -> None:
+        for number, path in hostfs.walk_cgroups(self._root):
+            try:
+                self.maps.add_cgroup(number, path)
+            except KernelError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+                self.maps.add_loss("cgroups_full")
+
+    def _attach(self, specs: tuple[HookSpec, ...], root: int, allowed: frozenset[str]) -> None:
+        for spec in specs:
+            if spec.program not in self._programs:
+                continue
+            try:
+                self._attach_one(spec, root)
+            except KernelError as error:
+                if spec.hook not in allowed:
+                    error.hint = error.hint or f"--allow-missing {spec.hook}"
+                    raise
+
+    def _attach_one(self, spec: HookSpec, root: int) -> None:
+        program = self._programs[spec.program]
+        kept = self._links.pop(spec.hook, None)
+        if kept is not None and libbpf.link_info(kept).cgroup_id:
+            libbpf.link_update(spec.hook, kept, program)
+            self._links[spec.hook] = kept
+        elif spec.kind is Kind.CGROUP:
+            kind = self._attach_types[spec.program]
+            self._links[spec.hook] = self._own(libbpf.link_cgroup(spec.hook, program, root, kind))
+        else:
+            self._links[spec.hook] = self._own(libbpf.link_raw_tracepoint(spec.hook, program, spec.hook))
+
+    def _pin_all(self) -> None:
+        """Pin everything in place of a predecessor's, then remove what only the predecessor had."""
+        pins = self._paths.pins
+        pins.mkdir(mode=0o700, exist_ok=True)
+        for name, fd in (self._map_fds | self._links | {FLUSH: self._programs[FLUSH]}).items():
+            libbpf.pin(fd, pins / name)
+            self._pinned.add(name)
+        for left in pins.iterdir():
+            if left.name not in self._pinned:
+                left.unlink()
+
+
+class _Pins(NamedTuple):
+    links: dict[str, int]
+    programs: dict[str, int]
+    maps: dict[str, int]
+
+
+class _Loaded(NamedTuple):
+    object: libbpf.Object
+    programs: tuple[str, ...]
+    adopted: bool
+
+
+def _raise_memory_limit() -> None:
+    """5.10 charges BPF memory to this limit (changed in 5.11), where the usual 8 MiB would not do.
+
+    Without CAP_SYS_RESOURCE it cannot be raised: then the kernel says later whether it matters.
+    """
+    with contextlib.suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def _read_object(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        mend = "build it (make bpf) or install the package again"
+        raise ObjectError(f"cannot read the compiled programs {path}: {error.strerror}", mend) from None
+
+
+def _open_pins(paths: InstancePaths, stack: contextlib.ExitStack) -> _Pins:
+    pins = _Pins({}, {}, {})
+    for path in _pins_in(paths.pins):
+        fd = libbpf.open_pin(path)
+        if fd is not None:
+            stack.callback(os.close, fd)
+            kind = libbpf.kind_of(fd)
+            {"link": pins.links, "prog": pins.programs, "map": pins.maps}[kind][path.name] = fd
+    return pins
+
+
+def _pins_in(directory: Path) -> Iterator[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        yield from sorted(directory.iterdir())
+
+
+def _abi_of(maps: dict[str, int]) -> Abi:
+    return Abi.from_btf(libbpf.btf_of(libbpf.map_info(maps["flows"]).btf_id))
+
+
+def _load_what_works(elf: bytes, options: EngineOptions, abi: Abi, old: dict[str, int]) -> _Loaded:
+    """Load, leaving out what the kernel refuses as long as the caller allows it."""
+    left_out: set[str] = set()
+    while True:
+        opened = libbpf.Object(elf, "tattle")
+        try:
+            return _try_load(opened, options, abi, old, left_out)
+        except KernelError as error:
+            opened.close()
+            hook = next((spec.hook for spec in HOOKS if spec.program == error.hook), error.hook)
+            if hook not in options.allow_missing or error.hook in left_out:
+                raise
+            left_out.add(error.hook)
+        except BaseException:
+            opened.close()
+            raise
+
+
+def _try_load(
+    opened: libbpf.Object, options: EngineOptions, abi: Abi, old: dict[str, int], left_out: set[str]
+) -> _Loaded:
+    for program in left_out:
+        opened.leave_out(program)
+    for name in opened.maps.keys() & options.sizes.keys():
+        opened.resize(name, options.sizes[name])
+    adopted = _is_heir(opened, abi, old)
+    if adopted:
+        for name in opened.maps:
+            opened.reuse(name, old[name])
+    opened.load()
+    return _Loaded(opened, tuple(name for name in opened.programs if name not in left_out), adopted)
+
+
+def _is_heir(opened: libbpf.Object, abi: Abi, old: dict[str, int]) -> bool:
+    """Say whether the predecessor's maps are just those that we would make."""
+    wanted = opened.maps
+    if not wanted.keys() <= old.keys():
+        return False
+    if any(libbpf.map_info(old[name]).shape != shape for name, shape in wanted.items()):
+        return False
+    try:
+        return _abi_of(old) == abi
+    except (AbiError, ObjectError):
+        return False
