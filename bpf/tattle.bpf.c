@@ -29,6 +29,8 @@ const enum socket_mode *_socket_mode __attribute__((used));
 const enum socket_flags *_socket_flags __attribute__((used));
 const enum cgroup_flags *_cgroup_flags __attribute__((used));
 const enum process_flags *_process_flags __attribute__((used));
+const enum policy_mode *_policy_mode __attribute__((used));
+const enum scope_bit *_scope_bit __attribute__((used));
 
 static __always_inline void user_ipv4(struct bpf_sock_addr *ctx, union address *remote)
 {
