@@ -193,6 +193,21 @@ int flush(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* Not attached either: run like `flush`, once, when the maps are new. Makes these slots free. */
+SEC("raw_tp")
+int fill(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 first = ctx->args[0];
+
+	for (__u32 i = 0; i < FLUSH_SLOTS; i++) {
+		__u32 index = first + i;
+
+		if (index)
+			queue_push(free_slots, &index);
+	}
+	return 0;
+}
+
 /* Read once, at the start: the sockets that were there before. */
 SEC("iter/task_file")
 int inventory(struct bpf_iter__task_file *ctx)

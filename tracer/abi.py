@@ -107,6 +107,8 @@ _ENUMS = (
     "socket_flags",
     "cgroup_flags",
     "process_flags",
+    "policy_mode",
+    "scope_bit",
 )
 
 
@@ -126,6 +128,9 @@ class Abi:
     handshake_key: Layout
     handshake: Layout
     settings: Layout
+    policy: Layout
+    rule_key: Layout
+    rules: Layout
     enums: dict[str, dict[str, int]]
 
     @classmethod

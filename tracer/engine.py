@@ -29,13 +29,14 @@ from tracer.maps import Maps
 from tracer.ring import Ring
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from tracer.hostfs import InstancePaths
 
 OBJECT: Final = Path(__file__).parent / "objects" / "tattle.bpf.o"
 FLUSH: Final = "flush"
+FILL: Final = "fill"
 INVENTORY: Final = "inventory"
 
 
@@ -91,7 +92,7 @@ class EngineOptions:
     flows_max: int = 65536
     processes_max: int = 16384
     cgroups_max: int = 8192
-    sockets_max: int = 65536
+    sockets_max: int = 32768
     ring_bytes: int = 4 << 20
     loopback: bool = False
     statistics: bool = False
@@ -140,8 +141,12 @@ class Engine:
         self.maps: Maps
 
     @classmethod
-    def open(cls, options: EngineOptions) -> Engine:
-        """Load, attach and pin; HostError or ObjectError where that cannot be, and then nothing is left."""
+    def open(cls, options: EngineOptions, prepare: Callable[[Engine], None] | None = None) -> Engine:
+        """Load, attach and pin; HostError or ObjectError where that cannot be, and then nothing is left.
+
+        `prepare` is called when cgroups are followed and nothing else is attached yet: what it writes into
+        the maps is in force from the first call and packet on, and before a predecessor is let go.
+        """
         capabilities.require_loading()
         # 5.10 charges BPF memory to this limit (changed in 5.11): 8 MiB would not do.
         with contextlib.suppress(ValueError):  # without CAP_SYS_RESOURCE: loading says whether it matters
@@ -155,7 +160,7 @@ class Engine:
             if options.pin:
                 engine._hold_lock()
             engine._load(elf, options)
-            engine._attach_all(options)
+            engine._attach_all(options, prepare)
             engine._resources = engine._resources.pop_all()
         return engine
 
@@ -217,15 +222,41 @@ class Engine:
             os.close(fd)
 
     def close(self) -> None:
-        """Let go; the daemon's engine also detaches and unpins everything. May be called twice."""
-        if self._owner:
-            for name in self._pinned:
-                (self._paths.pins / name).unlink(missing_ok=True)
-            if self._pinned:
-                self._paths.pins.rmdir()
-            self._pinned.clear()
+        """Let go; the daemon's engine also detaches and unpins everything, unless a policy is in force.
+
+        May be called twice.
+        """
+        if self._owner and self._pinned and not self.maps.enforcing():
+            self.unpin()
+        self._pinned.clear()
         self._links.clear()
         self._resources.close()
+
+    def unpin(self) -> None:
+        """Remove all pins of the instance: what nobody holds any more is detached and freed."""
+        for path in _pins_in(self._paths.pins):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._paths.pins.rmdir()
+
+    def pinned(self) -> frozenset[str]:
+        """Ask the file system which links and maps would outlive everybody who holds them."""
+        return frozenset(path.name for path in _pins_in(self._paths.pins))
+
+    @property
+    def paths(self) -> InstancePaths:
+        """Where the instance has its pins and files."""
+        return self._paths
+
+    @property
+    def root(self) -> Path:
+        """Where the cgroup v2 hierarchy is mounted."""
+        return self._root
+
+    def inventory(self) -> tuple[int, int] | None:
+        """Give the program that lists all sockets with their holders, and its attach type."""
+        program = self._programs.get(INVENTORY)
+        return None if program is None else (program, libbpf.ITERATOR)
 
     def __enter__(self) -> Self:
         return self
@@ -272,17 +303,19 @@ class Engine:
         self._resources.callback(os.close, fd)
         return fd
 
-    def _attach_all(self, options: EngineOptions) -> None:
+    def _attach_all(self, options: EngineOptions, prepare: Callable[[Engine], None] | None) -> None:
         self._make_maps(self._paths if options.pin else None)
         if options.statistics:
             self._own(libbpf.enable_statistics())
         if not self.adopted:
-            self.maps.fill_free_slots()
+            self.maps.fill_free_slots(self._programs[FILL])
         self._tell(options)
         root = self._own(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         allowed = options.allow_missing
         self._attach(_CGROUPS, root, allowed)
         self._fill_cgroups()
+        if prepare is not None:
+            prepare(self)
         self._attach(_SOCKETS, root, allowed)
         if INVENTORY in self._programs:
             kind = self._attach_types[INVENTORY]

@@ -27,6 +27,7 @@ NOEXIST = 1
 EXIST = 2
 STATS_RUN_TIME = 0
 LINK_TYPE_CGROUP = 3  # enum bpf_link_type
+ITERATOR = 28  # BPF_TRACE_ITER of enum bpf_attach_type
 _SHOWN_LINES = 3
 _READ_SIZE = 1 << 16
 _NOISE = ("-- BEGIN", "-- END", "processed ", "verification time", "libbpf: failed to load object")
@@ -414,14 +415,10 @@ def btf_of(btf_id: int) -> bytes:
         os.close(fd)
 
 
-def fill_queue(fd: int, first: int, end: int) -> None:
-    """Push the 32-bit numbers from `first` up to but not including `end`."""
-    push, value = _library().bpf_map_update_elem, ctypes.c_uint32()
-    reference = ctypes.byref(value)
-    for number in range(first, end):
-        value.value = number
-        if result := push(fd, None, reference, ANY):
-            raise _refused("cannot fill a queue", -result)
+def push_queue(fd: int, number: int) -> None:
+    """Push a 32-bit number."""
+    value = ctypes.c_uint32(number)
+    _call("cannot push to a queue", "bpf_map_update_elem", fd, None, ctypes.byref(value), ANY)
 
 
 def pop_queue(fd: int) -> int | None:

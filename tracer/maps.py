@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tracer.abi import Abi
+    from tracer.libbpf import MapShape
 
 __all__ = ["CgroupRow", "FlowRow", "MapSize", "Maps", "ProcessRow", "Settings"]
 
-COUNTED: Final = ("flows", "processes", "cgroups", "target_paths", "handshakes")
+COUNTED: Final = ("flows", "processes", "cgroups", "target_paths", "handshakes", "policies")
 _FILLING_TRIES = 1000  # of one system call each: a process record is filled in within microseconds
 
 
@@ -67,14 +68,16 @@ class Maps:
             if self._flush_lock is not None:
                 held = stack.enter_context(self._flush_lock.open("ab"))
                 fcntl.flock(held, fcntl.LOCK_EX)
-            for first in range(
-                0, self._shapes["slots"].max_entries, self._abi.enums["limits"]["FLUSH_SLOTS"]
-            ):
-                libbpf.run_raw(self._flush_program, struct.pack("<QQ", first, 0))
+            self._for_slots(self._flush_program)
 
-    def fill_free_slots(self) -> None:
-        """Make all slots but 0, which means none, free: once, when the maps are new."""
-        libbpf.fill_queue(self._fds["free_slots"], 1, self._shapes["free_slots"].max_entries)
+    def fill_free_slots(self, program: int) -> None:
+        """Make all slots but 0, which means none, free: by the program `fill`, when the maps are new."""
+        self._for_slots(program)
+
+    def _for_slots(self, program: int) -> None:
+        step = self._abi.enums["limits"]["FLUSH_SLOTS"]
+        for first in range(0, self._shapes["slots"].max_entries, step):
+            libbpf.run_raw(program, struct.pack("<QQ", first, 0))
 
     def take_slot(self) -> int:
         """Return a free slot, 0 where there is none: its socket counts without."""
@@ -82,7 +85,7 @@ class Maps:
 
     def give_slot(self, slot: int) -> None:
         """Give back a slot that was taken and not used."""
-        libbpf.fill_queue(self._fds["free_slots"], slot, slot + 1)
+        libbpf.push_queue(self._fds["free_slots"], slot)
 
     def set_slot(self, slot: int, value: bytes) -> None:
         """Write a `struct slot`."""
@@ -192,6 +195,20 @@ class Maps:
             return libbpf.update(self._fds["target_paths"], key, struct.pack("<I", target))
         return libbpf.delete(self._fds["target_paths"], key)
 
+    def target_paths(self) -> dict[bytes, int]:
+        """Return which paths the kernel half is told to look out for, with the target of each."""
+        return {
+            _text(path): struct.unpack("<I", number)[0]
+            for keys, values in self._batches("target_paths")
+            for path, number in zip(
+                _cut(keys, self._shapes["target_paths"].key_size), _cut(values, 4), strict=True
+            )
+        }
+
+    def enforcing(self) -> bool:
+        """Say whether any target has a policy."""
+        return any(keys for keys, _ in self._batches("policies"))
+
     def _announce_targets(self, target: int) -> None:
         """Without this the kernel half looks no cgroup up: it asks whether there is any target at all."""
         now = self.settings
@@ -242,6 +259,18 @@ class Maps:
     def settings(self, wanted: Settings) -> None:
         layout = self._abi.settings.only(Settings._fields)
         libbpf.update(self._fds["settings"], struct.pack("<I", 0), struct.pack(layout.format, *wanted))
+
+    def fd(self, name: str) -> int:
+        """Return the descriptor of a map, which stays the engine's."""
+        return self._fds[name]
+
+    def shape(self, name: str) -> MapShape:
+        """Return the type and sizes of a map."""
+        return self._shapes[name]
+
+    def socket(self, fd: int) -> bytes | None:
+        """Return the `struct socket_state` of the socket `fd`, None where it has none."""
+        return self._lookup("sockets", struct.pack("<i", fd))
 
     def add_socket(self, fd: int, state: bytes) -> bool:
         """Give the socket `fd` its state; False where it has one."""
