@@ -151,7 +151,11 @@ def fetch(address: str, path: str, accept: str = "*/*") -> str:
     connection = http.client.HTTPConnection(address, timeout=10)
     try:
         connection.request("GET", path, headers={"Accept": accept})
-        return connection.getresponse().read().decode()
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        if answer.status != http.HTTPStatus.OK:
+            raise ConnectionError(f"{address} answers {answer.status}: {body}")
+        return body
     finally:
         connection.close()
 
