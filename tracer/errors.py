@@ -11,6 +11,7 @@
     │   ├── NoBpffs
     │   ├── LibraryMissing              libbpf.so.1
     │   ├── KernelError                 a system call or hook refused; has `hook` and `errno`
+    │   ├── TargetRefused               a cgroup that cannot be a target: the root, tattle's own
     │   ├── InstanceBusy                another daemon of the same instance runs
     │   └── DaemonAbsent                nothing of this instance is loaded or listening
     ├── ObjectError                 3   the compiled programs: missing, cut, unreadable
@@ -73,6 +74,10 @@ class KernelError(HostError):
         super().__init__(message, hint)
         self.hook = hook
         self.errno = errno
+
+
+class TargetRefused(HostError):
+    """A cgroup that exists and cannot be a target: the root, or tattle's own."""
 
 
 class InstanceBusy(HostError):

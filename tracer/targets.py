@@ -7,6 +7,7 @@ that a successor who adopts the maps reads them right.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tracer.containers import ContainerEngines
-from tracer.errors import HostError, UsageError
+from tracer.errors import HostError, TargetRefused, UsageError
+from tracer.files import locked, rename_whole, write_whole
 from tracer.identity import container_id
 from tracer.names import escape
 
@@ -145,12 +147,12 @@ class Finder:
 
     def _refuse(self, selector: Selector, path: str) -> None:
         if path == "/":
-            raise HostError(
+            raise TargetRefused(
                 f"'{escape(selector.text)}' is the root cgroup: every process would be in the target",
                 "move the program into a cgroup of its own: systemd-run --scope COMMAND",
             )
         if path == self.cgroup_of("self"):
-            raise HostError(
+            raise TargetRefused(
                 f"'{escape(selector.text)}' is tattle's own cgroup, {escape(path)}",
                 "start the program in a cgroup of its own: systemd-run --scope COMMAND",
             )
@@ -257,23 +259,38 @@ class TargetBook:
                 f"{file} is damaged: targets' numbers are unknown", f"remove it: rm {file}"
             ) from None
 
+    def reload(self) -> None:
+        """Read the file again: another process may have written it."""
+        if self._file is not None and self._file.exists():
+            self._ids = self._read(self._file)
+            self._names = {number: name for name, number in self._ids.items()}
+
     def name(self, number: int) -> str | None:
         """Give the selector with this number, as the user gave it; None for 0 and for unknown ones."""
         return self._names.get(number)
 
     def number(self, selector: str) -> int:
-        """Give the selector's number, a new one (from 1) at its first time."""
+        """Give the selector's number, a new one (from 1) at its first time.
+
+        A number is never given to another selector: flows of the old one may live for as long as the maps.
+        """
         if selector not in self._ids:
-            number = max(self._names, default=0) + 1
-            self._ids[selector] = number
-            self._names[number] = selector
-            self._save()
+            with self._writing():
+                self.reload()
+                number = self._ids.get(selector) or max(self._names, default=0) + 1
+                self._ids[selector] = number
+                self._names[number] = selector
+                self._save()
         return self._ids[selector]
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        if self._file is None:
+            return contextlib.nullcontext()
+        return locked(self._file.with_suffix(".lock"))
 
     def _save(self) -> None:
         if self._file is None:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._file.with_suffix(".new")
-        fresh.write_text(json.dumps(self._ids, indent=1) + "\n")
-        fresh.replace(self._file)  # rename(2) is atomic: a reader sees the old or the new one
+        write_whole(fresh, json.dumps(self._ids, indent=1).encode() + b"\n")
+        rename_whole(fresh, self._file)

@@ -28,9 +28,19 @@ PURE_OF_SOCKET = {"AF_INET", "AF_INET6", "inet_ntop", "inet_pton"}  # addresses 
 FLOORS = (
     {"tracer.errors", "tracer"},
     {f"tracer.{name}" for name in PURE},
-    {"tracer.abi", "tracer.libbpf", "tracer.hostfs", "tracer.capabilities"},
+    {
+        "tracer.abi",
+        "tracer.libbpf",
+        "tracer.hostfs",
+        "tracer.capabilities",
+        "tracer.files",
+        "tracer.syscalls",
+    },
     {"tracer.maps", "tracer.ring"},
-    {"tracer.registry", "tracer.containers", "tracer.targets", "tracer.inventory", "tracer.config"},
+    {
+        f"tracer.{name}"
+        for name in ("registry", "containers", "targets", "inventory", "config", "enforce", "saved")
+    },
     {"tracer.engine"},
 )
 # libbpf is known to one file; the others make one system call each that the standard library lacks

@@ -1,0 +1,273 @@
+"""Policies: what the rules say, one by one, is what the tables say at once."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tracer.abi import Abi
+from tracer.errors import UsageError
+from tracer.policy import (
+    PORTS_MAX,
+    Addresses,
+    Name,
+    Policy,
+    Prefix,
+    ScopeBit,
+    compile_policy,
+    parse,
+)
+
+OBJECT = Path(__file__).resolve().parents[2] / "tracer" / "objects" / "tattle.bpf.o"
+PORTS = ("", ":53", ":443", ":443/tcp", ":443/udp", ":8080/tcp")
+# Prefixes that lie within each other, and peers inside and outside of them.
+V4 = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3", "127.0.0.0/8", "203.0.113.0/24")
+V6 = ("[::]/0", "[2001:db8::]/32", "[2001:db8:1::]/48", "[2001:db8:1::1]", "[fe80::]/10", "[::1]")
+SCOPES = ("@loopback", "@lan", "@internet", "@dns")
+HOSTS = (
+    *("10.0.0.1", "10.1.0.1", "10.1.2.4", "10.1.2.3", "127.0.0.1", "203.0.113.9", "198.51.100.1"),
+    *("0.0.0.0", "169.254.169.254", "224.0.0.251", "255.255.255.255", "100.64.0.1"),
+    *(
+        "2001:db8::1",
+        "2001:db8:1::1",
+        "2001:db8:1::2",
+        "fe80::1",
+        "::1",
+        "ff02::fb",
+        "fd00::1",
+        "2001:470::1",
+    ),
+)
+
+rules = st.lists(
+    st.one_of(
+        st.builds(lambda a, b: a + b, st.sampled_from(V4 + V6), st.sampled_from(PORTS)),
+        st.sampled_from(SCOPES),
+    ),
+    max_size=8,
+    unique=True,
+)
+
+
+def raw(host: str) -> bytes:
+    """Give 16 bytes, IPv4 mapped."""
+    address = ipaddress.ip_address(host)
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def place(host: str) -> str:
+    """Tell the scope, by the words of the contract and nothing of ours."""
+    address = ipaddress.ip_address(host)
+    lan = (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "fe80::/10",
+        "fc00::/7",
+    )
+    if host in ("0.0.0.0", "::") or address.is_loopback:
+        return "@loopback"
+    if address.is_multicast or host == "255.255.255.255":
+        return "multicast"
+    inside = (network for network in map(ipaddress.ip_network, lan) if network.version == address.version)
+    return "@lan" if any(address in network for network in inside) else "@internet"
+
+
+def speaks(text: str, host: str, port: int, proto: str, *, deny: bool) -> bool:
+    """Tell whether a rule speaks of a peer: one rule, one peer, no table."""
+    if text.startswith("@"):
+        if text == "@dns":
+            return port == 53
+        return place(host) == text and (deny or port != 53)
+    network, tail = text, ""
+    if text.startswith("["):
+        network, _, tail = text.partition("]")
+        length, _, tail = tail.partition(":")
+        network = network[1:] + length
+    elif ":" in text:
+        network, _, tail = text.partition(":")
+    number, _, name = tail.partition("/")
+    inside = ipaddress.ip_network(network)
+    address = ipaddress.ip_address(host)
+    if inside.version != address.version or address not in inside:
+        return False
+    return number in ("", str(port)) and name in ("", proto)
+
+
+def naive(policy: Policy, host: str, port: int, proto: str) -> bool:
+    """Say whether a peer is denied: deny beats allow, allow beats the default, loopback is let be but for DNS."""
+    if any(speaks(text, host, port, proto, deny=True) for text in policy.deny):
+        return True
+    if any(speaks(text, host, port, proto, deny=False) for text in policy.allow):
+        return False
+    if policy.default_allow:
+        return False
+    return not (place(host) == "@loopback" and port != 53)
+
+
+@given(
+    rules,
+    rules,
+    st.booleans(),
+    st.sampled_from(HOSTS),
+    st.sampled_from((53, 80, 443, 8080)),
+    st.sampled_from(("tcp", "udp")),
+)
+@example([], ["@internet"], True, "198.51.100.1", 53, "udp")
+@example(["[::]/0"], [], False, "198.51.100.1", 443, "tcp")
+@example(["10.1.0.0/16"], ["10.0.0.0/8:443"], False, "10.1.0.1", 443, "tcp")
+def test_tables_say_what_the_rules_say(
+    allow: list[str], deny: list[str], default_allow: bool, host: str, port: int, proto: str
+) -> None:
+    """Every peer gets the verdict that the rules one by one give, and the rule named speaks of it."""
+    policy = Policy("ollama", tuple(allow), tuple(deny), default_allow)
+    judged = compile_policy(policy).judge(raw(host), port, {"tcp": 6, "udp": 17}[proto])
+    assert judged.denied == naive(policy, host, port, proto)
+    if judged.rule:
+        way, text = policy.rule_text(judged.rule).split(" ")
+        assert way == ("deny" if judged.denied else "allow")
+        assert speaks(text, host, port, proto, deny=judged.denied)
+
+
+@given(rules, rules)
+def test_the_longest_prefix_alone_decides(allow: list[str], deny: list[str]) -> None:
+    """No prefix has two entries, and none has more rules than the kernel's value has room for."""
+    entries = compile_policy(Policy("x", tuple(allow), tuple(deny))).entries
+    assert len({entry.prefix for entry in entries}) == len(entries)
+    assert all(len(entry.ports) <= PORTS_MAX for entry in entries)
+
+
+GOOD = {
+    "1.2.3.0/24": Addresses(Prefix(0xFFFF_0102_0300, 120), 0, 0),
+    "1.2.3.4": Addresses(Prefix(0xFFFF_0102_0304, 128), 0, 0),
+    "1.2.3.0/24:443": Addresses(Prefix(0xFFFF_0102_0300, 120), 443, 0),
+    "1.2.3.4:443/tcp": Addresses(Prefix(0xFFFF_0102_0304, 128), 443, 6),
+    "[2001:db8::]/32": Addresses(Prefix(0x20010DB8 << 96, 32), 0, 0),
+    "[2001:db8::1]:53/udp": Addresses(Prefix((0x20010DB8 << 96) + 1, 128), 53, 17),
+    "[::ffff:1.2.3.0]/120": Addresses(Prefix(0xFFFF_0102_0300, 120), 0, 0),
+    "@dns": ScopeBit.DNS,
+    "@lan": ScopeBit.LAN,
+    "registry.ollama.ai": Name("registry.ollama.ai", False, 0, 0),
+    "*.Ollama.ai:443": Name("ollama.ai", True, 443, 0),
+    "localhost:80/tcp": Name("localhost", False, 80, 6),
+}
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_good_rules(text: str) -> None:
+    """The grammar of the contract is read as it is meant."""
+    assert parse(text, deny=False).match == GOOD[text]
+
+
+BAD = (
+    *(
+        "",
+        " ",
+        "@",
+        "@everything",
+        "@LAN",
+        "1.2.3",
+        "1.2.3.4.5",
+        "256.1.1.1",
+        "1.2.3.4/33",
+        "1.2.3.4/",
+        "1.2.3.4/24",
+    ),
+    *(
+        "01.2.3.4",
+        "1.2.3.4:",
+        "1.2.3.4:0",
+        "1.2.3.4:65536",
+        "1.2.3.4:443/",
+        "1.2.3.4:443/icmp",
+        "1.2.3.4:443/TCP",
+    ),
+    *(
+        "1.2.3.4/tcp",
+        "2001:db8::/32",
+        "[2001:db8::/32]",
+        "[2001:db8::]/129",
+        "[2001:db8::1]/32",
+        "[fe80::1%eth0]",
+    ),
+    *(
+        "1.2.3.0/24 ",
+        "\n1.2.3.4",
+        "1.2.3.4\n",
+        "a..b",
+        "*.",
+        "*",
+        "a.*.b",
+        "-a.b",
+        "https://a.b",
+        "a/b",
+        "a b",
+    ),
+    *("[1.2.3.4]", "name.ai:99999", "x" * 64 + ".ai", "\x1b[31m", "@dns:53"),
+)
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_bad_rules_are_quoted(text: str) -> None:
+    """What is no rule is a usage error that quotes it, made safe, and says what would be one."""
+    with pytest.raises(UsageError) as refused:
+        compile_policy(Policy("ollama", (text,)))
+    assert f"'{text}'" in refused.value.message or "\\x" in refused.value.message
+    assert refused.value.message.isprintable()
+    assert refused.value.hint
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_rule_or_refused(text: str) -> None:
+    """No text makes anything but a rule or a usage error."""
+    try:
+        compile_policy(Policy("ollama", (text,)))
+    except UsageError as error:
+        assert error.message.isprintable()
+
+
+@pytest.mark.parametrize("text", ["registry.ollama.ai", "*.ollama.ai:443"])
+def test_names_are_refused_for_now(text: str) -> None:
+    """A rule by name is understood, and refused as long as nothing carries it out."""
+    with pytest.raises(UsageError, match=r"by name.*naming feature"):
+        compile_policy(Policy("ollama", (text,)))
+
+
+def test_too_many_ports_name_the_rules() -> None:
+    """More port rules than a prefix has room for are refused by name, wider prefixes' included."""
+    wide = tuple(f"10.0.0.0/8:{port}" for port in range(1, PORTS_MAX + 1))
+    compile_policy(Policy("x", wide))
+    with pytest.raises(UsageError) as refused:
+        compile_policy(Policy("x", (*wide, "10.1.0.0/16:99")))
+    assert "10.1.0.0/16" in refused.value.message
+    assert "'10.1.0.0/16:99'" in refused.value.message
+    assert "'10.0.0.0/8:7'" in refused.value.message
+
+
+def test_what_changes_nothing_takes_no_room() -> None:
+    """A rule without port makes narrower ones of its kind superfluous; a denial all others."""
+    many = tuple(f"10.0.0.0/8:{port}" for port in range(1, 40))
+    allowed = compile_policy(Policy("x", ("10.0.0.0/8", *many))).entries
+    denied = compile_policy(Policy("x", many, ("10.0.0.0/8",))).entries
+    assert [len(entry.ports) for entry in (*allowed, *denied)] == [1, 1]
+
+
+def test_ten_thousand_prefixes() -> None:
+    """Thousands of prefixes make as many entries, each with its own rule and the wider one's."""
+    nets = tuple(f"10.{i >> 8}.{i & 255}.0/24:443" for i in range(10_000))
+    entries = compile_policy(Policy("x", (*nets, "10.0.0.0/8:80"))).entries
+    assert len(entries) == 10_001
+    assert [len(entry.ports) for entry in entries] == [1] + [2] * 10_000
+
+
+def test_numbers_agree_with_the_kernel_half() -> None:
+    """Scope bits, modes and the room for port rules are those of bpf/abi.h."""
+    enums = Abi.from_object(OBJECT.read_bytes()).enums
+    assert {f"SCOPE_{bit.name}": 1 << bit for bit in ScopeBit} == enums["scope_bit"]
+    assert enums["limits"]["RULE_PORTS"] == PORTS_MAX
