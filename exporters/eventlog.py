@@ -61,6 +61,8 @@ class EventLog:
 
     def _take(self, line: bytes) -> None:
         if self._bytes + len(line) > WAITING_MAX:
+            self.flush()
+        if self._bytes + len(line) > WAITING_MAX:
             self._lost(self._reason, 1)
             self._unsaid[self._reason] = self._unsaid.get(self._reason, 0) + 1
             return

@@ -59,6 +59,8 @@ class Source(Protocol):
     """What a scrape reads."""
 
     @property
+    def closed(self) -> bool: ...  # noqa: D102 - the kernel's maps are gone
+    @property
     def lock(self) -> AbstractContextManager[object]: ...  # noqa: D102 - held while flows are read and folded
     def rows(self) -> Sequence[FlowRow]: ...  # noqa: D102
     def overflow(self) -> Iterable[FlowRow]: ...  # noqa: D102
@@ -83,14 +85,15 @@ class Collector:
         self._hooks = hooks
         self._targets = targets
 
-    def collect(self) -> Iterator[Metric]:
-        """Read the kernel once and yield the families."""
+    def collect(self) -> list[Metric]:
+        """Read the kernel once and give the families; none once the source is closed."""
         with self._source.lock:
-            rows = self._source.rows()
-            series = self._book.fold(rows, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-            series += overflow(self._source.overflow(), self._decoder)
-            families = list(flow_families(series, pid=self._book.pid))
-        yield from families
+            return [] if self._source.closed else list(self._families())
+
+    def _families(self) -> Iterator[Metric]:
+        series = self._book.fold(self._source.rows(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        series += overflow(self._source.overflow(), self._decoder)
+        yield from flow_families(series, pid=self._book.pid)
         yield from target_families(self._targets())
         losses = self._source.losses()
         yield from map_families(self._source.sizes(), losses)

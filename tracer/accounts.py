@@ -43,9 +43,15 @@ class Accounts:
         self.clock = clock
         self.ledger = Ledger()
         self.lock = threading.RLock()
+        self.closed = False
         self.since_ns = time.time_ns()
         self.lost: dict[str, int] = {}  # by the user half: lines of the log, of a slow watcher
         self._settlers: list[Callable[[FlowRow], None]] = []
+
+    def close(self) -> None:
+        """Let readers in other threads finish, and keep them out from now on."""
+        with self.lock:
+            self.closed = True
 
     def on_settle(self, settler: Callable[[FlowRow], None]) -> None:
         """Have `settler` told of each flow before it leaves the kernel's table."""

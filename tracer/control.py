@@ -23,6 +23,7 @@ import msgspec
 from tracer.decode import lost_json
 from tracer.errors import DaemonAbsent, HostError, NotRoot, TattleError
 from tracer.hostfs import BPFFS, instance_paths
+from tracer.identity import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ _QUESTION_MAX: Final = 1 << 20
 _CLIENTS_MAX: Final = 64
 _RECEIVE: Final = 1 << 16
 _NAP_S: Final = 3600.0  # select(2) takes no infinite time, and only signals end a watch
+
+EVERYBODY: Final = NOBODY._replace(comm="tattle")  # whose events every watcher gets: what was lost
 
 encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -117,7 +120,7 @@ class ControlServer:
     def publish(self, who: ProcessInfo | None, line: bytes) -> None:
         """Give an event to every watcher who wants it."""
         for client in self.watchers:
-            if client.wants is None or not client.wants(who):
+            if who is not EVERYBODY and not (client.wants and client.wants(who)):
                 continue
             if client.bytes + len(line) > WAITING_MAX:
                 client.lost += 1

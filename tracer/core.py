@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tracer.abi import EventTuple
     from tracer.identity import ProcessInfo
     from tracer.maps import Maps
 
 LOSSES_EVERY_S: Final = 1.0
+BATCH: Final = 512  # events that are text at the same time: a full ring would be 25 MB of it
 
 
 class Line(NamedTuple):
@@ -53,21 +55,15 @@ class Core:
         self.ring = self.engine.ring()
         self._losses = LossTeller(self.engine.maps)
 
-    def events(self, *, wanted: bool) -> list[Line]:
-        """Take all events from the ring; `wanted` False throws them away unread."""
+    def events(self, *, wanted: bool) -> Iterator[list[Line]]:
+        """Take all events from the ring, in batches; `wanted` False throws them away unread."""
         rows = self.ring.drain()
-        if not wanted:
-            return []
-        event, get, boot_ns = (
-            self.accounts.decoder.event,
-            self.accounts.registry.get,
-            self.accounts.clock.boot_ns,
-        )
-        lines = []
-        for row in rows:
-            who = get(row.process)
-            lines.append(Line(who, encode(event(row, who, boot_ns)) + b"\n"))
-        return lines
+        for start in range(0, len(rows) if wanted else 0, BATCH):
+            yield [self._line(row) for row in rows[start : start + BATCH]]
+
+    def _line(self, row: EventTuple) -> Line:
+        who = self.accounts.registry.get(row.process)
+        return Line(who, encode(self.accounts.decoder.event(row, who, self.accounts.clock.boot_ns)) + b"\n")
 
     def losses(self) -> Iterator[bytes]:
         """Yield a `lost` line for each loss of the kernel half that moved since the last call."""
@@ -75,6 +71,7 @@ class Core:
 
     def close(self) -> None:
         """Detach, unpin, let go. May be called twice."""
+        self.accounts.close()
         self.ring.close()
         self.engine.close()
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from exporters.eventlog import EventLog
-from exporters.prometheus import Collector
+from exporters.prometheus import Collector, TargetState
 from exporters.series import Book
 from exporters.server import MetricsServer
 from tracer import capabilities, config, hostfs, sdnotify
-from tracer.control import Client, ControlServer, encode, notice
-from tracer.core import Core
+from tracer.control import EVERYBODY, Client, ControlServer, encode, notice
+from tracer.core import Core, Line
 from tracer.engine import EngineOptions
 from tracer.errors import TattleError, UsageError
 from tracer.targets import parse
@@ -176,7 +176,7 @@ class Daemon:
         """Begin to answer: metrics, the control socket, the service manager, the human."""
         core = self._core
         collector = Collector(
-            core.accounts, self._book, core.accounts.decoder, core.engine.hooks, core.targeting.states
+            core.accounts, self._book, core.accounts.decoder, core.engine.hooks, self._targets
         )
         server.start(collector, self.ill)
         self._control = ControlServer(control, self._selector, self._answer, core.accounts.count_lost)
@@ -202,8 +202,17 @@ class Daemon:
 
     def ill(self) -> list[str]:
         """Give what is wrong now, asked of the kernel: a line for each hook that is not attached."""
+        with self._core.accounts.lock:
+            if self._core.accounts.closed:
+                return ["tattle is stopping"]
+            hooks = self._core.engine.hooks()
+        return [f"hook {hook.hook} is not attached" for hook in hooks if not hook.attached]
+
+    def _targets(self) -> list[TargetState]:
+        targeting = self._core.targeting
         return [
-            f"hook {hook.hook} is not attached" for hook in self._core.engine.hooks() if not hook.attached
+            TargetState(one.selector, "observe", enforced=False, processes=targeting.processes(one))
+            for one in targeting.targets
         ]
 
     def loop(self) -> None:
@@ -224,10 +233,13 @@ class Daemon:
                 sdnotify.notify("WATCHDOG=1")
 
     def _pump(self, *, listening: bool) -> None:
-        lines = self._core.events(wanted=listening)
-        told = list(self._core.losses())
+        for lines in self._core.events(wanted=listening):
+            self._tell(lines)
+        self._tell([Line(EVERYBODY, text) for text in self._core.losses()])
+
+    def _tell(self, lines: list[Line]) -> None:
         if self._log is not None:
-            self._log.write([line.text for line in lines] + told)
+            self._log.write(line.text for line in lines)
         if self._control is not None:
             for line in lines:
                 self._control.publish(line.who, line.text)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracer.engine import Engine
 from tracer.errors import DaemonAbsent
-from tracer.targeting import OBSERVE
 from tracer.targets import TargetBook
 
 if TYPE_CHECKING:
     from tracer.maps import Maps
 
 ENGINE: Final = "libbpf"
+OBSERVE: Final = "observe"
 Json = dict[str, Any]
 
 

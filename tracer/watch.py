@@ -87,12 +87,13 @@ class Local:
         wants = self._wants or (lambda _: True)
         while time.monotonic() < until:
             select.select([], [], [], min(DRAIN_S, max(until - time.monotonic(), 0)))
-            lines = [line.text for line in self._core.events(wanted=True) if wants(line.who)]
-            yield lines + list(self._core.losses())
+            for batch in self._core.events(wanted=True):
+                yield [line.text for line in batch if wants(line.who)]
+            yield list(self._core.losses())
 
     def snapshot(self, newest: int) -> tuple[Json, list[Json]]:
         """Give the head and the flows seen last."""
-        self._core.events(wanted=False)
+        self._core.ring.drain()
         self._core.accounts.tidy()
         head, rows = self._core.accounts.view(self._wants, newest)
         return head, list(rows)
