@@ -5,11 +5,11 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#define EMPTY(section, name, type)                                                                 \
-	SEC(section) int empty_##name(type *ctx)                                                         \
-	{                                                                                          \
-		(void)ctx;                                                                         \
-		return 1;                                                                          \
+#define EMPTY(section, name, type)               \
+	SEC(section) int empty_##name(type *ctx) \
+	{                                        \
+		(void)ctx;                       \
+		return 1;                        \
 	}
 
 EMPTY("cgroup/connect4", connect4, struct bpf_sock_addr)

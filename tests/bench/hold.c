@@ -100,16 +100,16 @@ static void leave_out(struct bpf_object *object)
 {
 	struct bpf_program *program;
 
-	bpf_object__for_each_program(program, object)
-		if (is_run_by_hand(program))
-			bpf_program__set_autoload(program, false);
+	bpf_object__for_each_program(program, object) if (is_run_by_hand(program))
+		bpf_program__set_autoload(program, false);
 }
 
 static int attach_all(struct bpf_object *object, int cgroup)
 {
 	struct bpf_program *program;
 
-	bpf_object__for_each_program(program, object) {
+	bpf_object__for_each_program(program, object)
+	{
 		struct bpf_link *link;
 
 		if (is_run_by_hand(program))

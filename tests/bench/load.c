@@ -38,7 +38,7 @@ static struct options {
 	const char *datagrams;	/* first destination of datagrams */
 	const char *client_net; /* a namespace's file, or NULL */
 	const char *server_net;
-	const char *cgroup; /* directory to move into first, or NULL */
+	const char *cgroup;	   /* directory to move into first, or NULL */
 	unsigned int destinations; /* for udp-many: addresses x ports */
 	unsigned int addresses;
 	unsigned int milliseconds;
@@ -47,7 +47,7 @@ static struct options {
 	unsigned int rate;   /* operations a second, 0: as many as go */
 	int cpu;
 	int server_cpu; /* another one, on request: then only the wall clock is worth reading */
-	bool denied; /* EPERM is what is measured */
+	bool denied;	/* EPERM is what is measured */
 } options = {
 	.kind = "",
 	.host = "127.0.0.1",
@@ -350,8 +350,7 @@ static void *run_server(void *argument)
 	return NULL;
 }
 
-static unsigned long run_slice(const struct kind *kind, int fd, unsigned long turn,
-			       struct slice *slice)
+static unsigned long run_slice(const struct kind *kind, int fd, unsigned long turn, struct slice *slice)
 {
 	long long length = options.milliseconds * 1000000LL / options.slices;
 	long long cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID), wall = clock_ns(CLOCK_MONOTONIC);
@@ -408,8 +407,8 @@ static void count_out(const struct kind *kind, int fd)
 		until = (struct timespec){due / 1000000000LL, due % 1000000000LL};
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 	}
-	printf("{\"kind\": \"%s\", \"operations\": %lu, \"seconds\": %.3f}\n", kind->name,
-	       options.count, (double)(clock_ns(CLOCK_MONOTONIC) - start) / 1e9);
+	printf("{\"kind\": \"%s\", \"operations\": %lu, \"seconds\": %.3f}\n", kind->name, options.count,
+	       (double)(clock_ns(CLOCK_MONOTONIC) - start) / 1e9);
 }
 
 static void parse(int argc, char **argv)
@@ -418,22 +417,53 @@ static void parse(int argc, char **argv)
 
 	while ((option = getopt(argc, argv, "k:h:d:c:s:g:n:a:t:l:o:r:p:q:e")) != -1) {
 		switch (option) {
-		case 'k': options.kind = optarg; break;
-		case 'h': options.host = optarg; break;
-		case 'd': options.datagrams = optarg; break;
-		case 'c': options.client_net = optarg; break;
-		case 's': options.server_net = optarg; break;
-		case 'g': options.cgroup = optarg; break;
-		case 'n': options.destinations = (unsigned int)atoi(optarg); break;
-		case 'a': options.addresses = (unsigned int)atoi(optarg); break;
-		case 't': options.milliseconds = (unsigned int)atoi(optarg); break;
-		case 'l': options.slices = (unsigned int)atoi(optarg); break;
-		case 'o': options.count = strtoul(optarg, NULL, 10); break;
-		case 'r': options.rate = (unsigned int)atoi(optarg); break;
-		case 'p': options.cpu = atoi(optarg); break;
-		case 'q': options.server_cpu = atoi(optarg); break;
-		case 'e': options.denied = true; break;
-		default: exit(2);
+		case 'k':
+			options.kind = optarg;
+			break;
+		case 'h':
+			options.host = optarg;
+			break;
+		case 'd':
+			options.datagrams = optarg;
+			break;
+		case 'c':
+			options.client_net = optarg;
+			break;
+		case 's':
+			options.server_net = optarg;
+			break;
+		case 'g':
+			options.cgroup = optarg;
+			break;
+		case 'n':
+			options.destinations = (unsigned int)atoi(optarg);
+			break;
+		case 'a':
+			options.addresses = (unsigned int)atoi(optarg);
+			break;
+		case 't':
+			options.milliseconds = (unsigned int)atoi(optarg);
+			break;
+		case 'l':
+			options.slices = (unsigned int)atoi(optarg);
+			break;
+		case 'o':
+			options.count = strtoul(optarg, NULL, 10);
+			break;
+		case 'r':
+			options.rate = (unsigned int)atoi(optarg);
+			break;
+		case 'p':
+			options.cpu = atoi(optarg);
+			break;
+		case 'q':
+			options.server_cpu = atoi(optarg);
+			break;
+		case 'e':
+			options.denied = true;
+			break;
+		default:
+			exit(2);
 		}
 	}
 	if (!options.slices || options.slices > SLICES_MAX || !options.addresses)

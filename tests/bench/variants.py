@@ -74,7 +74,7 @@ class Daemon:
     def wait_until_up(self) -> None:
         """Return once /healthz answers; curl itself retries while the port is closed."""
         url = f"http://127.0.0.1:{self.port}/healthz"
-        retry = ("--retry", "100", "--retry-connrefused", "--retry-delay", "0", "--retry-max-time", "20")
+        retry = ("--retry", "1000", "--retry-connrefused", "--retry-delay", "0", "--retry-max-time", "60")
         command("curl", "-sSf", *retry, url)
 
 
