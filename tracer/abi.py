@@ -187,10 +187,13 @@ def elf_section(elf: bytes, wanted: str) -> bytes:
     try:
         (table,) = struct.unpack_from("<Q", elf, 0x28)
         entry, count, names = struct.unpack_from("<HHH", elf, 0x3A)
+        whole = len(elf) >= table + entry * count
         heads = [struct.unpack_from("<IIQQQQ", elf, table + entry * i) for i in range(count)]
         strings = heads[names][4]
     except (struct.error, IndexError):
-        raise ObjectError("the file with the compiled programs is cut short", mend) from None
+        whole = False
+    if not whole:
+        raise ObjectError("the file with the compiled programs is cut short", mend)
     for name, _type, _flags, _address, start, size in heads:
         at = strings + name
         if elf[at : elf.find(b"\0", at)] == wanted.encode() and start + size <= len(elf):

@@ -7,6 +7,7 @@ include/uapi/linux/btf.h.
 from __future__ import annotations
 
 import enum
+import itertools
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,9 @@ _TYPE = struct.Struct("<III")
 _KIND_FLAG = 1 << 31
 # Typedefs of include/uapi/linux/types.h that say "network byte order".
 _BIG_ENDIAN = frozenset({"__be16", "__be32", "__be64"})
+# Far above what bpf/abi.h has: spoiled bytes can describe structures without end.
+_MOST_MEMBERS = 4096
+_DEEPEST = 8
 _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -163,6 +167,8 @@ def _types(section: bytes, table: Btf) -> Iterator[Type]:
         tail = _FIXED_TAIL.get(kind, 0) + _ITEM_SIZE.get(kind, 0) * (info & 0xFFFF)
         start = at + _TYPE.size
         at = start + tail
+        if at > len(section):
+            raise ValueError("a type without its end")
         yield Type(kind, table.string(name), size, bool(info & _KIND_FLAG), section[start:at])
 
 
@@ -173,7 +179,11 @@ def layout(btf: Btf, name: str) -> Layout:
     """
     for found in btf.types:
         if found.kind is Kind.STRUCT and found.name == name:
-            return _assemble(name, found.size, tuple(_flatten(btf, found, name)))
+            try:
+                members = tuple(itertools.islice(_flatten(btf, found, name), _MOST_MEMBERS))
+            except (struct.error, IndexError):
+                raise AbiError(f"struct {name} is spoiled", REBUILD) from None
+            return _assemble(name, found.size, members)
     raise AbiError(f"the programs have no struct {name}", REBUILD)
 
 
@@ -189,6 +199,8 @@ def _constants(btf: Btf, found: Type) -> Iterator[tuple[str, int]]:
 
 
 def _flatten(btf: Btf, outer: Type, where: str, prefix: str = "", base: int = 0) -> Iterator[Field]:
+    if prefix.count(".") > _DEEPEST:
+        raise AbiError(f"{where}.{prefix} is nested too deeply", REBUILD)
     for name_off, type_id, bits in struct.iter_unpack("<III", outer.tail):
         name = prefix + btf.string(name_off)
         if outer.flag and bits >> 24:
