@@ -247,34 +247,56 @@ class LiveRow(NamedTuple):
     age: float
 
 
-def live(head: Json, rows: Sequence[LiveRow], source: str) -> RenderableType:
-    """Give one frame of the live table."""
-    made = table(
-        ("process", "in", "", "destination", "proto", "scope", "tries", "sent", "received", "rate", "seen")
-    )
-    for name in ("tries", "sent", "received", "rate", "seen"):
-        column = next(one for one in made.columns if one.header == name)
-        column.justify = "right"
-    made.columns[0].max_width, made.columns[1].max_width, made.columns[3].max_width = 26, 28, 46
-    for flow, rate, age in rows:
-        arrow = "←" if flow["direction"] == "in" else "→"
-        destination = Text(endpoint(flow))
-        if flow["denied"]:
-            destination.append(f" denied {flow['denied']}", style="bold red")
-        made.add_row(
-            Text(who(flow), style="bold"),
-            Text(place(flow), style="dim"),
-            Text(arrow),
-            destination,
-            Text(flow["proto"]),
-            scope_text(flow["scope"]),
-            Text(str(flow["attempts"])),
-            Text(size(flow["bytes_out"])),
-            Text(size(flow["bytes_in"])),
-            Text(f"{size(rate)}/s" if rate else "", style="green"),
-            Text(ago(age), style="" if age < 10 else "dim"),  # noqa: PLR2004 - seconds in which a flow counts as busy
-        )
+# What the live table shows from which width of the terminal on; the destination is never cut for the rest
+_COLUMNS: Final = {
+    "process": 0,
+    "where": 130,
+    "": 0,
+    "destination": 0,
+    "proto": 90,
+    "scope": 70,
+    "tries": 110,
+    "sent": 50,
+    "received": 50,
+    "rate": 80,
+    "seen": 40,
+}
+_DESTINATION: Final = 47  # an IPv6 address in full, its brackets and a port
+
+
+def live(head: Json, rows: Sequence[LiveRow], source: str, width: int) -> RenderableType:
+    """Give one frame of the live table for a terminal of so many columns."""
+    shown = [name for name, least in _COLUMNS.items() if width >= least]
+    made = table(shown, _NUMBERS | {"tries", "sent", "received", "rate", "seen"})
+    lines = [_cells(row) for row in rows]
+    for column, name in zip(made.columns, shown, strict=True):
+        widest = max((line[name].cell_len for line in lines), default=0)
+        column.max_width = {"process": 26, "where": 30, "destination": _DESTINATION}.get(name)
+        if name not in ("process", "where"):
+            column.min_width = min(widest, column.max_width or widest, width // 2)
+    for line in lines:
+        made.add_row(*(line[name] for name in shown))
     return Group(_summary(head, len(rows), source), Text(), made)
+
+
+def _cells(row: LiveRow) -> dict[str, Text]:
+    flow = row.flow
+    destination = Text(endpoint(flow))
+    if flow["denied"]:
+        destination.append(f" denied {flow['denied']}", style="bold red")
+    return {
+        "process": Text(who(flow), style="bold"),
+        "where": Text(place(flow), style="dim"),
+        "": Text("←" if flow["direction"] == "in" else "→"),
+        "destination": destination,
+        "proto": Text(flow["proto"]),
+        "scope": scope_text(flow["scope"]),
+        "tries": Text(str(flow["attempts"])),
+        "sent": Text(size(flow["bytes_out"])),
+        "received": Text(size(flow["bytes_in"])),
+        "rate": Text(f"{size(row.rate)}/s" if row.rate else "", style="green"),
+        "seen": Text(ago(row.age), style="" if row.age < 10 else "dim"),  # noqa: PLR2004 - busy, in seconds
+    }
 
 
 def _summary(head: Json, shown: int, source: str) -> Text:

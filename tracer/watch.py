@@ -26,6 +26,7 @@ FRAME_S: Final = 0.2
 FRAMES_AFTER: Final = 4  # a frame that took long to get is followed by a pause so many times as long
 ROWS_MAX: Final = 200
 _BUSY_S: Final = 10.0  # flows seen within it stand by their beginning, so that lines do not jump about
+_COUNTERS: Final = ("attempts", "established", "denied", "bytes_out", "bytes_in", "packets_out", "packets_in")
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -149,15 +150,35 @@ def _show(source: Source, until: float) -> None:
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
         while (begun := time.monotonic()) < until:
             head, flows = source.snapshot(ROWS_MAX)
+            flows = merged(flows)
             now = time.time()
             ages = [now - _seconds(flow["last_seen"]) for flow in flows]
             speeds = rates.update(flows, begun)
             order = sorted(range(len(flows)), key=lambda at: _rank(flows[at], ages[at]), reverse=True)
             order = order[: max(console.height - 5, 1)]
             rows = [views.LiveRow(flows[at], speeds[at], ages[at]) for at in order]
-            screen.update(views.live(head, rows, source.name), refresh=True)
+            screen.update(views.live(head, rows, source.name, console.width), refresh=True)
             pause = max(FRAME_S, FRAMES_AFTER * (time.monotonic() - begun))
             select.select([], [], [], max(min(pause, until - time.monotonic()), 0))
+
+
+def merged(flows: list[Json]) -> list[Json]:
+    """Sum up what one process accepted from one address: the ports there are chance, and many."""
+    found: dict[object, Json] = {}
+    for flow in flows:
+        if flow["direction"] != "in":
+            found[len(found)] = flow
+            continue
+        key = (flow["pid"], flow["comm"], flow["remote_addr"], flow["proto"])
+        before = found.get(key)
+        found[key] = flow | {"remote_port": None} if before is None else _sum(before, flow)
+    return list(found.values())
+
+
+def _sum(one: Json, other: Json) -> Json:
+    sums = {name: one[name] + other[name] for name in _COUNTERS}
+    first, last = min(one["first_seen"], other["first_seen"]), max(one["last_seen"], other["last_seen"])
+    return one | sums | {"first_seen": first, "last_seen": last}
 
 
 def _rank(flow: Json, age: float) -> tuple[bool, str]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from exporters import views
 from tracer.decode import Decoder, lost_json
 from tracer.identity import NOBODY, ProcessInfo, comm_text
+from tracer.watch import merged
 
 DECODER = Decoder(ENUMS)
 EVIL = b"\x1b[2J[red]x\r\n"
@@ -95,7 +96,7 @@ def frame(width: int = 120, **changes: Any) -> str:  # noqa: ANN401 - fields of 
         file=io.StringIO(), force_terminal=True, width=width, height=20, highlight=False, markup=False
     )
     rows = [views.LiveRow(DECODER.flow(flow(**changes), WHO, 0), 1024.0, 3.0)]
-    out.print(views.live(HEAD, rows, "daemon"))
+    out.print(views.live(HEAD, rows, "daemon", width))
     return str(out.file.getvalue())  # type: ignore[attr-defined]
 
 
@@ -115,6 +116,24 @@ def test_live_table_keeps_to_the_screen(width: int) -> None:
         r"\x1b\[[0-9;]*m", "", frame(width, remote="2001:db8:1111:2222:3333:4444:5555:6666")
     ).splitlines()
     assert max(map(len, lines)) <= width
+
+
+def test_live_table_cuts_the_destination_last() -> None:
+    """On a usual terminal an address and its port are whole, whatever else has to go."""
+    assert "203.0.113.7:443" in frame(60)
+    assert "[2001:db8:1111:2222:3333:4444:5555:6666]:443" in frame(
+        100, remote="2001:db8:1111:2222:3333:4444:5555:6666"
+    )
+    assert "internet" in frame(80)
+
+
+def test_accepted_connections_are_summed_by_peer() -> None:
+    """A server's clients are addresses; their ports would fill the screen."""
+    rows = [DECODER.flow(flow(direction=1, remote_port=port, bytes_in=1), WHO, 0) for port in range(5)]
+    rows += [DECODER.flow(flow(remote_port=port), WHO, 0) for port in range(2)]
+    found = merged(rows)
+    assert len(found) == 3
+    assert (found[0]["bytes_in"], found[0]["remote_port"]) == (5, None)
 
 
 def test_rates_follow_what_was_shown_before() -> None:
