@@ -22,7 +22,7 @@ from miniature.tattled import Tattle
 from miniature.world import World
 
 NGINX = """
-daemon off; master_process on; worker_processes 1; pid {state}/nginx.pid; error_log stderr notice;
+daemon off; user root; master_process on; worker_processes 1; pid {state}/nginx.pid; error_log stderr notice;
 events {{ }}
 http {{
     access_log off; client_body_temp_path {state}; proxy_temp_path {state}; fastcgi_temp_path {state};
@@ -136,11 +136,13 @@ def test_looking_a_name_up_is_no_traffic_to_it(here: Watched) -> None:
 
 def visit(here: Watched, port: int, visitors: dict[str, str]) -> None:
     """Fetch the page from world-net: from each of VISITORS' addresses at the host's address it maps to."""
-    options = ("-sS", "-g", "-o", "/dev/null", "--interface")
+    options = ("-sSf", "-g", "-o", "/dev/null", "--interface")
     with here.world.group("visitor"):
         for visitor, address in visitors.items():
             url = f"http://{address}:{port}/page"
-            run(here, "curl", *options, visitor, url, namespace=NET, group="visitor")
+            # only the interface tells which link a link-local address is meant on
+            source = f"if!{NET_LINK}" if visitor.startswith("fe80:") else visitor
+            run(here, "curl", *options, source, url, namespace=NET, group="visitor")
 
 
 def link_local(here: Watched, namespace: str, link: str) -> str:
@@ -174,7 +176,8 @@ def test_visitors(here: Watched, pages: Path, comm: str, port: int, ready: bytes
         far: "lan",
     }
     assert {(one["direction"], one["established"]) for one in visits} == {("in", 1)}
-    assert all(one["comm"].startswith(comm) and one["bytes_out"] > PAGE for one in visits)
+    assert {one["comm"].startswith(comm) for one in visits} == {True}
+    assert min(one["bytes_out"] for one in visits) > PAGE
 
 
 def listening(here: Watched, port: int) -> None:

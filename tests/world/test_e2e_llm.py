@@ -39,10 +39,10 @@ def test_llama_server_answers_and_nothing_leaves(world: World, tattle: Tattle) -
     prompt = json.dumps({"prompt": COUNTING, "n_predict": 8, "temperature": 0})
     serve = (PYTHON, "-m", "miniature.llama_server", "-m", MODEL, "--host", "0.0.0.0", "--port", "8091")
     ask = ("curl", "-sS", "-d", prompt)
-    with watched(world, tattle, "llama") as here, world.group("user"):
+    with watched(world, tattle, "llama") as here, world.group("visitor"):
         with world.running("llama", *serve, ready=b"listening"):
             for url, namespace in (("http://127.0.0.1:8091", "world-host"), (f"http://{HOST_V4}:8091", NET)):
-                answer = world.run("user", *ask, f"{url}/completion", namespace=namespace)
+                answer = world.run("visitor", *ask, f"{url}/completion", namespace=namespace)
                 assert "six, seven" in json.loads(answer.stdout)["content"]
         (reply,) = here.settled()
         everything = tattle.flows("/world/llama")

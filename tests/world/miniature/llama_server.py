@@ -1,9 +1,10 @@
 """llama.cpp's own HTTP server, from the prebuilt xllamacpp wheel, behind llama-server's usual flags.
 
-    python -m miniature.llama_server -m MODEL.gguf [--host 127.0.0.1] [--port 8080] [-c 2048] [-np 1] [-t 2]
+    python -m miniature.llama_server -m MODEL.gguf [--host 127.0.0.1] [--port 8080] [-c 2048] [-np 1] [-t 1]
 
 Flags that it does not know (--offline, --no-webui) change nothing: nothing is downloaded, only -m is read.
-The kernel knows it as `llama-server`; its executable is Python's.
+The kernel knows it as `llama-server`; its executable is Python's. One thread by default: several wait for
+each other by spinning, which takes minutes on a machine that does something else as well.
 """
 
 import argparse
@@ -23,7 +24,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("-c", "--ctx-size", type=int, default=2048)
     parser.add_argument("-np", "--parallel", type=int, default=1)
-    parser.add_argument("-t", "--threads", type=int, default=2)
+    parser.add_argument("-t", "--threads", type=int, default=1)
     return parser.parse_known_args()[0]
 
 

@@ -18,7 +18,7 @@ from miniature.layout import TOP
 from miniature.processes import end
 
 TATTLE = [sys.executable, "-m", "tracer"]
-START_S = 30.0
+START_S = 60.0
 STATE = (Path("/var/lib"), Path("/run"))
 
 

@@ -54,7 +54,7 @@ class World:
             yield f"{GROUP}/{name}"
 
     def run(
-        self, group: str, *words: str | Path, namespace: str = HOST, seconds: float = 60
+        self, group: str, *words: str | Path, namespace: str = HOST, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run WORDS to their end; the result has its code and its output, nothing is raised for a code."""
         return subprocess.run(
