@@ -235,7 +235,7 @@ def o41(lab: Lab) -> Expectation:
     name = os.fsdecode(raw)
     port = lab.peer.serve()
     program, _ = lab.run("rename.c", PEER4, str(port), "1000", name=name)
-    shown = r'\x1b[31m\n"\\\xff' + lab.token
+    shown = r'\x1b[31m\x0a"\\xff' + lab.token
     directory = program.exe.removesuffix(name)
     return expect(Want(shown, "tcp", PEER4, port, more={"exe": directory + shown}))
 

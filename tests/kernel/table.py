@@ -30,6 +30,9 @@ class Ending(str):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, str) and other.endswith(str(self))
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(str(self))
 
@@ -71,7 +74,7 @@ class Want:
     @property
     def on_loopback(self) -> bool:
         """Say whether only a daemon with --loopback reports it."""
-        return self.scope in ("loopback", "host") and self.port != 53
+        return self.scope == "loopback" and self.port != 53
 
 
 @dataclass(frozen=True)

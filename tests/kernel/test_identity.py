@@ -92,7 +92,7 @@ def test_hostile_names_harm_no_log(lab: Lab, plain: Tattle, scratch: Path) -> No
     """The log stays JSON lines in UTF-8 without a control byte, whatever a program calls itself."""
     name = f"\x1b]0;x\x07\r{lab.token}"
     program, _ = lab.run("rename.c", PEER4, str(lab.peer.serve()), "1000", name=name)
-    shown = rf"\x1b]0;x\x07\r{lab.token}"
+    shown = rf"\x1b]0;x\x07\x0d{lab.token}"
     until(lambda: [] if plain.events(shown) else ["no event"])
     text = plain.log.read_bytes().decode("utf-8", errors="strict")
     assert not [c for c in text if ord(c) < 32 and c != "\n"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,10 +22,17 @@ def test_a_report_agrees_with_the_wire(name: str, lab: Lab, plain: Tattle, thoro
     """A report has every flow of a scenario, no other, and its bytes to the byte."""
     expected = ROWS[name](lab)
     for tattle, loopback in ((plain, False), (thorough, True)):
-        until(
-            lambda t=tattle, all_=loopback: complaints(lab, expected, t.flows(*expected.comms), loopback=all_)
-        )
-        until(lambda t=tattle: missing_events(t, expected))
+        until(partial(disagreement, lab, tattle, expected, loopback=loopback))
+        until(partial(missing_events, tattle, expected))
+
+
+def disagreement(lab: Lab, tattle: Tattle, expected: Expectation, *, loopback: bool) -> list[str]:
+    """Compare the newest flows, and all of them only where those do not do: a busy host has many."""
+    flows = tattle.flows(*expected.comms, newest=4096)
+    found = complaints(lab, expected, flows, loopback=loopback)
+    if found:
+        return complaints(lab, expected, tattle.flows(*expected.comms), loopback=loopback)
+    return found
 
 
 def missing_events(tattle: Tattle, expected: Expectation) -> list[str]:

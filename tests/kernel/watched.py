@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0
+PATIENCE = 90.0
 """Seconds that the daemon may take to become ready or to end."""
 
 
@@ -89,12 +89,12 @@ class Tattle:
             raise RuntimeError(f"tattle {words}: exit {done.returncode}: {done.stderr}")
         return json.loads(done.stdout)
 
-    def read(self) -> dict[str, Any]:
-        """Return all flows, losses and totals, asked of the daemon's control socket (tracer/control.py)."""
+    def read(self, newest: int = 0) -> dict[str, Any]:
+        """Return flows (all, or the newest), losses and totals, asked of the control socket (tracer/control.py)."""
         with socket.socket(socket.AF_UNIX) as door:
             door.settimeout(PATIENCE)
             door.connect(f"/run/{self.instance}/control.sock")
-            door.sendall(b'{"ask": "flows"}\n')
+            door.sendall(json.dumps({"ask": "flows", "newest": newest}).encode() + b"\n")
             with door.makefile("rb") as lines:
                 found: dict[str, Any] = json.loads(next(lines))
                 rows = [json.loads(line) for line in lines]
@@ -102,13 +102,13 @@ class Tattle:
             raise RuntimeError(f"{self.instance}: the answer was cut: {found}")
         return {**found, "flows": rows}
 
-    def flows(self, *comms: str) -> list[dict[str, Any]]:
-        """Return the flows of the processes with these names."""
-        return [flow for flow in self.read()["flows"] if flow["comm"] in comms]
+    def flows(self, *comms: str, newest: int = 0) -> list[dict[str, Any]]:
+        """Return the flows of the processes with these names (of the newest ones only: quicker)."""
+        return [flow for flow in self.read(newest)["flows"] if flow["comm"] in comms]
 
     def losses(self) -> dict[str, int]:
         """Return what was lost, by reason."""
-        found: dict[str, int] = self.read()["losses"]
+        found: dict[str, int] = self.read(1)["losses"]
         return found
 
     def events(self, *comms: str) -> list[dict[str, Any]]:
