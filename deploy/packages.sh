@@ -9,7 +9,7 @@ RUN="clang=clang llvm-strip=llvm
 /usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/linux/bpf.h=linux-libc-dev libbpf.so.1=libbpf1"
 TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl dig=bind9-dnsutils
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
-systemd-analyze=systemd"
+systemd-analyze=systemd strace=strace"
 VM="qemu-system-x86_64=qemu-system-x86 cpio=cpio dpkg-deb=dpkg"
 BENCH="gcc=gcc /usr/include/stdio.h=libc6-dev"
 

@@ -1,12 +1,30 @@
-"""The systemd unit, as systemd sees it."""
+"""The systemd unit: systemd takes it, and the daemon lives with what it leaves it."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
+from typing import TYPE_CHECKING
 
-UNIT = Path(__file__).resolve().parents[2] / "deploy" / "systemd" / "tattle.service"
+import pytest
+from watched import PATIENCE, ROOT, Tattle, command, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+UNIT = ROOT / "deploy" / "systemd" / "tattle.service"
+
+
+def setting(key: str) -> list[str]:
+    """Give the words of one setting of the unit."""
+    found = re.search(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1].split()
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
@@ -17,3 +35,85 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
         ["systemd-analyze", "verify", "--man=no", copy], check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def expand(group: str) -> set[str]:
+    """Give the system calls of a group of systemd's, groups in it included."""
+    listed = subprocess.run(
+        ["systemd-analyze", "syscall-filter", group], check=True, capture_output=True, text=True
+    ).stdout
+    calls: set[str] = set()
+    for line in (line.strip() for line in listed.splitlines()[1:]):
+        if line.startswith("@"):
+            calls |= expand(line)
+        elif line and not line.startswith("#"):
+            calls.add(line)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Run the daemon with the unit's capabilities and no others; give its system calls, a line each.
+
+    It starts, is scraped and asked, reads its configuration again, and ends.
+    """
+    scratch = tmp_path_factory.mktemp("service")
+    tattle = Tattle(scratch)
+    tattle.port = free_port()
+    kept = ["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in setting("CapabilityBoundingSet"))]
+    limited = ["setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set={','.join(kept)}"]
+    calls = scratch / "calls"
+    words = ["run", "--instance", tattle.instance, "--listen", f"127.0.0.1:{tattle.port}"]
+    words += ["--log-file", str(tattle.log)]
+    traced = [*limited, "strace", "-f", "-qq", "-o", str(calls), *command(*words)]
+    with tattle.errors.open("wb") as errors:
+        strace = subprocess.Popen(traced, cwd=ROOT, stdout=errors, stderr=errors, start_new_session=True)
+    try:
+        await_line(strace, tattle.errors, "hooks attached")
+        for path in ("metrics", "healthz"):
+            fetch(f"http://127.0.0.1:{tattle.port}/{path}")
+        tattle.ask("flows")
+        os.killpg(strace.pid, signal.SIGHUP)
+        await_line(strace, tattle.errors, "configuration read again")
+        os.killpg(strace.pid, signal.SIGINT)
+        assert strace.wait(PATIENCE) == 0, tattle.errors.read_text()
+        yield calls.read_text().splitlines()
+    finally:
+        if strace.poll() is None:
+            os.killpg(strace.pid, signal.SIGKILL)
+            strace.wait()
+        tattle.remove()
+
+
+def fetch(url: str) -> None:
+    """Have curl read a page, which must be there."""
+    done = subprocess.run(["curl", "-sSf", "-m", "20", url], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def await_line(process: subprocess.Popen[bytes], log: Path, words: str) -> None:
+    """Wait until the daemon has said WORDS; tracing makes it slow, hence a long bound."""
+    deadline = time.monotonic() + 6 * PATIENCE
+    while words not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def test_the_filter_lets_every_call_through(trace: list[str]) -> None:
+    """With the unit's SystemCallFilter nothing that the daemon does is refused."""
+    made = {found[1] for line in trace if (found := re.match(r"\d+ +([a-z]\w*)\(", line))}
+    allowed = set(setting("SystemCallFilter"))
+    for group in [word for word in allowed if word.startswith("@")]:
+        allowed |= expand(group)
+    assert {"bpf", "socket", "capset"} <= made
+    assert made <= allowed
+
+
+def test_it_opens_no_other_kind_of_socket(trace: list[str]) -> None:
+    """With the unit's RestrictAddressFamilies nothing is refused, and nothing ever connects out."""
+    families = {found[1] for line in trace if (found := re.search(r"socket\((AF_\w+)", line))}
+    assert families
+    assert families <= set(setting("RestrictAddressFamilies"))
+    connected = [line for line in trace if re.search(r" connect\(", line) and "AF_UNIX" not in line]
+    assert connected == []
