@@ -160,13 +160,59 @@ def _print_json(document: object) -> int:
     return 0
 
 
-# block, unblock, prove, report, suggest, verify and targets take their places here.
+def _add_block(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET")
+    for name, does in (("allow", "let this pass"), ("deny", "never let this pass: beats --allow")):
+        parser.add_argument(
+            f"--{name}", action="append", default=[], metavar="RULE", help=f"{does}; may be repeated"
+        )
+    parser.add_argument(
+        "--default", choices=("deny", "allow"), default="deny", help="for what no rule names; default: deny"
+    )
+    parser.add_argument("--audit", action="store_true", help="change nothing, count what would be denied")
+    parser.add_argument(
+        "--strict", action="store_true", help="deny the replies on connections that others made to it, too"
+    )
+
+
+def _block(arguments: argparse.Namespace) -> int:
+    from tracer.block import block
+    from tracer.policy import Mode, Policy
+
+    policy = Policy(
+        arguments.target,
+        tuple(arguments.allow),
+        tuple(arguments.deny),
+        arguments.default == "allow",
+        Mode.AUDIT if arguments.audit else Mode.ENFORCE,
+        arguments.strict,
+    )
+    return block(arguments.instance, policy)
+
+
+def _add_unblock(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET")
+
+
+def _unblock(arguments: argparse.Namespace) -> int:
+    from tracer.block import unblock
+
+    return unblock(arguments.instance, arguments.target)
+
+
+_RULES: Final = """\
+A RULE is a prefix or an address, 1.2.3.0/24 or [2001:db8::]/32, each with :443 or :443/tcp if only that port
+is meant; or @loopback, @lan, @internet, @dns. Deny beats allow, allow beats the default. @dns is port 53 at
+any address; no other scope lets it pass."""
+
+# prove, report, suggest, verify and targets take their places here.
 COMMANDS: Final = (
     Command(
         "run",
         "the daemon: watch this host, export metrics, write the event log",
         "Load the programs, attach them, and stay in the foreground until SIGINT or SIGTERM; then nothing is "
-        "left attached. SIGHUP reads the configuration again. Speaks to systemd (Type=notify).",
+        "left attached, unless a target is blocked. SIGHUP reads the configuration again. Speaks to systemd "
+        "(Type=notify).",
         "  sudo tattle run\n  sudo tattle run --target ollama --log-file /var/log/tattle/events.jsonl",
         _add_run,
         _run,
@@ -187,6 +233,30 @@ COMMANDS: Final = (
         "  sudo tattle flows\n  sudo tattle flows unit:ollama.service --json",
         _add_targets,
         _flows,
+    ),
+    Command(
+        "block",
+        "stop what a program starts, in the kernel, from now on",
+        "Deny what the target starts: internet, LAN, multicast, every protocol, and DNS even to a resolver "
+        "on this host, since names carry data out, too. Its own API keeps working: loopback, and replies to "
+        "whoever connects to it. In force at once and for connections that are open; kept when tattle is "
+        f"stopped, and over reboots (tattle.service), until tattle unblock.\n\n{_TARGETS}\n\n{_RULES}",
+        "  sudo tattle watch ollama                              see what it does\n"
+        "  sudo tattle block ollama --audit                      see what would be denied, nothing is\n"
+        "  sudo tattle flows ollama                              what is it that it needs?\n"
+        "  sudo tattle block ollama --allow 10.0.0.0/8:443/tcp   deny all but that\n"
+        "  sudo tattle status                                    verify: active, says the kernel\n"
+        "  sudo tattle unblock ollama",
+        _add_block,
+        _block,
+    ),
+    Command(
+        "unblock",
+        "lift what block has put in force",
+        f"Take a target's policy away, from the kernel and from what is kept. {_TARGETS}",
+        "  sudo tattle unblock ollama",
+        _add_unblock,
+        _unblock,
     ),
     Command(
         "status",

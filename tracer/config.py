@@ -10,6 +10,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from tracer.errors import ConfigError, TattleError, UsageError
+from tracer.names import escape
+from tracer.policy import Mode, Policy, compile_policy
 from tracer.targets import parse
 
 DEFAULT_PATH: Final = Path("/etc/tattle/tattle.toml")
@@ -51,6 +53,22 @@ class Limits(_Table, frozen=True):
     ring_bytes: int = 4 << 20  # a power of two of pages: BPF_MAP_TYPE_RINGBUF, kernel/bpf/ringbuf.c
 
 
+class PolicyTable(_Table, frozen=True):
+    """[[policy]]: what a target may do; as `tattle block` says it."""
+
+    target: str
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    default: Literal["deny", "allow"] = "deny"
+    mode: Mode = Mode.ENFORCE
+    strict: bool = False  # no answers to whom the target has let in, either
+
+    def policy(self) -> Policy:
+        """Give it as a policy."""
+        allowed = self.default == "allow"
+        return Policy(self.target, self.allow, self.deny, allowed, self.mode, self.strict)
+
+
 class Config(_Table, frozen=True):
     """The whole file."""
 
@@ -63,6 +81,11 @@ class Config(_Table, frozen=True):
     labels: Labels = Labels()
     metrics: Metrics = Metrics()
     limits: Limits = Limits()
+    policy: tuple[PolicyTable, ...] = ()
+
+    def policies(self) -> tuple[Policy, ...]:
+        """Give the policies of the [[policy]] tables."""
+        return tuple(table.policy() for table in self.policy)
 
 
 def load(path: Path | None) -> Config:
@@ -119,8 +142,13 @@ def _check(config: Config) -> None:
         raise UsageError(
             f"limits.ring_bytes = {size} is no power of two of at least {_PAGE}", "such as 4194304"
         )
-    for target in config.targets:
+    for target in (*config.targets, *(table.target for table in config.policy)):
         parse(target)
+    for policy in config.policies():
+        compile_policy(policy)
+    named = [table.target for table in config.policy]
+    if twice := next((target for target in named if named.count(target) > 1), None):
+        raise UsageError(f"two [[policy]] tables are for '{escape(twice)}'", "put their rules into one")
 
 
 def _refused(name: str, reason: str) -> ConfigError:

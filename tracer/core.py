@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from exporters.prometheus import TargetState
 from tracer.accounts import Accounts
+from tracer.blocking import Enforcement
 from tracer.clock import BootClock
 from tracer.control import encode, notice
 from tracer.decode import Decoder
 from tracer.engine import Engine, EngineOptions
 from tracer.hostfs import cgroup2_root
+from tracer.names import escape
 from tracer.registry import Registry
-from tracer.targeting import Targeting
+from tracer.targeting import OBSERVE, Targeting
 from tracer.targets import Finder, TargetBook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from tracer.abi import EventTuple
+    from tracer.blocking import State
+    from tracer.config import Config
+    from tracer.errors import TattleError
     from tracer.identity import ProcessInfo
     from tracer.maps import Maps
+    from tracer.policy import Policy
+    from tracer.targets import Target
+
+log = logging.getLogger("tattle")
 
 LOSSES_EVERY_S: Final = 1.0
 BATCH: Final = 512  # events that are text at the same time: a full ring would be 25 MB of it
@@ -34,26 +46,105 @@ class Line(NamedTuple):
     text: bytes
 
 
-def readers(engine: Engine, book: TargetBook) -> tuple[Accounts, Targeting]:
+def engine_options(instance: str, settings: Config, **more: Any) -> EngineOptions:  # noqa: ANN401 - as EngineOptions
+    """Give what the engine needs to know: the same to the daemon and to who blocks without one."""
+    limits = settings.limits
+    return EngineOptions(
+        instance=instance,
+        flows_max=limits.flows,
+        processes_max=limits.processes,
+        cgroups_max=limits.cgroups,
+        ring_bytes=limits.ring_bytes,
+        loopback=settings.observe.loopback,
+        statistics=settings.program_stats,
+        **more,
+    )
+
+
+def readers(engine: Engine, book: TargetBook, finder: Finder) -> tuple[Accounts, Targeting]:
     """Put together what reads an engine's maps."""
     decoder = Decoder(engine.abi.enums)
     registry = Registry(engine.maps, engine.abi.enums, book.name)
     accounts = Accounts(engine.maps, registry, decoder, BootClock())
-    return accounts, Targeting(engine.maps, Finder(cgroup2_root()), book)
+    return accounts, Targeting(engine.maps, finder, book)
 
 
 class Core:
     """An attached engine and its readers; `close` takes it out of the kernel."""
 
-    def __init__(self, options: EngineOptions, state: Path | None) -> None:
-        """Load and attach; `state` is where targets' numbers are kept (None: nowhere)."""
+    def __init__(self, options: EngineOptions, state: Path | None, configured: Iterable[Policy] = ()) -> None:
+        """Load and attach, policies in force first.
+
+        `state` is where targets' numbers and policies are kept (None: nowhere). Raises what went wrong with
+        the first policy where none can be put in force; others that fail are logged.
+        """
         self.book = TargetBook(state / "targets.json" if state else None)
-        self.engine = Engine.open(options)
-        self.accounts, self.targeting = readers(self.engine, self.book)
-        if self.engine.adopted:
-            self.engine.maps.clear_targets()
+        self._finder = Finder(cgroup2_root())
+        self.enforcement: Enforcement | None = None
+        self._policies: dict[str, Policy] = {}
+        self._configured = tuple(configured)
+        self.engine = Engine.open(options, self._restore if state else None)
+        self.accounts, self.targeting = readers(self.engine, self.book, self._finder)
         self.ring = self.engine.ring()
         self._losses = LossTeller(self.engine.maps)
+
+    def _restore(self, engine: Engine) -> None:
+        self.enforcement = Enforcement(engine, self._finder, self.book)
+        failures = self.restore(self._configured)
+        if failures and not engine.maps.enforcing():
+            raise failures[0]
+
+    def restore(self, configured: Iterable[Policy]) -> list[TattleError]:
+        """Put the policies that are kept, and those of the configuration, in force; log what fails."""
+        failures = self.enforcement.restore(configured) if self.enforcement else []
+        for error in failures:
+            log.error("not enforced: %s; %s", error.message, error.hint)
+        return failures
+
+    def cut(self) -> None:
+        """Cut open connections that the policies deny; needs the privileges of the start."""
+        if self.enforcement is not None:
+            for one in self.enforcement.saved().values():
+                if count := self.enforcement.cut(one.policy):
+                    log.info("%s: %d open connections cut", escape(one.policy.target), count)
+
+    def retarget(self, texts: Iterable[str]) -> None:
+        """Make the kernel's tables say that these are watched, beside those that have a policy.
+
+        Raises UsageError or HostError for a target that cannot be found; then nothing has changed.
+        """
+        targets = self.targeting.find(texts, absent_ok=True)
+        if self.enforcement is None:
+            self.targeting.apply(targets)
+            return
+        with self.enforcement.locked():
+            self.book.reload()
+            saved = self.enforcement.saved()
+            policies = self.enforcement.targets()
+            self._policies = {name: one.policy for name, one in saved.items()}
+            coming = {os.fsencode(path): one.id for one in (*targets, *policies) for path in one.cgroups}
+            self.enforcement.inherit(self.engine.maps.target_paths() | coming, saved)
+            self.targeting.apply(targets, policies)
+            self.enforcement.inherit(self.engine.maps.target_paths(), saved)
+            if saved:
+                self.enforcement.renew()
+
+    def states(self) -> list[TargetState]:
+        """Tell how each target stands, asked of the kernel."""
+        known = self.enforcement.states() if self.enforcement else []
+        policies = {state.saved.policy.target: state for state in known}
+        return [self._state(one, policies.get(one.selector)) for one in self.targeting.targets]
+
+    def unenforced(self) -> list[str]:
+        """Tell of each policy that is not in force for all of its target."""
+        known = self.enforcement.states() if self.enforcement else []
+        names = [escape(state.saved.policy.target) for state in known if not state.active]
+        return [f"the policy of {name} is not in force" for name in names]
+
+    def _state(self, target: Target, policy: State | None) -> TargetState:
+        mode = policy.saved.policy.mode if policy else OBSERVE
+        enforced = policy is not None and policy.enforced
+        return TargetState(target.selector, mode, enforced, self.targeting.processes(target))
 
     def events(self, *, wanted: bool) -> Iterator[list[Line]]:
         """Take all events from the ring, in batches; `wanted` False throws them away unread."""
@@ -63,7 +154,15 @@ class Core:
 
     def _line(self, row: EventTuple) -> Line:
         who = self.accounts.registry.get(row.process)
-        return Line(who, encode(self.accounts.decoder.event(row, who, self.accounts.clock.boot_ns)) + b"\n")
+        event = self.accounts.decoder.event(row, who, self.accounts.clock.boot_ns, self._rule(row, who))
+        return Line(who, encode(event) + b"\n")
+
+    def _rule(self, row: EventTuple, who: ProcessInfo | None) -> str | None:
+        """Name the rule that denied, or would have."""
+        if not row.verdict or who is None or who.target is None:
+            return None
+        policy = self._policies.get(who.target)
+        return policy.rule_text(row.rule) if policy else None
 
     def losses(self) -> Iterator[bytes]:
         """Yield a `lost` line for each loss of the kernel half that moved since the last call."""

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from exporters.eventlog import EventLog
-from exporters.prometheus import Collector, TargetState
+from exporters.prometheus import Collector
 from exporters.series import Book
 from exporters.server import MetricsServer
 from tracer import capabilities, config, hostfs, sdnotify
 from tracer.control import EVERYBODY, Client, ControlServer, encode, notice
-from tracer.core import Core, Line
-from tracer.engine import EngineOptions
+from tracer.core import Core, Line, engine_options
 from tracer.errors import TattleError, UsageError
+from tracer.syscalls import keep_heap_small
 from tracer.targets import parse
 
 if TYPE_CHECKING:
@@ -70,25 +70,10 @@ class RunOptions:
         return msgspec.structs.replace(found, **changes)
 
 
-def engine_options(options: RunOptions, settings: config.Config) -> EngineOptions:
-    """Give what the engine needs to know."""
-    limits = settings.limits
-    return EngineOptions(
-        instance=options.instance,
-        allow_missing=options.allow_missing,
-        flows_max=limits.flows,
-        processes_max=limits.processes,
-        cgroups_max=limits.cgroups,
-        ring_bytes=limits.ring_bytes,
-        loopback=settings.observe.loopback,
-        statistics=settings.program_stats,
-        object_path=options.object_path,
-    )
-
-
 def run(options: RunOptions) -> int:
-    """Run until SIGINT or SIGTERM; returns the exit code. Leaves nothing attached or pinned."""
+    """Run until SIGINT or SIGTERM; returns the exit code. Leaves only policies in force."""
     settings = options.effective()
+    keep_heap_small()
     with ExitStack() as stack:
         signals = Signals()
         stack.callback(signals.close)
@@ -97,8 +82,15 @@ def run(options: RunOptions) -> int:
         if not _locked(paths):  # else the engine says who holds it, which says more than a taken port
             server = MetricsServer(*config.address(settings.listen))
             stack.callback(server.close)
-        core = Core(engine_options(options, settings), paths.state)
+        engine = engine_options(
+            options.instance,
+            settings,
+            allow_missing=options.allow_missing,
+            object_path=options.object_path,
+        )
+        core = Core(engine, paths.state, settings.policies())
         stack.callback(core.close)
+        core.cut()
         assert server is not None  # the engine was opened, hence the lock was free
         daemon = Daemon(options, settings, core, signals)
         stack.callback(daemon.close)
@@ -167,7 +159,7 @@ class Daemon:
         )
         accounts.on_settle(self._book.settle)
         self._log = self._open_log(settings.log_file)
-        core.targeting.apply(core.targeting.find(settings.targets, absent_ok=True))
+        core.retarget(settings.targets)
 
     def _open_log(self, target: str | None) -> EventLog | None:
         return EventLog(target, self._core.accounts.count_lost, notice) if target else None
@@ -176,7 +168,7 @@ class Daemon:
         """Begin to answer: metrics, the control socket, the service manager, the human."""
         core = self._core
         collector = Collector(
-            core.accounts, self._book, core.accounts.decoder, core.engine.hooks, self._targets
+            core.accounts, self._book, core.accounts.decoder, core.engine.hooks, core.states
         )
         server.start(collector, self.ill)
         self._control = ControlServer(control, self._selector, self._answer, core.accounts.count_lost)
@@ -206,14 +198,8 @@ class Daemon:
             if self._core.accounts.closed:
                 return ["tattle is stopping"]
             hooks = self._core.engine.hooks()
-        return [f"hook {hook.hook} is not attached" for hook in hooks if not hook.attached]
-
-    def _targets(self) -> list[TargetState]:
-        targeting = self._core.targeting
-        return [
-            TargetState(one.selector, "observe", enforced=False, processes=targeting.processes(one))
-            for one in targeting.targets
-        ]
+            policies = self._core.unenforced()
+        return [f"hook {hook.hook} is not attached" for hook in hooks if not hook.attached] + policies
 
     def loop(self) -> None:
         """Run until a signal ends it."""
@@ -256,15 +242,23 @@ class Daemon:
         sdnotify.reloading()
         try:
             fresh = self._options.effective()
-            targets = self._core.targeting.find(fresh.targets, absent_ok=True)
+            self._core.targeting.find(fresh.targets, absent_ok=True)
             self._relog(fresh)
         except TattleError as error:
             log.error("the old configuration stays: %s; %s", error.message, error.hint)  # noqa: TRY400 - no traceback
         else:
             self._take(fresh)
-            self._core.targeting.apply(targets)
+            self._police(fresh)
             log.info("configuration read again")
         sdnotify.notify("READY=1")
+
+    def _police(self, fresh: config.Config) -> None:
+        """Put targets and policies in force; connections that are open are denied, but not cut any more."""
+        try:
+            self._core.restore(fresh.policies())
+            self._core.retarget(fresh.targets)
+        except TattleError as error:
+            log.error("targets and policies stay as they are: %s; %s", error.message, error.hint)  # noqa: TRY400 - no traceback
 
     def _relog(self, fresh: config.Config) -> None:
         if fresh.log_file == self._settings.log_file and self._log is not None:
@@ -292,6 +286,7 @@ class Daemon:
         answers: dict[object, Callable[[], Iterator[bytes]]] = {
             "flows": lambda: self._flows(wants, int(question.get("newest") or 0)),
             "watch": lambda: self._watch(client, wants),
+            "policies": self._policies,
         }
         if question.get("ask") not in answers:
             raise UsageError(
@@ -305,6 +300,11 @@ class Daemon:
         for row in rows:
             yield encode(row) + b"\n"
         yield b'{"end":true}\n'
+
+    def _policies(self) -> Iterator[bytes]:
+        """Somebody has blocked or unblocked a target: read again who has which name."""
+        self._core.retarget(self._settings.targets)
+        return iter([b'{"end":true}\n'])
 
     def _watch(self, client: Client, wants: Any) -> Iterator[bytes]:  # noqa: ANN401
         client.wants = wants or (lambda _: True)

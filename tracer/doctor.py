@@ -72,7 +72,7 @@ def examine(instance: str) -> Report:
         _lockdown(),
         _unprivileged(),
         *_hooks(instance),
-        _version1(),
+        version1(),
         _packet_sockets(),
         _statistics(),
     ]
@@ -148,7 +148,7 @@ def _hook(name: str, *, attached: bool) -> Check:
     return Check(f"hook {name}", FAIL, "refused by this kernel", f"a newer kernel, or --allow-missing {name}")
 
 
-def _version1() -> Check:
+def version1() -> Check:
     """Look for cgroup v1 net_cls and net_prio in use: before 5.15 they took sockets out of their v2 cgroup.
 
     Kernel: cgroup_sk_alloc_disabled, kernel/cgroup/cgroup.c; removed by commit 8520e224f547 in 5.15.

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from tracer import capabilities, hostfs, inventory, libbpf
 from tracer.abi import Abi
 from tracer.errors import AbiError, DaemonAbsent, InstanceBusy, KernelError, NoBpffs, ObjectError
+from tracer.files import locked
 from tracer.maps import Maps
 from tracer.ring import Ring
 
@@ -226,8 +227,10 @@ class Engine:
 
         May be called twice.
         """
-        if self._owner and self._pinned and not self.maps.enforcing():
-            self.unpin()
+        if self._owner and self._pinned:
+            with locked(self._paths.policy_lock):  # nobody puts a policy in force between look and removal
+                if not self.maps.enforcing():
+                    self.unpin()
         self._pinned.clear()
         self._links.clear()
         self._resources.close()
@@ -242,6 +245,11 @@ class Engine:
     def pinned(self) -> frozenset[str]:
         """Ask the file system which links and maps would outlive everybody who holds them."""
         return frozenset(path.name for path in _pins_in(self._paths.pins))
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """The hooks that have no program: the kernel refused it."""
+        return tuple(spec.hook for spec in HOOKS if spec.program not in self._programs)
 
     @property
     def paths(self) -> InstancePaths:
@@ -370,7 +378,8 @@ class Engine:
         """Pin everything in place of a predecessor's, then remove what only the predecessor had."""
         pins = self._paths.pins
         pins.mkdir(mode=0o700, exist_ok=True)
-        for name, fd in (self._map_fds | self._links | {FLUSH: self._programs[FLUSH]}).items():
+        unhooked = {name: self._programs[name] for name in (FLUSH, INVENTORY) if name in self._programs}
+        for name, fd in (self._map_fds | self._links | unhooked).items():
             libbpf.pin(fd, pins / name)
             self._pinned.add(name)
         for left in pins.iterdir():

@@ -45,6 +45,11 @@ class InstancePaths(NamedTuple):
         return self.run / "flush.lock"
 
     @property
+    def policy_lock(self) -> Path:
+        """Held while somebody changes policies or targets."""
+        return self.run / "policy.lock"
+
+    @property
     def control(self) -> Path:
         """The daemon's socket."""
         return self.run / "control.sock"

@@ -59,36 +59,40 @@ class Found(NamedTuple):
 
 def take_in(maps: Maps, abi: Abi, program: int, attach_type: int) -> int:
     """Give every socket that has a peer, listens, or sends datagrams its state; returns how many got one."""
-    holders = list(_holders(abi, program, attach_type))
+    held = first_of_each(holders(abi, program, attach_type))
     # First who listens: a connection to a port that is listened on was accepted.
-    listening = {(found.namespace, found.local_port) for _, found in _sockets(holders) if found.listening}
-    return sum(_take(maps, abi, fd, found, listening) for fd, found in _sockets(holders))
+    listening = {(found.namespace, found.local_port) for _, found in _sockets(held) if found.listening}
+    return sum(_take(maps, abi, fd, found, listening) for fd, found in _sockets(held))
 
 
-def _holders(abi: Abi, program: int, attach_type: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (process, inode, tgid, descriptor) of each socket, once."""
+def holders(abi: Abi, program: int, attach_type: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (process, inode, tgid, descriptor) of each descriptor that is a socket."""
     link = libbpf.link_iterator("inventory", program, attach_type)
     try:
         records = libbpf.run_iterator(link)
     finally:
         os.close(link)
-    seen: set[int] = set()
-    for process, inode, tgid, fd in struct.iter_unpack(abi.descriptor.format, records):
-        if inode not in seen:
-            seen.add(inode)
-            yield process, inode, tgid, fd
+    return struct.iter_unpack(abi.descriptor.format, records)
 
 
-def _sockets(holders: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, Found]]:
-    for process, inode, tgid, number in holders:
-        with _duplicate(tgid, number, inode) as fd:
+def first_of_each(held: Iterator[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """Leave one descriptor of each socket."""
+    found: dict[int, tuple[int, int, int, int]] = {}
+    for one in held:
+        found.setdefault(one[1], one)
+    return list(found.values())
+
+
+def _sockets(held: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, Found]]:
+    for process, inode, tgid, number in held:
+        with duplicate(tgid, number, inode) as fd:
             found = None if fd is None else _look(process, fd)
             if fd is not None and found is not None:
                 yield fd, found
 
 
 @contextlib.contextmanager
-def _duplicate(tgid: int, number: int, inode: int) -> Iterator[int | None]:
+def duplicate(tgid: int, number: int, inode: int) -> Iterator[int | None]:
     """Duplicate a descriptor of another process; None where it is gone or is another one by now."""
     libc = ctypes.CDLL(None, use_errno=True)
     with contextlib.ExitStack() as stack:

@@ -6,20 +6,22 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tracer.blocking import POLICIES, Enforcement
 from tracer.engine import Engine
 from tracer.errors import DaemonAbsent
-from tracer.targets import TargetBook
+from tracer.saved import PolicyFile
+from tracer.targeting import OBSERVE
+from tracer.targets import Finder, TargetBook
 
 if TYPE_CHECKING:
-    from tracer.maps import Maps
+    from tracer.saved import Saved
 
 ENGINE: Final = "libbpf"
-OBSERVE: Final = "observe"
 Json = dict[str, Any]
 
 
 def status(instance: str) -> Json:
-    """Give the document of the contract; where nothing is pinned `engine` is null and the lists are empty."""
+    """Give the document of the contract; where nothing is pinned `engine` is null and no policy is active."""
     document: Json = {
         "engine": None,
         "kernel": platform.release(),
@@ -31,32 +33,51 @@ def status(instance: str) -> Json:
     try:
         engine = Engine.attach_readonly(instance)
     except DaemonAbsent:
-        return document
+        return document | {"targets": _kept(instance)}
     with engine:
         maps = engine.maps
         return document | {
             "engine": ENGINE,
             "hooks": [hook._asdict() for hook in engine.hooks()],
             "maps": [size._asdict() for size in maps.sizes()],
-            "targets": _targets(maps, TargetBook(Path("/var/lib") / instance / "targets.json")),
+            "targets": _targets(engine),
             "losses": maps.losses(),
         }
 
 
-def _targets(maps: Maps, book: TargetBook) -> list[Json]:
-    """Tell which cgroups are in which target; a target is active when one of them exists."""
-    cgroups: dict[int, list[int]] = {}
-    for row in maps.cgroups():
-        if row.target:
-            cgroups.setdefault(row.target, []).append(row.id)
+def _targets(engine: Engine) -> list[Json]:
+    """Tell which cgroups are in which target, and of each policy whether the kernel has all of it."""
+    book = TargetBook(engine.paths.state / "targets.json")
+    states = Enforcement(engine, Finder(engine.root), book).states()
+    told = {state.saved.policy.target for state in states}
+    cgroups: dict[str | None, list[int]] = {}
+    for row in engine.maps.cgroups():
+        if row.target and book.name(row.target) not in told:
+            cgroups.setdefault(book.name(row.target), []).append(row.id)
+    watched = [_target(name, sorted(ids), active=True) for name, ids in sorted(cgroups.items(), key=str)]
     return [
-        {
-            "target": book.name(number),
-            "cgroup_ids": sorted(ids),
-            "mode": OBSERVE,
-            "default": None,
-            "rules": [],
-            "active": True,
-        }
-        for number, ids in sorted(cgroups.items())
-    ]
+        _target_of(state.saved, list(state.cgroup_ids), active=state.active) for state in states
+    ] + watched
+
+
+def _kept(instance: str) -> list[Json]:
+    """Tell of the policies that are kept, where nothing is loaded: none is in force."""
+    saved = PolicyFile(Path("/var/lib") / instance / POLICIES).load()
+    return [_target_of(one, [], active=False) for one in saved.values()]
+
+
+def _target_of(saved: Saved, cgroups: list[int], *, active: bool) -> Json:
+    policy = saved.policy
+    told = _target(policy.target, cgroups, active=active)
+    return told | {"mode": policy.mode, "default": policy.default, "rules": policy.rule_texts()}
+
+
+def _target(name: str | None, cgroups: list[int], *, active: bool) -> Json:
+    return {
+        "target": name,
+        "cgroup_ids": cgroups,
+        "mode": OBSERVE,
+        "default": None,
+        "rules": [],
+        "active": active,
+    }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from exporters.prometheus import TargetState
 from tracer.errors import HostError
 from tracer.targets import Finder, Target, TargetBook, parse
 
@@ -13,11 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from tracer.abi import CgroupRow
     from tracer.identity import ProcessInfo
     from tracer.maps import Maps
 
 log = logging.getLogger("tattle")
-OBSERVE = "observe"
+
+OBSERVE: Final = "observe"
 
 
 class Targeting:
@@ -44,41 +45,25 @@ class Targeting:
             found.append(Target(text, self._book.number(text), cgroups))
         return tuple(found)
 
-    def apply(self, targets: tuple[Target, ...]) -> None:
-        """Put cgroups into these targets and out of all others; the nearest ancestor decides."""
-        wanted = {path.encode("utf-8", "surrogateescape"): one.id for one in targets for path in one.cgroups}
-        for old in self.targets:
-            for path in old.cgroups:
-                raw = path.encode("utf-8", "surrogateescape")
-                if raw not in wanted:
-                    self._maps.set_target(raw, 0)
-        for raw, number in wanted.items():
-            self._maps.set_target(raw, number)
-        self.targets = targets
-        # A cgroup that is made below one we have not reached yet inherits what that one had: go again.
-        while self._spread(wanted):
-            pass
+    def apply(self, targets: tuple[Target, ...], policies: tuple[Target, ...] = ()) -> None:
+        """Put cgroups into these targets and out of all others; the nearest ancestor decides.
 
-    def _spread(self, wanted: dict[bytes, int]) -> int:
-        changed = 0
-        for row in self._maps.cgroups():
-            target = _nearest(row.path, wanted)
-            if row.target != target:
-                changed += self._maps.set_target(row.id, target)
-        return changed
+        Where two have the same cgroup, the one with a policy has it.
+        """
+        wanted = {_raw(path): one.id for one in (*targets, *policies) for path in one.cgroups}
+        present = self._maps.target_paths()
+        for path, number in wanted.items():
+            if present.get(path) != number:
+                self._maps.set_target(path, number)
+        for path in present.keys() - wanted.keys():
+            self._maps.set_target(path, 0)
+        named = {one.selector for one in policies}
+        self.targets = (*(one for one in targets if one.selector not in named), *policies)
+        spread(self._maps)
 
-    def states(self) -> list[TargetState]:
-        """Tell how many processes each target has now."""
-        root = self._finder.root
-        return [
-            TargetState(
-                one.selector,
-                OBSERVE,
-                enforced=False,
-                processes=sum(_count(root, path) for path in one.cgroups),
-            )
-            for one in self.targets
-        ]
+    def processes(self, target: Target) -> int:
+        """Count the processes that a target has now."""
+        return sum(_count(self._finder.root, path) for path in target.cgroups)
 
     def chooser(self, texts: list[str]) -> Callable[[ProcessInfo | None], bool] | None:
         """Give a test for processes of these targets, registered or not; None for no targets at all."""
@@ -100,6 +85,24 @@ def chooser(names: set[str], paths: list[str]) -> Callable[[ProcessInfo | None],
         return who.target in names or f"{who.cgroup}/".startswith(below) if below else who.target in names
 
     return wants
+
+
+def spread(maps: Maps) -> None:
+    """Put every cgroup that is known into the target that the paths say.
+
+    A cgroup that is made meanwhile below one not reached yet inherits what that one had: go again.
+    """
+    wanted = maps.target_paths()
+    while sum(_moved(maps, row, _nearest(row.path, wanted)) for row in maps.cgroups()):
+        pass
+
+
+def _moved(maps: Maps, row: CgroupRow, target: int) -> bool:
+    return row.target != target and maps.set_target(row.id, target)
+
+
+def _raw(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
 
 
 def _nearest(path: bytes, wanted: dict[bytes, int]) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tracer.config import Config, address, load, parse_config
-from tracer.daemon import RunOptions, engine_options
+from tracer.core import engine_options
+from tracer.daemon import RunOptions
 from tracer.errors import ConfigError, UsageError
 
 WHOLE = b"""
@@ -39,7 +40,7 @@ def test_every_key_is_read() -> None:
         ("ollama", "cgroup:/a"),
         7,
     )
-    options = engine_options(RunOptions(), config)
+    options = engine_options("tattle", config)
     assert (options.flows_max, options.ring_bytes, options.loopback, options.statistics) == (
         1000,
         65536,

@@ -1,0 +1,160 @@
+"""`tattle block` and `tattle unblock`, with a running daemon and without one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import sys
+from typing import TYPE_CHECKING, Final
+
+from tracer import capabilities, config, control, hostfs
+from tracer.blocking import POLICIES, Enforcement, find_policy
+from tracer.core import engine_options
+from tracer.engine import Engine
+from tracer.errors import AbiError, DaemonAbsent, InstanceBusy, TattleError
+from tracer.names import escape
+from tracer.policy import Mode, compile_policy
+from tracer.saved import PolicyFile
+from tracer.targets import Finder, TargetBook, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tracer.blocking import Blocked
+    from tracer.hostfs import InstancePaths
+    from tracer.policy import Policy
+
+log = logging.getLogger("tattle")
+_BOOK: Final = "targets.json"
+
+
+def block(instance: str, policy: Policy) -> int:
+    """Put a policy in force, keep it, and say what that means; returns the exit code."""
+    parse(policy.target)
+    compile_policy(policy)
+    capabilities.require_loading()
+    with _in_kernel(instance) as enforcement:
+        done = enforcement.block(policy)
+    _tell_daemon(instance)
+    sys.stdout.write(_account(instance, policy, done))
+    return 0
+
+
+def unblock(instance: str, text: str) -> int:
+    """Take a policy away, from the kernel and from what is kept; returns the exit code."""
+    capabilities.require_loading()
+    paths = hostfs.instance_paths(instance, hostfs.bpffs_root())
+    try:
+        engine = Engine.attach_readonly(instance)
+    except DaemonAbsent:
+        name = _forget(paths, text)
+    else:
+        with engine:
+            name = _lift(engine, text)
+    _tell_daemon(instance)
+    sys.stdout.write(f"{escape(name)} is not blocked any more\n")
+    return 0
+
+
+def _lift(engine: Engine, text: str) -> str:
+    enforcement = _enforcement(engine)
+    with _no_daemon(engine.paths) as alone:
+        gone = enforcement.unblock(text, watched=not alone)
+        if alone and not engine.maps.enforcing():
+            engine.unpin()
+    return gone.policy.target
+
+
+def _forget(paths: InstancePaths, text: str) -> str:
+    """Take a policy out of the file, where nothing of it is in the kernel."""
+    file = PolicyFile(paths.state / POLICIES)
+    policies = file.load()
+    name = find_policy(text, policies)
+    del policies[name]
+    with file.replaced(policies):
+        return name
+
+
+@contextlib.contextmanager
+def _in_kernel(instance: str) -> Iterator[Enforcement]:
+    """Use what is pinned, if it is whole; else load it, with all policies that are kept."""
+    try:
+        engine = Engine.attach_readonly(instance)
+    except (DaemonAbsent, AbiError):
+        pass
+    else:
+        with engine:
+            enforcement = _enforcement(engine)
+            if enforcement.hooked():
+                yield enforcement
+                return
+    with _loaded(instance) as enforcement:
+        yield enforcement
+
+
+@contextlib.contextmanager
+def _loaded(instance: str) -> Iterator[Enforcement]:
+    found: list[Enforcement] = []
+
+    def prepare(engine: Engine) -> None:
+        found.append(_enforcement(engine))
+        for error in found[0].restore(None):
+            log.error("not enforced: %s; %s", error.message, error.hint)
+
+    try:
+        engine = Engine.open(engine_options(instance, config.load(None)), prepare)
+    except InstanceBusy as busy:
+        busy.hint = "it has lost a hook or a pin: restart it, then block again"
+        raise
+    with engine:
+        yield found[0]
+
+
+def _enforcement(engine: Engine) -> Enforcement:
+    return Enforcement(engine, Finder(engine.root), TargetBook(engine.paths.state / _BOOK))
+
+
+@contextlib.contextmanager
+def _no_daemon(paths: InstancePaths) -> Iterator[bool]:
+    """Say whether no daemon runs, and keep one from starting meanwhile."""
+    paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with paths.lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _tell_daemon(instance: str) -> None:
+    """Have a running daemon read the names of targets again; without one nobody needs to know."""
+    try:
+        for _ in control.ask(control.socket_path(instance), {"ask": "policies"}, instance):
+            pass
+    except DaemonAbsent:
+        return
+    except TattleError as error:
+        log.warning("the daemon has not taken notice: %s", error.message)
+
+
+def _account(instance: str, policy: Policy, done: Blocked) -> str:
+    """Say in a few lines what is in force now."""
+    name, option = escape(policy.target), "" if instance == "tattle" else f" --instance {instance}"
+    count = len(policy.allow) + len(policy.deny)
+    rules = f", {count} rule{'s' if count > 1 else ''}" if count else ""
+    strict = ", replies too" if policy.strict else ""
+    word = "audited" if policy.mode is Mode.AUDIT else "blocked"
+    lines = [f"{name} is {word}: default {policy.default}{rules}{strict}"]
+    lines += [f"  in force for {escape(path)} and all below it" for path in done.present]
+    lines += [
+        f"  not there yet, covered when it appears: {escape(path)}"
+        for path in done.cgroups
+        if path not in done.present
+    ]
+    if done.cut:
+        lines.append(f"  {done.cut} open connection{'s' if done.cut > 1 else ''} cut")
+    what = "would be denied" if policy.mode is Mode.AUDIT else "is denied"
+    lines.append(f"see what {what}: tattle watch {name}{option}; lift it: tattle unblock {name}{option}")
+    return "\n".join(lines) + "\n"
