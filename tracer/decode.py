@@ -53,7 +53,7 @@ def protocol(number: int) -> str:
     return PROTOCOLS.get(number) or str(number)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def address(raw: bytes) -> str:
     """Give 16 address bytes as text, an IPv4-mapped one as IPv4."""
     if raw.startswith(MAPPED):

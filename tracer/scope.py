@@ -53,7 +53,7 @@ _TABLE4: Final = tuple(_row(*row) for row in _IPV4)
 _TABLE6: Final = tuple(_row(*row) for row in _IPV6)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def scope(remote: bytes, *, via_loopback: bool = False) -> Scope:
     """Tell the scope of `remote` (16 bytes, IPv4 as IPv4-mapped).
 
