@@ -1,14 +1,11 @@
-"""Fixtures: the miniature internet, once for all tests of this directory, and a cgroup for each test."""
+"""Fixtures: the miniature internet and a tattle that watches it, each once for all tests."""
 
 from collections.abc import Iterator
 
 import pytest
-from miniature.layout import PYTHON
 from miniature.tattled import Tattle
 from miniature.tattled import tattle as running_tattle
 from miniature.world import World, world
-
-SERVE = (PYTHON, "-m", "miniature.standin")
 
 
 @pytest.fixture(scope="session", name="world")
@@ -16,13 +13,6 @@ def the_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Bring a miniature internet up: DNS, web sites over TLS, IPv4 and IPv6."""
     with world(tmp_path_factory.mktemp("world")) as up:
         yield up
-
-
-@pytest.fixture(scope="module")
-def ollama(world: World) -> Iterator[str]:
-    """Run a stand-in for `ollama serve`; yields its cgroup. Its loopback is world-host's."""
-    with world.group("ollama") as group, world.running("ollama", *SERVE, ready=b"listening"):
-        yield group
 
 
 @pytest.fixture(scope="session")

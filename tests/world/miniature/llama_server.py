@@ -34,11 +34,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_NAME, b"llama-server", 0, 0, 0)
     params = xllamacpp.CommonParams()
     params.model.path, params.hostnames, params.port = flags.model, [flags.host], flags.port
-    params.n_ctx, params.n_parallel, params.cpuparams.n_threads = (
-        flags.ctx_size,
-        flags.parallel,
-        flags.threads,
-    )
+    params.n_ctx, params.n_parallel = flags.ctx_size, flags.parallel
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = flags.threads
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     server = xllamacpp.Server(params)
     print("listening", server.listening_address, flush=True)
