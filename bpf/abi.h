@@ -15,8 +15,9 @@
 enum limits {
 	COMM_LEN = 16, /* TASK_COMM_LEN, include/linux/sched.h */
 	ADDRESS_LEN = 16,
-	EXE_LEN = 512,
 	EXE_PART_LEN = 128,
+	EXE_ROOM = 512, /* a part may start below; a power of two */
+	EXE_LEN = EXE_ROOM + EXE_PART_LEN,
 	EXE_PARTS = 32,
 	RULE_PORTS = 16,       /* port rules that one prefix can have, wider prefixes' included */
 	CGROUP_DEPTH = 16,     /* levels that are searched for a target above an unknown cgroup */
@@ -131,6 +132,9 @@ struct process {
 	__u32 ppid;
 	__u32 flags;
 	char parent_comm[COMM_LEN];
+	char cgroup_path[CGROUP_PATH_LEN]; /* empty: not known */
+	__u32 exe_used;			   /* bytes of exe that are filled */
+	__u32 reserved;
 	char exe[EXE_LEN]; /* path parts from the file name upwards, each with its NUL */
 };
 
@@ -265,7 +269,7 @@ struct rule_key {
 struct rule_port {
 	__u16 port; /* host byte order; 0: all */
 	__u8 proto; /* 0: all */
-	__u8 deny;  /* 0: allow */
+	__u8 deny;  /* 0: allow; those that deny stand first */
 	__u16 rule; /* its number in the policy, from 1 */
 	__u16 reserved;
 };
@@ -323,7 +327,7 @@ struct event {
 
 #define ABI_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " has changed its size")
 ABI_SIZE(struct process_key, 48);
-ABI_SIZE(struct process, 48 + 8 + COMM_LEN + EXE_LEN);
+ABI_SIZE(struct process, 48 + 8 + COMM_LEN + CGROUP_PATH_LEN + 8 + EXE_LEN);
 ABI_SIZE(struct cgroup_entry, 8 + CGROUP_PATH_LEN);
 ABI_SIZE(struct flow_key, 32);
 ABI_SIZE(struct flow, 112);

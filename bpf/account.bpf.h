@@ -72,17 +72,29 @@ static __always_inline __u64 move(__u64 *from, __u64 *to)
 	return moved;
 }
 
-static __noinline void fold(struct slot *slot)
+static __always_inline struct slot *slot_at(__u32 index)
 {
-	struct flow_key key = slot->flow;
-	struct counters *fresh = &slot->fresh.traffic, *folded = &slot->folded;
+	return index ? map_lookup(slots, &index) : NULL;
+}
+
+/* Not static: see current_target(). */
+__noinline int fold(__u32 index)
+{
+	struct slot *slot = slot_at(index);
+	struct counters *fresh, *folded;
+	struct flow_key key;
 	struct flow *flow;
 
+	if (!slot)
+		return 0;
+	fresh = &slot->fresh.traffic;
+	folded = &slot->folded;
 	if (!fresh->packets_out && !fresh->packets_in && !slot->fresh.attempts && !slot->fresh.established)
-		return;
+		return 0;
+	key = slot->flow;
 	flow = flow_of(&key);
 	if (!flow)
-		return;
+		return 0;
 	move(&slot->fresh.attempts, &flow->attempts);
 	move(&slot->fresh.established, &flow->established);
 	folded->bytes_out += move(&fresh->bytes_out, &flow->bytes_out);
@@ -91,11 +103,7 @@ static __noinline void fold(struct slot *slot)
 	folded->packets_in += move(&fresh->packets_in, &flow->packets_in);
 	flow->last_ns = coarse_now();
 	flow->flags |= slot->flags;
-}
-
-static __always_inline struct slot *slot_at(__u32 index)
-{
-	return index ? map_lookup(slots, &index) : NULL;
+	return 0;
 }
 
 /* What came after the last owner had closed (a packet on another CPU) is still his. */
@@ -111,7 +119,7 @@ static __always_inline struct slot *slot_take(__u32 *index)
 	slot = slot_at(*index);
 	if (!slot)
 		return NULL;
-	fold(slot);
+	fold(*index);
 	__builtin_memset(&slot->folded, 0, sizeof(slot->folded));
 	slot->flags = 0;
 	return slot;

@@ -162,8 +162,9 @@ static __always_inline bool read_peer(struct __sk_buff *skb, bool out, struct pe
 	return true;
 }
 
-/* IP and transport header of a packet, the bytes that each further segment of it repeats. */
-static __noinline __u32 header_bytes(struct __sk_buff *skb)
+/* IP and transport header of a packet, which each further segment of it repeats. Not static, to be checked once.
+ */
+__noinline __u32 header_bytes(struct __sk_buff *skb)
 {
 	struct peer peer = {};
 	__u32 offset = skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, true, &peer)

@@ -65,8 +65,12 @@ static __always_inline __u32 target_of(__u64 cgroup)
 		_nearest;                                                \
 	})
 
-/* For programs that run in a process (connect, sendmsg, bind, create). */
-static __always_inline __u32 current_target(void)
+/*
+ * For programs that run in a process (connect, sendmsg, bind, create). Not static, here and below: the
+ * verifier checks such a function once and by itself, instead of at each call with all that is known
+ * there. It takes numbers only (5.10).
+ */
+__noinline __u32 current_target(void)
 {
 	const struct settings *now = setting();
 	const struct cgroup_entry *entry;
@@ -110,93 +114,118 @@ static __always_inline __u64 process_id(const struct process_key *key)
 	return id ? id : 1;
 }
 
-/* Write one part of a path; returns the space it took, 0 when the path is whole or does not fit. */
-static __always_inline __u32 read_part(struct process *process, __u32 at, struct dentry *dentry)
+/*
+ * Write one part of a path; false when it does not fit. How far we are stands in the record and not in
+ * a register: the verifier then need not follow each length that a part can have. The mask says to old
+ * verifiers (6.1) what the comparison says to new ones, the barrier keeps the compiler from dropping it.
+ */
+static __always_inline bool read_part(struct process *process, struct dentry *dentry)
 {
+	const unsigned char *name = BPF_CORE_READ(dentry, d_name.name);
+	bool cut = BPF_CORE_READ(dentry, d_name.len) >= EXE_PART_LEN;
+	__u32 at = process->exe_used;
 	long size;
 
-	if (at > EXE_LEN - EXE_PART_LEN) {
+	if (at >= EXE_ROOM) {
 		process->flags |= PROCESS_EXE_CUT;
-		return 0;
+		return false;
 	}
-	size = bpf_probe_read_kernel_str(&process->exe[at], EXE_PART_LEN, BPF_CORE_READ(dentry, d_name.name));
-	if (size <= 0 || BPF_CORE_READ(dentry, d_name.len) >= EXE_PART_LEN)
+	asm volatile("" : "+r"(at));
+	at &= EXE_ROOM - 1;
+	size = bpf_probe_read_kernel_str(&process->exe[at], EXE_PART_LEN, name);
+	if (size <= 0 || cut)
 		process->flags |= PROCESS_EXE_CUT;
-	return size > 0 ? size : 0;
+	if (size > 0)
+		process->exe_used = at + size;
+	return size > 0;
+}
+
+/* One step up from a mount's root to where it is mounted; false: this is the top. */
+static __always_inline bool leave_mount(struct mount **mount, struct dentry **dentry)
+{
+	struct mount *above = BPF_CORE_READ(*mount, mnt_parent);
+
+	if (above == *mount)
+		return false;
+	*dentry = BPF_CORE_READ(*mount, mnt_mountpoint);
+	*mount = above;
+	return true;
 }
 
 /* The executable's path from the file name up to the root of its mount namespace (fs/d_path.c). */
-static __noinline void read_exe(struct task_struct *task, struct process *process)
+static __always_inline void read_exe(struct task_struct *task, struct process *process)
 {
 	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
 	struct dentry *dentry = BPF_CORE_READ(exe, f_path.dentry);
 	struct vfsmount *vfsmount = BPF_CORE_READ(exe, f_path.mnt);
 	struct mount *mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
-	__u32 at = 0, size;
 
 	if (!exe) {
 		process->flags |= PROCESS_EXE_UNKNOWN;
 		return;
 	}
 	for (int i = 0; i < EXE_PARTS; i++) {
-		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
-
 		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
-			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
-
-			if (above == mount)
+			if (!leave_mount(&mount, &dentry))
 				return;
-			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-			mount = above;
-			continue;
+		} else {
+			if (!read_part(process, dentry))
+				return;
+			dentry = BPF_CORE_READ(dentry, d_parent);
 		}
-		if (dentry == parent)
-			return;
-		size = read_part(process, at, dentry);
-		if (!size)
-			return;
-		at += size;
-		dentry = parent;
 	}
 	process->flags |= PROCESS_EXE_CUT;
 }
 
-static __noinline void describe(struct task_struct *task, const struct process_key *key, __u64 id)
+/*
+ * All that is told of a process and is no part of its key. The path of its cgroup is copied, for the
+ * cgroup may be gone when somebody reads this.
+ */
+__noinline int describe(__u64 leader, __u64 id)
 {
-	struct process *process;
-	struct task_struct *parent;
+	struct task_struct *task = (void *)leader;
+	struct task_struct *parent = BPF_CORE_READ(task, real_parent, group_leader);
+	struct process *process = map_lookup(processes, &id);
+	const struct cgroup_entry *cgroup;
+	__u64 cgroup_id;
 
-	if (map_insert(processes, &id, &no_process)) {
-		if (!map_lookup(processes, &id))
-			lost(LOSS_PROCESSES_FULL);
-		return;
-	}
-	process = map_lookup(processes, &id);
 	if (!process)
-		return;
-	process->key = *key;
-	parent = BPF_CORE_READ(task, group_leader, real_parent, group_leader);
+		return 0;
 	process->ppid = BPF_CORE_READ(parent, tgid);
 	if (bpf_core_read(process->parent_comm, COMM_LEN, &parent->comm))
 		lost(LOSS_NAME_UNREADABLE);
+	cgroup_id = process->key.cgroup;
+	cgroup = map_lookup(cgroups, &cgroup_id);
+	if (cgroup)
+		bpf_probe_read_kernel(process->cgroup_path, sizeof(process->cgroup_path), cgroup->path);
 	read_exe(task, process);
 	process->flags |= PROCESS_READY;
+	return 0;
 }
 
 /* A process' key in `processes`, where it is described at its first appearance. */
-static __noinline __u64 identify_task(struct task_struct *task)
+static __always_inline __u64 identify_task(struct task_struct *task)
 {
 	struct process_key key = {};
+	struct process *process;
 	__u64 id;
 
 	read_key(task, &key);
 	id = process_id(&key);
-	if (!map_lookup(processes, &id))
-		describe(task, &key, id);
+	if (map_lookup(processes, &id))
+		return id;
+	map_insert(processes, &id, &no_process);
+	process = map_lookup(processes, &id);
+	if (!process) {
+		lost(LOSS_PROCESSES_FULL);
+		return id;
+	}
+	process->key = key;
+	describe((__u64)BPF_CORE_READ(task, group_leader), id); /* read like this, it is a number */
 	return id;
 }
 
-static __always_inline __u64 identify(void)
+__noinline __u64 identify(void)
 {
 	return identify_task(current_task());
 }

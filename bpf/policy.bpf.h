@@ -12,7 +12,7 @@
 #include "socket.bpf.h"
 
 /* What denied() counts. */
-enum { DENIED_CALL = 1, DENIED_PACKET = 2 };
+enum { DENIED_CALL = 1, DENIED_PACKET = 2, DENIED_NOT = 4 /* audit */ };
 
 /* RFC 1918, RFC 6598 (100.64/10), RFC 3927 (169.254/16) */
 static __always_inline bool is_lan_ipv4(__u32 ip)
@@ -24,86 +24,67 @@ static __always_inline bool is_lan_ipv4(__u32 ip)
 	       (ip & bpf_htonl(0xffff0000)) == bpf_htonl(0xa9fe0000);
 }
 
-/* One bit of enum scope_bit; tracer/scope.py says the same in more words. */
-static __always_inline __u32 scope_of(const union address *remote)
+/* Numbers of the bits of enum scope_bit: index of allow_rule and deny_rule. */
+enum scope_index { LOOPBACK = 0, LAN = 1, MULTICAST = 2, INTERNET = 3, DNS = 4 };
+_Static_assert(1 << LOOPBACK == SCOPE_LOOPBACK && 1 << LAN == SCOPE_LAN &&
+		       1 << MULTICAST == SCOPE_MULTICAST && 1 << INTERNET == SCOPE_INTERNET &&
+		       1 << DNS == SCOPE_DNS,
+	       "scope_index numbers the bits of scope_bit");
+
+/* tracer/scope.py says the same in more words. */
+static __always_inline enum scope_index scope_of(const union address *remote)
 {
 	if (is_loopback(remote))
-		return SCOPE_LOOPBACK;
+		return LOOPBACK;
 	if (!remote->halves[0] && remote->words[2] == bpf_htonl(0xffff)) {
 		/* RFC 5771 (224/4), RFC 919 (255.255.255.255) */
 		if ((remote->bytes[12] & 0xf0) == 0xe0 || remote->words[3] == ~0U)
-			return SCOPE_MULTICAST;
-		return is_lan_ipv4(remote->words[3]) ? SCOPE_LAN : SCOPE_INTERNET;
+			return MULTICAST;
+		return is_lan_ipv4(remote->words[3]) ? LAN : INTERNET;
 	}
 	if (remote->bytes[0] == 0xff) /* RFC 4291 2.7 */
-		return SCOPE_MULTICAST;
+		return MULTICAST;
 	if ((remote->bytes[0] & 0xfe) == 0xfc ||				 /* RFC 4193 */
 	    (remote->words[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000)) /* RFC 4291 2.5.6 */
-		return SCOPE_LAN;
-	return SCOPE_INTERNET;
+		return LAN;
+	return INTERNET;
 }
 
-static __always_inline __u16 rule_of(const __u16 *by_scope, __u32 scope)
+/* A verdict and the rule that gave it (0: the default), in one number. */
+static __always_inline __u32 judged(enum verdict verdict, __u16 rule)
 {
-	__u32 bit = scope == SCOPE_LOOPBACK    ? 0
-		    : scope == SCOPE_LAN       ? 1
-		    : scope == SCOPE_MULTICAST ? 2
-		    : scope == SCOPE_INTERNET  ? 3
-					       : 4;
-
-	return by_scope[bit];
+	return verdict | (__u32)rule << 16;
 }
 
-/* Deny wins over allow among the rules of a prefix; false: none of them speaks of this port. */
-static __always_inline bool ask_prefix(const struct policy *policy, const struct peer *peer, bool *deny,
-				       __u16 *rule)
+static __always_inline enum verdict verdict_of(__u32 judged)
 {
-	struct rule_key key = {.prefix_bits = 32 + 128, .policy = policy->number};
+	return judged & 0xff;
+}
+
+/* The first port rule that fits decides; user space puts those that deny before those that allow. */
+static __always_inline bool ask_prefix(__u32 number, const struct peer *peer, __u32 *answer)
+{
+	struct rule_key key = {.prefix_bits = 32 + 128, .policy = number};
 	const struct rules *found;
-	bool spoken = false;
+	__u16 port = bpf_ntohs(peer->port);
 
 	__builtin_memcpy(key.address, &peer->remote, ADDRESS_LEN);
 	found = map_lookup(rules, &key);
 	if (!found)
 		return false;
 	for (int i = 0; i < RULE_PORTS; i++) {
-		const struct rule_port *port = &found->ports[i];
+		const struct rule_port *rule = &found->ports[i];
 
-		if (i >= found->count)
-			break;
-		if ((port->port && port->port != bpf_ntohs(peer->port)) ||
-		    (port->proto && port->proto != peer->proto))
+		if (!rule->rule)
+			return false;
+		if (rule->port && rule->port != port)
 			continue;
-		spoken = true;
-		*deny = port->deny;
-		*rule = port->rule;
-		if (port->deny)
-			break;
+		if (rule->proto && rule->proto != peer->proto)
+			continue;
+		*answer = judged(rule->deny, rule->rule);
+		return true;
 	}
-	return spoken;
-}
-
-static __noinline __u32 judge(const struct policy *policy, const struct peer *peer)
-{
-	__u32 scope = peer->port == bpf_htons(DNS_PORT) ? SCOPE_DNS : scope_of(&peer->remote);
-	bool deny = false;
-	__u16 rule = 0;
-	bool spoken = ask_prefix(policy, peer, &deny, &rule);
-
-	if (policy->deny_scopes & scope)
-		return VERDICT_DENIED | (__u32)rule_of(policy->deny_rule, scope) << 16;
-	if (spoken)
-		return (deny ? VERDICT_DENIED : VERDICT_ALLOWED) | (__u32)rule << 16;
-	if (policy->allow_scopes & scope)
-		return VERDICT_ALLOWED | (__u32)rule_of(policy->allow_rule, scope) << 16;
-	if (policy->default_allow || scope == SCOPE_LOOPBACK)
-		return VERDICT_ALLOWED;
-	return VERDICT_DENIED;
-}
-
-static __always_inline __u8 verdict_of(__u32 judged)
-{
-	return judged & 0xff;
+	return false;
 }
 
 /* The policy of a target that has one, and does something. */
@@ -115,39 +96,101 @@ static __always_inline const struct policy *policy_of(__u32 target)
 }
 
 /*
- * Each denial is counted in its flow. One event tells of the first, and then of so many more once a
- * second: a program that tries 100,000 times a second floods nobody.
+ * May this target speak to this peer? The address in two halves, then port (network order) and
+ * protocol. A scope that is denied is denied with its DNS; one that is allowed does not allow DNS.
  */
-static __noinline void denied(const struct flow_key *key, const struct policy *policy, __u16 rule, __u32 how)
+__noinline __u32 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_proto)
 {
-	struct flow *flow = flow_of(key);
-	struct event *event;
-	__u64 now = coarse_now(), total;
+	struct peer peer = {.remote.halves = {high, low}, .port = port_proto >> 16, .proto = port_proto};
+	const struct policy *policy = policy_of(target);
+	enum scope_index place = scope_of(&peer.remote);
+	enum scope_index scope = peer.port == bpf_htons(DNS_PORT) ? DNS : place;
+	__u32 answer = 0;
+	bool spoken;
 
-	if (!flow)
-		return;
-	if (how & DENIED_CALL) {
-		add(policy->mode == POLICY_AUDIT ? &flow->would_deny : &flow->denied, 1);
-		if (policy->mode != POLICY_AUDIT)
-			add(&flow->attempts, 1);
-	}
-	if (how & DENIED_PACKET)
-		add(&flow->denied_packets, 1);
-	flow->rule = rule;
-	flow->last_ns = now;
-	total = flow->denied + flow->would_deny + flow->denied_packets;
-	if (flow->denial_ns && now - flow->denial_ns < DENY_REPORT_MS * 1000000ULL)
-		return;
-	event = event_new(EVENT_DENY, key, bpf_ktime_get_boot_ns());
+	if (!policy)
+		return VERDICT_ALLOWED;
+	if (policy->deny_scopes & 1 << scope)
+		return judged(VERDICT_DENIED, policy->deny_rule[scope]);
+	if (policy->deny_scopes & 1 << place)
+		return judged(VERDICT_DENIED, policy->deny_rule[place]);
+	spoken = ask_prefix(policy->number, &peer, &answer);
+	if (spoken)
+		return answer;
+	if (policy->allow_scopes & 1 << scope)
+		return judged(VERDICT_ALLOWED, policy->allow_rule[scope]);
+	return policy->default_allow || scope == LOOPBACK ? VERDICT_ALLOWED : VERDICT_DENIED;
+}
+
+static __always_inline __u32 judge(__u32 target, const struct peer *peer)
+{
+	return judge_numbers(target, peer->remote.halves[0], peer->remote.halves[1],
+			     (__u32)peer->port << 16 | peer->proto);
+}
+
+static __always_inline void report_denial(const struct flow_key *key, struct flow *flow, bool audit,
+					  __u16 rule)
+{
+	__u64 total = flow->denied + flow->would_deny + flow->denied_packets;
+	struct event *event = event_new(EVENT_DENY, key, bpf_ktime_get_boot_ns());
+
 	if (!event)
 		return;
 	event->packets_out = total - flow->denials_reported;
 	flow->denials_reported = total;
-	flow->denial_ns = now;
-	event->verdict = policy->mode == POLICY_AUDIT ? VERDICT_WOULD_DENY : VERDICT_DENIED;
+	event->verdict = audit ? VERDICT_WOULD_DENY : VERDICT_DENIED;
 	event->rule = rule;
-	event->result = policy->mode == POLICY_AUDIT ? RESULT_OK : EPERM;
+	event->result = audit ? RESULT_OK : EPERM;
 	event_send(event);
+}
+
+/*
+ * Each denial is counted in its flow. One event tells of the first, and then of so many more once a
+ * second: a program that tries 100,000 times a second floods nobody.
+ */
+__noinline int denied_numbers(__u64 process, __u64 high, __u64 low, __u64 port_proto_direction,
+			      __u32 rule_how)
+{
+	union address remote = {.halves = {high, low}};
+	struct flow_key key = {.process = process,
+			       .remote_port = port_proto_direction >> 16,
+			       .proto = port_proto_direction >> 8,
+			       .direction = port_proto_direction};
+	bool audit = rule_how & DENIED_NOT;
+	struct flow *flow;
+	__u64 now = coarse_now();
+
+	__builtin_memcpy(key.remote, &remote, ADDRESS_LEN);
+	flow = flow_of(&key);
+	if (!flow)
+		return 0;
+	if (audit)
+		add(&flow->would_deny, 1);
+	if (!audit && rule_how & DENIED_CALL) {
+		add(&flow->denied, 1);
+		add(&flow->attempts, 1);
+	}
+	if (!audit && rule_how & DENIED_PACKET)
+		add(&flow->denied_packets, 1);
+	flow->rule = rule_how >> 16;
+	flow->last_ns = now;
+	if (flow->denial_ns && now - flow->denial_ns < DENY_REPORT_MS * 1000000ULL)
+		return 0;
+	flow->denial_ns = now;
+	report_denial(&key, flow, audit, rule_how >> 16);
+	return 0;
+}
+
+static __always_inline void denied(const struct flow_key *key, const struct policy *policy, __u32 judged,
+				   __u32 how)
+{
+	const union address *remote = (const void *)key->remote;
+
+	if (policy->mode == POLICY_AUDIT)
+		how |= DENIED_NOT;
+	denied_numbers(key->process, remote->halves[0], remote->halves[1],
+		       (__u64)key->remote_port << 16 | (__u32)key->proto << 8 | key->direction,
+		       (judged & 0xffff0000) | how);
 }
 
 static __always_inline void flow_key_of(struct flow_key *key, __u64 process, const struct peer *peer)
@@ -181,21 +224,19 @@ static __always_inline void note_asked(__u64 cookie, const struct peer *peer)
 }
 
 /* A call of the current process to this peer: false, it fails with EPERM. */
-static __noinline bool call_allowed(const struct peer *peer, __u32 target, __u64 cookie)
+static __always_inline bool call_allowed(const struct peer *peer, __u32 target, __u64 cookie)
 {
-	const struct policy *policy = policy_of(target);
+	__u32 answer = judge(target, peer);
+	const struct policy *policy;
 	struct flow_key key;
-	__u32 judged;
 
-	if (!policy)
+	if (verdict_of(answer) == VERDICT_ALLOWED)
 		return true;
-	judged = judge(policy, peer);
-	if (verdict_of(judged) == VERDICT_ALLOWED)
-		return true;
-	if (peer->proto == PROTO_UDP && !policy->strict && has_asked(cookie, peer))
+	policy = policy_of(target);
+	if (!policy || (peer->proto == PROTO_UDP && !policy->strict && has_asked(cookie, peer)))
 		return true;
 	flow_key_of(&key, identify(), peer);
-	denied(&key, policy, judged >> 16, DENIED_CALL);
+	denied(&key, policy, answer, DENIED_CALL);
 	return policy->mode == POLICY_AUDIT;
 }
 

@@ -48,14 +48,14 @@ static __always_inline void set_peer(struct socket_state *state, const union add
  */
 static __always_inline void end_peer(struct socket_state *state)
 {
-	struct slot *slot = slot_at(state->slot);
+	__u32 slot = state->slot;
 
 	state->flags |= SOCKET_CLOSED;
 	if (!slot)
 		return;
 	fold(slot);
-	slot_give(state->slot);
 	state->slot = 0;
+	slot_give(slot);
 }
 
 /* A socket that is used anew must not carry anything of its last peer to the next one. */

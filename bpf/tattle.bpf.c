@@ -184,12 +184,8 @@ int flush(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u32 first = ctx->args[0];
 
-	for (__u32 i = 0; i < FLUSH_SLOTS; i++) {
-		struct slot *slot = slot_at(first + i);
-
-		if (slot)
-			fold(slot);
-	}
+	for (__u32 i = 0; i < FLUSH_SLOTS; i++)
+		fold(first + i);
 	return 0;
 }
 

@@ -8,7 +8,8 @@
 
 #include "policy.bpf.h"
 
-static __always_inline __u32 packet_target(struct __sk_buff *skb)
+/* Not static: see current_target(). */
+__noinline __u32 packet_target(struct __sk_buff *skb)
 {
 	const struct settings *now = setting();
 	const struct cgroup_entry *entry;
@@ -26,17 +27,17 @@ static __always_inline void judge_fixed(struct socket_state *state, const struct
 {
 	struct flow_key key = state->flow;
 	struct peer peer = {.port = key.remote_port, .proto = key.proto};
-	__u32 judged;
+	__u32 answer;
 
 	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
-	judged = judge(policy, &peer);
-	if (verdict_of(judged) == VERDICT_ALLOWED)
+	answer = judge(target, &peer);
+	if (verdict_of(answer) == VERDICT_ALLOWED)
 		return;
-	state->rule = judged >> 16;
+	state->rule = answer >> 16;
 	if (policy->mode == POLICY_ENFORCE)
 		state->verdict = VERDICT_DENIED;
 	else if (state->asked_target != target || state->asked_generation != generation())
-		denied(&key, policy, state->rule, DENIED_CALL);
+		denied(&key, policy, answer, DENIED_CALL);
 }
 
 /* Once a socket, and again when a policy has changed. */
@@ -58,8 +59,9 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 		state->verdict = VERDICT_DENIED;
 }
 
-/* A reset without data: it tells the peer of a connection that was cut, and carries nothing else. */
-static __noinline bool is_bare_reset(struct __sk_buff *skb)
+/* A reset without data: it tells the peer of a connection that was cut, and carries nothing else. Global: see
+ * fold(). */
+__noinline int is_bare_reset(struct __sk_buff *skb)
 {
 	struct peer peer = {};
 	__u32 offset = skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, true, &peer)
@@ -86,7 +88,7 @@ static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_st
 		return false;
 	if (stream && is_bare_reset(skb))
 		return true;
-	denied(&key, policy, state->rule, stream ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
+	denied(&key, policy, (__u32)state->rule << 16, stream ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
 	return false;
 }
 
@@ -101,32 +103,33 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct
 	const struct policy *policy = policy_of(state->policed);
 	struct bpf_sock *sk = skb->sk;
 	struct flow_key key;
-	__u32 judged;
+	__u32 answer;
 
 	if (!policy)
 		return true;
 	if (state->asked_target == state->policed && state->asked_generation == generation() && sk &&
 	    (!sk->dst_port || (peer->port == state->asked_port && same_address(&peer->remote, state->asked))))
 		return true;
-	judged = judge(policy, peer);
-	if (verdict_of(judged) == VERDICT_ALLOWED)
+	answer = judge(state->policed, peer);
+	if (verdict_of(answer) == VERDICT_ALLOWED)
 		return true;
 	if (peer->proto == PROTO_UDP && !policy->strict && has_asked(bpf_get_socket_cookie(skb), peer))
 		return true;
 	flow_key_of(&key, state->flow.process, peer);
-	denied(&key, policy, judged >> 16, DENIED_CALL | DENIED_PACKET);
+	denied(&key, policy, answer, DENIED_CALL | DENIED_PACKET);
 	return policy->mode == POLICY_AUDIT;
 }
 
 /* No state at all: the kernel gave no memory for it. Only what needs none can be allowed. */
 static __noinline bool stateless_allowed(struct __sk_buff *skb, bool out)
 {
-	const struct policy *policy = policy_of(packet_target(skb));
+	__u32 target = packet_target(skb);
+	const struct policy *policy = policy_of(target);
 	struct peer peer = {};
 
 	if (!policy || policy->mode != POLICY_ENFORCE || !out)
 		return true;
-	return read_peer(skb, out, &peer) && verdict_of(judge(policy, &peer)) == VERDICT_ALLOWED;
+	return read_peer(skb, out, &peer) && verdict_of(judge(target, &peer)) == VERDICT_ALLOWED;
 }
 
 #endif /* TATTLE_VERDICT_BPF_H */
