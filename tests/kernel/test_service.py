@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from watched import PATIENCE, ROOT, Tattle, command, free_port
+from watched import PATIENCE, ROOT, Tattle, command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +51,18 @@ def expand(group: str) -> set[str]:
     return calls
 
 
+def limits() -> list[str]:
+    """Give what runs a command with the unit's capabilities and no others."""
+    kept = ["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in setting("CapabilityBoundingSet"))]
+    return ["setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set={','.join(kept)}"]
+
+
+def tattle_run(tattle: Tattle) -> list[str]:
+    """Give the command line of the daemon."""
+    words = ["run", "--instance", tattle.instance, "--listen", f"127.0.0.1:{tattle.port}"]
+    return command(*words, "--log-file", str(tattle.log))
+
+
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Run the daemon with the unit's capabilities and no others; give its system calls, a line each.
@@ -59,13 +71,8 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """
     scratch = tmp_path_factory.mktemp("service")
     tattle = Tattle(scratch)
-    tattle.port = free_port()
-    kept = ["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in setting("CapabilityBoundingSet"))]
-    limited = ["setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set={','.join(kept)}"]
     calls = scratch / "calls"
-    words = ["run", "--instance", tattle.instance, "--listen", f"127.0.0.1:{tattle.port}"]
-    words += ["--log-file", str(tattle.log)]
-    traced = [*limited, "strace", "-f", "-qq", "-o", str(calls), *command(*words)]
+    traced = [*limits(), "strace", "-f", "-qq", "-o", str(calls), *tattle_run(tattle)]
     with tattle.errors.open("wb") as errors:
         strace = subprocess.Popen(traced, cwd=ROOT, stdout=errors, stderr=errors, start_new_session=True)
     try:
@@ -117,3 +124,20 @@ def test_it_opens_no_other_kind_of_socket(trace: list[str]) -> None:
     assert families <= set(setting("RestrictAddressFamilies"))
     connected = [line for line in trace if re.search(r" connect\(", line) and "AF_UNIX" not in line]
     assert connected == []
+
+
+def test_it_goes_on_after_it_was_killed(tmp_path: Path) -> None:
+    """With the unit's capabilities the next daemon takes over what a killed one left (Restart=on-failure)."""
+    tattle = Tattle(tmp_path)
+    try:
+        for end in (signal.SIGKILL, signal.SIGINT):
+            with tattle.errors.open("wb") as errors:
+                daemon = subprocess.Popen(
+                    [*limits(), *tattle_run(tattle)], cwd=ROOT, stdout=errors, stderr=errors
+                )
+            await_line(daemon, tattle.errors, "hooks attached")
+            daemon.send_signal(end)
+            code = daemon.wait(PATIENCE)
+        assert code == 0, tattle.errors.read_text()
+    finally:
+        tattle.remove()
