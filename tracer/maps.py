@@ -215,16 +215,6 @@ class Maps:
         if target > now.targets:
             self.settings = now._replace(targets=target)
 
-    def clear_targets(self) -> None:
-        """Forget all targets: those of a predecessor, or of a configuration that is read again."""
-        size = self._shapes["target_paths"].key_size
-        for path in list(libbpf.keys(self._fds["target_paths"], size)):
-            libbpf.delete(self._fds["target_paths"], path)
-        for row in self.cgroups():
-            if row.target:
-                self.set_target(row.id, 0)
-        self.settings = self.settings._replace(targets=0)
-
     def losses(self) -> dict[str, int]:
         """Return how much was lost, by reason."""
         reasons = self._abi.enums["loss_reason"]

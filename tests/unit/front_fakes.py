@@ -100,9 +100,14 @@ class FakeMaps:
     def cgroups(self) -> list[CgroupRow]:
         return list(self.groups.values())
 
+    def target_paths(self) -> dict[bytes, int]:
+        return dict(self.paths)
+
     def set_target(self, cgroup: int | bytes, target: int) -> bool:
         if isinstance(cgroup, bytes):
             self.paths[cgroup] = target
+            if not target:
+                del self.paths[cgroup]
             return True
         self.groups[cgroup] = self.groups[cgroup]._replace(target=target)
         return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from tracer.config import Config, parse_config
+from tracer.config import Config, PolicyTable, parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "deploy" / "tattle.toml"
@@ -17,7 +17,7 @@ UNIT = ROOT / "deploy" / "systemd" / "tattle.service"
 
 def uncommented() -> str:
     """Give the example with every key switched on."""
-    return re.sub(r"^# (?=\w+ = )", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+    return re.sub(r"^# (?=\w+ = |\[\[)", "", EXAMPLE.read_text(), flags=re.MULTILINE)
 
 
 def test_example_changes_nothing() -> None:
@@ -29,11 +29,13 @@ def test_example_names_every_key_with_its_default() -> None:
     """Who reads the example has read all there is; values that have a default show that one."""
     shown, known = tomllib.loads(uncommented()), msgspec.to_builtins(Config())
     assert flat(shown).keys() == flat(known).keys()
-    no_default = {"log_file", "targets"}
+    no_default = {"log_file", "targets", "policy"}
     assert {key: value for key, value in flat(shown).items() if key not in no_default} == {
         key: value for key, value in flat(known).items() if key not in no_default
     }
-    parse_config(uncommented().encode(), str(EXAMPLE))
+    (policy,) = parse_config(uncommented().encode(), str(EXAMPLE)).policies()
+    assert policy.target == "ollama"
+    assert shown["policy"][0].keys() == {field.name for field in msgspec.structs.fields(PolicyTable)}
 
 
 def flat(table: dict[str, object], head: str = "") -> dict[str, object]:

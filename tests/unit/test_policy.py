@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tracer.abi import Abi
@@ -101,7 +102,7 @@ def speaks(text: str, host: str, port: int, proto: str, *, deny: bool) -> bool:
 
 
 def naive(policy: Policy, host: str, port: int, proto: str) -> bool:
-    """Say whether a peer is denied: deny beats allow, allow beats the default, loopback is let be but for DNS."""
+    """Say whether a peer is denied: deny beats allow, allow the default; loopback is let be, but not DNS."""
     if any(speaks(text, host, port, proto, deny=True) for text in policy.deny):
         return True
     if any(speaks(text, host, port, proto, deny=False) for text in policy.allow):
@@ -111,30 +112,34 @@ def naive(policy: Policy, host: str, port: int, proto: str) -> bool:
     return not (place(host) == "@loopback" and port != 53)
 
 
-@given(
+policies = st.builds(
+    lambda allow, deny, default_allow: Policy("ollama", tuple(allow), tuple(deny), default_allow),
     rules,
     rules,
     st.booleans(),
-    st.sampled_from(HOSTS),
-    st.sampled_from((53, 80, 443, 8080)),
-    st.sampled_from(("tcp", "udp")),
 )
-@example([], ["@internet"], True, "198.51.100.1", 53, "udp")
-@example(["[::]/0"], [], False, "198.51.100.1", 443, "tcp")
-@example(["10.1.0.0/16"], ["10.0.0.0/8:443"], False, "10.1.0.1", 443, "tcp")
-def test_tables_say_what_the_rules_say(
-    allow: list[str], deny: list[str], default_allow: bool, host: str, port: int, proto: str
-) -> None:
+PEERS = [(host, port, proto) for host in HOSTS for port in (53, 443, 8080) for proto in ("tcp", "udp")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies)
+@example(Policy("x", (), ("@internet",), default_allow=True))
+@example(Policy("x", ("[::]/0",)))
+@example(Policy("x", ("10.1.0.0/16",), ("10.0.0.0/8:443",)))
+@example(Policy("x", ("@internet", "127.0.0.0/8:53")))
+def test_tables_say_what_the_rules_say(policy: Policy) -> None:
     """Every peer gets the verdict that the rules one by one give, and the rule named speaks of it."""
-    policy = Policy("ollama", tuple(allow), tuple(deny), default_allow)
-    judged = compile_policy(policy).judge(raw(host), port, {"tcp": 6, "udp": 17}[proto])
-    assert judged.denied == naive(policy, host, port, proto)
-    if judged.rule:
-        way, text = policy.rule_text(judged.rule).split(" ")
-        assert way == ("deny" if judged.denied else "allow")
-        assert speaks(text, host, port, proto, deny=judged.denied)
+    table = compile_policy(policy)
+    for host, port, proto in PEERS:
+        judged = table.judge(raw(host), port, {"tcp": 6, "udp": 17}[proto])
+        assert judged.denied == naive(policy, host, port, proto), (host, port, proto)
+        if judged.rule:
+            way, text = policy.rule_text(judged.rule).split(" ")
+            assert way == ("deny" if judged.denied else "allow")
+            assert speaks(text, host, port, proto, deny=judged.denied)
 
 
+@settings(max_examples=60, deadline=None)
 @given(rules, rules)
 def test_the_longest_prefix_alone_decides(allow: list[str], deny: list[str]) -> None:
     """No prefix has two entries, and none has more rules than the kernel's value has room for."""
@@ -153,9 +158,9 @@ GOOD = {
     "[::ffff:1.2.3.0]/120": Addresses(Prefix(0xFFFF_0102_0300, 120), 0, 0),
     "@dns": ScopeBit.DNS,
     "@lan": ScopeBit.LAN,
-    "registry.ollama.ai": Name("registry.ollama.ai", False, 0, 0),
-    "*.Ollama.ai:443": Name("ollama.ai", True, 443, 0),
-    "localhost:80/tcp": Name("localhost", False, 80, 6),
+    "registry.ollama.ai": Name("registry.ollama.ai", wildcard=False, port=0, proto=0),
+    "*.Ollama.ai:443": Name("ollama.ai", wildcard=True, port=443, proto=0),
+    "localhost:80/tcp": Name("localhost", wildcard=False, port=80, proto=6),
 }
 
 
@@ -226,10 +231,8 @@ def test_bad_rules_are_quoted(text: str) -> None:
 @given(st.text(max_size=40))
 def test_any_text_is_a_rule_or_refused(text: str) -> None:
     """No text makes anything but a rule or a usage error."""
-    try:
-        compile_policy(Policy("ollama", (text,)))
-    except UsageError as error:
-        assert error.message.isprintable()
+    with contextlib.suppress(UsageError):
+        assert compile_policy(Policy("ollama", (text,))).policy.allow == (text,)
 
 
 @pytest.mark.parametrize("text", ["registry.ollama.ai", "*.ollama.ai:443"])
