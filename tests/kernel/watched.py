@@ -90,7 +90,7 @@ class Tattle:
         return json.loads(done.stdout)
 
     def read(self, newest: int = 0) -> dict[str, Any]:
-        """Return flows (all, or the newest), losses and totals, asked of the control socket (tracer/control.py)."""
+        """Return flows (all, or the newest), losses and totals, asked of the control socket."""
         with socket.socket(socket.AF_UNIX) as door:
             door.settimeout(PATIENCE)
             door.connect(f"/run/{self.instance}/control.sock")
