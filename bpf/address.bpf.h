@@ -162,8 +162,7 @@ static __always_inline bool read_peer(struct __sk_buff *skb, bool out, struct pe
 	return true;
 }
 
-/* IP and transport header of a packet, which each further segment of it repeats. Not static, to be checked once.
- */
+/* IP and transport header of a packet, which each further segment repeats. Not static: checked once. */
 __noinline __u32 header_bytes(struct __sk_buff *skb)
 {
 	struct peer peer = {};

@@ -59,8 +59,7 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 		state->verdict = VERDICT_DENIED;
 }
 
-/* A reset without data: it tells the peer of a connection that was cut, and carries nothing else. Global: see
- * fold(). */
+/* A reset without data: it tells the peer of a connection that was cut, and carries nothing else. */
 __noinline int is_bare_reset(struct __sk_buff *skb)
 {
 	struct peer peer = {};
