@@ -131,9 +131,33 @@ static __always_inline void slot_give(__u32 index)
 }
 
 /*
+ * A super-packet over 64 KiB has a hop-by-hop header with its length (RFC 2675), which the kernel takes
+ * out before it makes segments (include/net/ipv6.h, ipv6_hopopt_jumbo_remove).
+ */
+static __always_inline __u32 jumbo_bytes(struct __sk_buff *skb)
+{
+	struct {
+		__u8 next, words, option;
+	} header;
+	struct ipv6_header ip;
+
+	if (skb->len <= 0xffff || skb->protocol != bpf_htons(ETH_P_IPV6) || !load(skb, 0, &ip) ||
+	    ip.next != PROTO_HOPOPTS || !load(skb, sizeof(ip), &header))
+		return 0;
+	return header.option == 0xc2 ? 8 : 0; /* RFC 2675 2: jumbo payload */
+}
+
+/*
  * The hook sees a TCP or UDP super-packet before it is segmented (GSO) or after it was put together
  * (GRO): skb->len has the headers of one segment only. On the wire each has its own.
  */
+static __noinline __u32 super_bytes(struct __sk_buff *skb, __u32 segments)
+{
+	__u32 jumbo = jumbo_bytes(skb);
+
+	return skb->len - jumbo + (segments - 1) * (header_bytes(skb) - jumbo);
+}
+
 static __always_inline __u64 wire_bytes(struct __sk_buff *skb, __u64 *packets)
 {
 	__u32 segments = skb->gso_segs;
@@ -142,7 +166,7 @@ static __always_inline __u64 wire_bytes(struct __sk_buff *skb, __u64 *packets)
 	if (segments < 2)
 		return skb->len;
 	*packets = segments;
-	return skb->len + (segments - 1) * header_bytes(skb);
+	return super_bytes(skb, segments);
 }
 
 #endif /* TATTLE_ACCOUNT_BPF_H */

@@ -26,6 +26,7 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 	__u32 target = current_target();
 	struct socket_state *state;
 	struct peer peer = {};
+	__u64 cookie;
 
 	if (!datagrams && ctx->protocol != PROTO_TCP && ctx->protocol != PROTO_MPTCP)
 		return true;
@@ -44,9 +45,12 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 	open_fixed(state, remote, peer.port, peer.proto, identify());
 	if (datagrams)
 		return true;
+	cookie = bpf_get_socket_cookie(ctx);
+	if (ctx->protocol == PROTO_MPTCP)
+		bpf_map_update_elem(&mptcp_owners, &cookie, &state->flow.process, BPF_ANY);
 	state->asked_target = target;
 	state->asked_generation = generation();
-	report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ctx));
+	report_attempt(state, EVENT_CONNECT, state->opened_ns, cookie);
 	return true;
 }
 

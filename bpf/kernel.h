@@ -121,12 +121,24 @@ struct task_struct {
 	char comm[16];
 };
 
+struct sock_common {
+	struct {
+		__s64 counter;
+	} skc_cookie;
+};
+
 struct sock {
+	struct sock_common __sk_common;
 	int sk_err;
 };
 
-struct tcp_sock {
-	struct sock sk___anchor; /* tcp_sock starts with its sock (include/linux/tcp.h) */
+/* A tcp_sock starts with its inet_connection_sock, and that with its sock (include/linux/tcp.h). */
+struct inet_connection_sock {
+	void *icsk_ulp_data;
+};
+
+struct mptcp_subflow_context {
+	struct sock *conn;
 };
 
 #pragma clang attribute pop

@@ -71,10 +71,26 @@ static __always_inline void count_established(struct bpf_sock_ops *ops, struct s
 }
 
 /*
- * The SYN is about to leave. Mostly the connect hook has seen this socket; MPTCP's subflows are
- * sockets of the kernel's own: the first one connects in the caller's context, a later one in a
- * kernel thread.
+ * MPTCP's subflows are sockets of the kernel's own. The first one connects in the caller's context, a
+ * later one in a kernel thread: it belongs to the process that connected the MPTCP socket above it
+ * (net/mptcp/protocol.h, mptcp_subflow_context.conn).
  */
+static __always_inline __u64 subflow_process(struct bpf_sock *sk)
+{
+	struct inet_connection_sock *subflow = (void *)bpf_skc_to_tcp_sock(sk);
+	struct mptcp_subflow_context *context;
+	const __u64 *process;
+	__u64 above;
+
+	if (!subflow || !(READ(current_task(), flags) & PF_KTHREAD))
+		return identify();
+	context = BPF_CORE_READ(subflow, icsk_ulp_data);
+	above = BPF_CORE_READ(context, conn, __sk_common.skc_cookie.counter);
+	process = map_lookup(mptcp_owners, &above);
+	return process ? *process : identify();
+}
+
+/* The SYN is about to leave. Mostly the connect hook has seen this socket. */
 static __noinline void tcp_connecting(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
@@ -94,7 +110,7 @@ static __noinline void tcp_connecting(struct bpf_sock_ops *ops)
 		lost(LOSS_STORAGE_REFUSED);
 		return;
 	}
-	open_fixed(state, &remote, remote_port(ops), PROTO_TCP, identify());
+	open_fixed(state, &remote, remote_port(ops), PROTO_TCP, subflow_process(sk));
 	follow_states(ops, state);
 }
 
@@ -170,9 +186,9 @@ static __noinline void tcp_established(struct bpf_sock_ops *ops)
 
 static __always_inline int error_of(struct bpf_sock *sk)
 {
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct sock *tcp = (void *)bpf_skc_to_tcp_sock(sk);
 
-	return tcp ? BPF_CORE_READ((struct sock *)tcp, sk_err) : 0;
+	return tcp ? BPF_CORE_READ(tcp, sk_err) : 0;
 }
 
 /* Packets may still follow (a reset): they find SOCKET_CLOSED and go to the flow at once. */
