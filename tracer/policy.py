@@ -281,8 +281,7 @@ class Table:
         whole = Prefix(remote, _BITS)
         covering = (entry for entry in self.entries if entry.prefix.covers(whole))
         longest = max(covering, key=lambda entry: entry.prefix.bits, default=None)
-        spoken = [rule for rule in longest.ports if rule.speaks(port, proto)] if longest else []
-        return next((rule for rule in spoken if rule.deny), spoken[-1] if spoken else None)
+        return next((rule for rule in longest.ports if rule.speaks(port, proto)), None) if longest else None
 
 
 def compile_policy(policy: Policy) -> Table:
@@ -340,8 +339,8 @@ def _needed(ports: Sequence[PortRule]) -> Iterator[PortRule]:
 
 
 def _in_order(ports: Iterable[PortRule]) -> tuple[PortRule, ...]:
-    """Put denying rules first; the kernel names the first of them, and the last of the allowing ones."""
-    return tuple(sorted(ports, key=lambda one: (not one.deny, one.rule if one.deny else -one.rule)))
+    """Put denying rules first: the kernel takes the first rule that speaks of a peer."""
+    return tuple(sorted(ports, key=lambda one: (not one.deny, one.rule)))
 
 
 def _checked(entry: Entry, rules: Sequence[Rule]) -> Entry:
