@@ -78,11 +78,12 @@ static __always_inline void count_established(struct bpf_sock_ops *ops, struct s
 static __always_inline __u64 subflow_process(struct bpf_sock *sk)
 {
 	struct inet_connection_sock *subflow = (void *)bpf_skc_to_tcp_sock(sk);
+	bool mptcp = bpf_core_type_exists(struct mptcp_subflow_context); /* CONFIG_MPTCP */
 	struct mptcp_subflow_context *context;
 	const __u64 *process;
 	__u64 above;
 
-	if (!subflow || !(READ(current_task(), flags) & PF_KTHREAD))
+	if (!mptcp || !subflow || !(READ(current_task(), flags) & PF_KTHREAD))
 		return identify();
 	context = BPF_CORE_READ(subflow, icsk_ulp_data);
 	above = BPF_CORE_READ(context, conn, __sk_common.skc_cookie.counter);
