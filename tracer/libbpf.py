@@ -67,7 +67,6 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "bpf_map_lookup_elem": (_int, _int, _void, _void),
     "bpf_map_update_elem": (_int, _int, _void, _void, ctypes.c_uint64),
     "bpf_map_delete_elem": (_int, _int, _void),
-    "bpf_map_get_next_key": (_int, _int, _void, _void),
     "bpf_prog_test_run_opts": (_int, _int, _void),
     "bpf_map_lookup_and_delete_elem": (_int, _int, _void, _void),
     "bpf_map_lookup_batch": (_int, _int, _void, _void, _void, _void, _void, _void),
@@ -456,19 +455,6 @@ def delete(fd: int, key: bytes) -> bool:
         _call("cannot delete from a map", "bpf_map_delete_elem", fd, key)
         return True
     return False
-
-
-def keys(fd: int, key_size: int) -> Iterator[bytes]:
-    """Yield all keys; an entry that appears or goes meanwhile may be missed or met twice."""
-    at: bytes | None = None
-    while True:
-        following = ctypes.create_string_buffer(key_size)
-        with _absent_is_none():
-            _call("cannot walk a map", "bpf_map_get_next_key", fd, at, following)
-            at = following.raw
-            yield at
-            continue
-        return
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tracer import hostfs
-from tracer.abi import elf_section
+from tracer.abi import elf_section, process_id
+from tracer.btf import pack
 from tracer.engine import HOOKS, OBJECT, Engine, EngineOptions, Kind
 from tracer.errors import DaemonAbsent, InstanceBusy, KernelError, ObjectError
 
@@ -188,6 +189,8 @@ def test_existing_sockets_are_taken_in(instance: str) -> None:
             owner = engine.maps.process(rows[0].process)
             assert owner is not None
             assert owner.tgid == os.getpid()
+            key = {name: getattr(owner, name) for name in engine.abi.process_key.fields}
+            assert process_id(pack(engine.abi.process_key, key)) == owner.id
 
 
 def spoiled(hook: str, path: Path) -> Path:
