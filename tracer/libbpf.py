@@ -21,11 +21,10 @@ from tracer.errors import KernelError, LibraryMissing, ObjectError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# enum bpf_map_update_elem flags and bpf_stats_type, include/uapi/linux/bpf.h
+# enum bpf_map_update_elem flags, include/uapi/linux/bpf.h
 ANY = 0
 NOEXIST = 1
 EXIST = 2
-STATS_RUN_TIME = 0
 LINK_TYPE_CGROUP = 3  # enum bpf_link_type
 ITERATOR = 28  # BPF_TRACE_ITER of enum bpf_attach_type
 _SHOWN_LINES = 3
@@ -65,6 +64,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "bpf_prog_get_fd_by_id": (_int, _u32),
     "bpf_btf_get_fd_by_id": (_int, _u32),
     "bpf_map_lookup_elem": (_int, _int, _void, _void),
+    "bpf_map_get_next_key": (_int, _int, _void, _void),
     "bpf_map_update_elem": (_int, _int, _void, _void, ctypes.c_uint64),
     "bpf_map_delete_elem": (_int, _int, _void),
     "bpf_prog_test_run_opts": (_int, _int, _void),
@@ -328,7 +328,7 @@ def run_raw(program_fd: int, arguments: bytes) -> None:
 
 def enable_statistics() -> int:
     """Let the kernel count runs and time of BPF programs while the returned descriptor is open."""
-    return _call("cannot enable BPF statistics", "bpf_enable_stats", STATS_RUN_TIME)
+    return _call("cannot enable BPF statistics", "bpf_enable_stats", 0)  # BPF_STATS_RUN_TIME
 
 
 def pin(fd: int, path: Path) -> None:
@@ -455,6 +455,19 @@ def delete(fd: int, key: bytes) -> bool:
         _call("cannot delete from a map", "bpf_map_delete_elem", fd, key)
         return True
     return False
+
+
+def keys(fd: int, key_size: int) -> Iterator[bytes]:
+    """Yield all keys; an entry that appears or goes meanwhile may be missed or met twice."""
+    at: bytes | None = None
+    while True:
+        following = ctypes.create_string_buffer(key_size)
+        with _absent_is_none():
+            _call("cannot walk a map", "bpf_map_get_next_key", fd, at, following)
+            at = following.raw
+            yield at
+            continue
+        return
 
 
 @contextlib.contextmanager
