@@ -10,7 +10,7 @@ RUN="clang=clang llvm-strip=llvm
 TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl dig=bind9-dnsutils
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
 systemd-analyze=systemd strace=strace"
-VM="qemu-system-x86_64=qemu-system-x86 cpio=cpio dpkg-deb=dpkg"
+VM="qemu-system-x86_64=qemu-system-x86"
 BENCH="gcc=gcc /usr/include/stdio.h=libc6-dev"
 
 fail() { # what failed, how to mend
@@ -95,7 +95,7 @@ install() {
 case ${1:-} in
 run) wanted=$RUN ;;
 test) wanted="$RUN $TEST" ;;
-vm) wanted="$RUN $TEST $VM" ;;
+vm) wanted="$RUN $VM" ;;
 bench) wanted="$RUN $TEST $BENCH" ;;
 python)
 	python || fail "no Python >= 3.11 with venv" "type: deploy/packages.sh run (as root)"
