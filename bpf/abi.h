@@ -197,8 +197,9 @@ struct slot {
 	struct flow_key flow;
 	struct fresh fresh;
 	struct counters folded; /* in the flow already */
+	__u64 first_ns;		/* CLOCK_BOOTTIME of the connect or of the first datagram */
 	__u32 flags;		/* enum flow_flags, for the flow */
-	__u32 reserved[3];
+	__u32 reserved;
 };
 
 /* Value of `sockets`, the socket storage. */

@@ -102,6 +102,8 @@ __noinline int fold(__u32 index)
 	folded->packets_out += move(&fresh->packets_out, &flow->packets_out);
 	folded->packets_in += move(&fresh->packets_in, &flow->packets_in);
 	flow->last_ns = coarse_now();
+	if (slot->first_ns < flow->first_ns)
+		flow->first_ns = slot->first_ns;
 	flow->flags |= slot->flags;
 	return 0;
 }

@@ -138,11 +138,17 @@ static __noinline void handshake(struct __sk_buff *skb, const struct socket_stat
 /* First packet that leaves a socket with one peer. */
 static __always_inline void first_out(struct __sk_buff *skb, struct socket_state *state, struct slot *slot)
 {
+	__u64 now;
+
 	state->flags |= SOCKET_SENT;
 	if (slot && skb->ifindex == LOOPBACK_IFINDEX)
 		slot->flags |= FLOW_VIA_LOOPBACK;
-	if (state->flow.proto != PROTO_TCP && !(state->flags & SOCKET_PREEXISTING))
-		report_attempt(state, EVENT_SEND, bpf_ktime_get_boot_ns(), bpf_get_socket_cookie(skb));
+	if (state->flow.proto == PROTO_TCP || state->flags & SOCKET_PREEXISTING)
+		return;
+	now = bpf_ktime_get_boot_ns();
+	if (slot)
+		slot->first_ns = now;
+	report_attempt(state, EVENT_SEND, now, bpf_get_socket_cookie(skb));
 }
 
 /* First packets, and those after the end: a reset that close() sends has no slot any more. */

@@ -38,8 +38,10 @@ static __always_inline void set_peer(struct socket_state *state, const union add
 	state->flow.remote_port = port;
 	state->mode = MODE_FIXED;
 	slot = slot_take(&state->slot);
-	if (slot)
-		slot->flow = state->flow;
+	if (!slot)
+		return;
+	slot->flow = state->flow;
+	slot->first_ns = state->opened_ns;
 }
 
 /*

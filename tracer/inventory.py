@@ -167,7 +167,8 @@ def _take(maps: Maps, abi: Abi, fd: int, found: Found, listening: set[tuple[int,
     values = _flow(abi, found, accepted=accepted)
     if slot:
         flags = abi.enums["flow_flags"]["FLOW_PREEXISTING"]
-        maps.set_slot(slot, pack(abi.slot, values | {"flags": flags}))
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        maps.set_slot(slot, pack(abi.slot, values | {"flags": flags, "first_ns": now}))
     values |= _state(abi, found) | {"slot": slot, "flags": _flags(abi, found, loopback=bool(wanted))}
     if maps.add_socket(fd, pack(abi.socket_state, values)):
         return True
