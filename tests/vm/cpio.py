@@ -1,4 +1,6 @@
-"""Write initramfs archives: the `newc` cpio format of Documentation/driver-api/early-userspace/buffer-format.rst.
+"""Write initramfs archives in the `newc` cpio format.
+
+The format: Documentation/driver-api/early-userspace/buffer-format.rst.
 
 Written here, since the format is a page long and this way needs neither root (for /dev/console) nor a tool.
 The kernel takes several archives one after the other: what changes seldom can be kept as it is.

@@ -4,6 +4,7 @@ Everything apt would write (lists, caches, sources, settings) lives below one di
 and the proxy are the host's: whoever configured this machine decided where packages come from.
 """
 
+import io
 import re
 import subprocess
 import tarfile
@@ -39,7 +40,7 @@ Dir::Cache "{home}/cache";
 
 
 class Member(NamedTuple):
-    """One file of a package: `data` is the content of a file, `link` the target of a symbolic link."""
+    """A file of a package with its `data`, or a symbolic link to `link`; `mode` has the permissions only."""
 
     path: str
     mode: int
@@ -103,12 +104,15 @@ class Suite:
 
 
 def members(deb: Path) -> Iterator[Member]:
-    """Yield the files, directories and symbolic links in `deb`, paths without a leading slash."""
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as unpack:
-        with tarfile.open(fileobj=unpack.stdout, mode="r|") as archive:
-            for entry in archive:
-                path = entry.name.removeprefix("./").rstrip("/")
-                if entry.isfile():
-                    yield Member(path, 0o100000 | entry.mode, archive.extractfile(entry).read(), "")
-                elif entry.issym():
-                    yield Member(path, 0o120777, b"", entry.linkname)
+    """Yield the files and symbolic links in `deb`, paths without a leading slash."""
+    unpacked = subprocess.run(
+        ["dpkg-deb", "--fsys-tarfile", str(deb)], capture_output=True, check=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(unpacked)) as archive:
+        for entry in archive:
+            path = entry.name.removeprefix("./").rstrip("/")
+            content = archive.extractfile(entry) if entry.isfile() else None
+            if content:
+                yield Member(path, entry.mode, content.read(), "")
+            elif entry.issym():
+                yield Member(path, 0o777, b"", entry.linkname)

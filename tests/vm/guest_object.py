@@ -1,4 +1,4 @@
-"""Load the BPF object without the project's own loader: what does this kernel's verifier say of each program?
+"""Load the BPF object without the project's own loader, and say what the verifier answers.
 
 Independent of tracer/libbpf.py on purpose, so that a refusal can be told from a fault of the loader.
 """
@@ -72,3 +72,15 @@ def _programs(handle: ctypes.c_void_p) -> Iterator[ctypes.c_void_p]:
     while program:
         yield ctypes.c_void_p(program)
         program = libbpf.bpf_object__next_program(handle, ctypes.c_void_p(program))
+
+
+def leftovers() -> dict[str, int]:
+    """Count the BPF programs and links that live in this kernel."""
+    return {kind: _count(getattr(libbpf, f"bpf_{kind}_get_next_id")) for kind in ("prog", "link")}
+
+
+def _count(following: Any) -> int:  # noqa: ANN401 - ctypes has no better type for a foreign function
+    number, found = ctypes.c_uint32(0), 0
+    while following(number, ctypes.byref(number)) == 0:
+        found += 1
+    return found

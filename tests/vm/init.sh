@@ -7,9 +7,10 @@
 /bin/busybox mount -t bpf bpf /sys/fs/bpf
 /bin/busybox mount -t tmpfs run /run
 /bin/busybox mount -t tmpfs tmp /tmp
+echo started >/dev/ttyS1
 while read -r module; do
 	/bin/busybox insmod "/modules/$module.ko"
 done </modules/order
 export PATH=/usr/sbin:/usr/bin PYTHONPATH=/project:/site PYTHONDONTWRITEBYTECODE=1 HOME=/root LC_ALL=C.UTF-8
-/usr/bin/python3.11 -S /guest/guest.py >/dev/ttyS1
+/usr/bin/python3.11 -S /guest/guest.py >>/dev/ttyS1
 /bin/busybox poweroff -f

@@ -1,0 +1,183 @@
+"""The guest's network: a veth pair to a namespace with a server, clients, and a packet tap as the truth.
+
+The tap is an AF_PACKET socket on the veth device. With segmentation offload off the device is handed packets
+as they would be on a wire, so the sum of their IP lengths is what a flow must have counted.
+"""
+
+import array
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+NEAR, FAR = "near", "far"
+ADDRESSES = {4: ("198.51.100.1", "198.51.100.2"), 6: ("2001:db8::1", "2001:db8::2")}
+PATIENCE_SECONDS = 60
+LONGEST_PACKET = 1500
+
+SIOCETHTOOL = 0x8946  # include/uapi/linux/sockios.h
+ETHTOOL_SGSO, ETHTOOL_STSO, ETHTOOL_SGRO = 0x24, 0x1F, 0x2C  # include/uapi/linux/ethtool.h
+SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
+PACKET_STATISTICS = 6  # include/uapi/linux/if_packet.h
+SOL_PACKET = 263  # include/linux/socket.h
+ETH_P_ALL = 3  # include/uapi/linux/if_ether.h
+
+
+class Conversation(NamedTuple):
+    """One flow to make: `kind` is the client's process name and says what it does."""
+
+    kind: str
+    proto: str
+    family: int
+    port: int
+
+
+CONVERSATIONS = (
+    Conversation("tcp4", "tcp", 4, 7001),
+    Conversation("tcp6", "tcp", 6, 7002),
+    Conversation("udp4", "udp", 4, 7003),
+    Conversation("udp6", "udp", 6, 7004),
+    Conversation("udp4-connected", "udp", 4, 7005),
+    Conversation("udp6-connected", "udp", 6, 7006),
+)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return when `condition` holds; TimeoutError names `what` after PATIENCE_SECONDS."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {PATIENCE_SECONDS} s: {what}")
+        time.sleep(0.02)
+
+
+def run(*command: str) -> str:
+    """Run a command and give its output; what it says on failure is in the error."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    if done.returncode:
+        raise RuntimeError(
+            f"{' '.join(command)}: exit {done.returncode}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+        )
+    return done.stdout
+
+
+def make_network() -> None:
+    """Bring up loopback and a veth pair into the namespace FAR, with segmentation left to the sender."""
+    run("ip", "link", "set", "lo", "up")
+    run("ip", "netns", "add", FAR)
+    run("ip", "link", "add", NEAR, "type", "veth", "peer", "name", FAR, "netns", FAR)
+    for side, (device, inside) in enumerate(((NEAR, []), (FAR, ["-n", FAR]))):
+        run("ip", *inside, "address", "add", f"{ADDRESSES[4][side]}/24", "dev", device)
+        run("ip", *inside, "address", "add", f"{ADDRESSES[6][side]}/64", "dev", device, "nodad")
+        run("ip", *inside, "link", "set", device, "up")
+    own = (sys.executable, "/guest/guest_net.py", "offload-off")
+    run(*own, NEAR)
+    run("ip", "netns", "exec", FAR, *own, FAR)
+
+
+def offload_off(device: str) -> None:
+    """Make the stack cut packets before the device gets them, and never glue them together."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for setting in (ETHTOOL_SGSO, ETHTOOL_STSO, ETHTOOL_SGRO):
+            value = array.array("I", [setting, 0])
+            fcntl.ioctl(control, SIOCETHTOOL, struct.pack("16sP", device.encode(), value.buffer_info()[0]))
+
+
+def start_server() -> subprocess.Popen[str]:
+    """Start the server in FAR; it is ready when this returns."""
+    command = ["ip", "netns", "exec", FAR, named("far-server"), "/guest/guest_server.py"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    server.stdout.readline()
+    return server
+
+
+def named(name: str) -> str:
+    """Give a path that, executed, is Python in a process of that name."""
+    path = Path("/run/named", name)
+    path.parent.mkdir(exist_ok=True)
+    if not path.is_symlink():
+        path.symlink_to("/usr/bin/python3.11")
+    return str(path)
+
+
+def converse(conversation: Conversation) -> dict[str, Any]:
+    """Run one client to its end and give what the wire saw of it, with the client's pid."""
+    with Tap() as tap:
+        address = ADDRESSES[conversation.family][1]
+        command = [
+            named(conversation.kind),
+            "/guest/guest_client.py",
+            conversation.kind,
+            address,
+            str(conversation.port),
+        ]
+        client = subprocess.Popen(command)
+        status = client.wait(PATIENCE_SECONDS)
+        wait_until(
+            lambda: not _tcp_sockets(conversation.port), f"end of TCP connection to port {conversation.port}"
+        )
+        return {"pid": client.pid, "exit": status, **tap.total(conversation)}
+
+
+def _tcp_sockets(port: int) -> list[str]:
+    tables = [Path(f"/proc/net/{table}").read_text().splitlines()[1:] for table in ("tcp", "tcp6")]
+    return [line for table in tables for line in table if line.split()[2].endswith(f":{port:04X}")]
+
+
+class Tap:
+    """Every packet that passes NEAR while this context is open."""
+
+    def __enter__(self) -> Self:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        self._socket.bind((NEAR, ETH_P_ALL))
+        self._socket.settimeout(0)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._socket.close()
+
+    def total(self, conversation: Conversation) -> dict[str, int]:
+        """Sum up packets and IP bytes of `conversation` in both directions."""
+        total = Counter({"bytes_out": 0, "bytes_in": 0, "packets_out": 0, "packets_in": 0, "longest": 0})
+        far = ipaddress.ip_address(ADDRESSES[conversation.family][1]).packed
+        while packet := self._next():
+            source, target, ports, size = _parsed(packet)
+            way = "out" if target == far else "in"
+            if far in {source, target} and ports[way == "out"] == conversation.port:
+                total[f"bytes_{way}"] += size
+                total[f"packets_{way}"] += 1
+                total["longest"] = max(total["longest"], size)
+        dropped = struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+        return {**total, "tap_dropped": dropped}
+
+    def _next(self) -> bytes:
+        try:
+            return self._socket.recv(1 << 17)
+        except BlockingIOError:
+            return b""
+
+
+def _parsed(packet: bytes) -> tuple[bytes, bytes, tuple[int, int], int]:
+    """Give source, target, ports and length of an IP packet (no options, no extension headers here)."""
+    if packet[0] >> 4 == 4:
+        head, source, target = 20, packet[12:16], packet[16:20]
+        size = int.from_bytes(packet[2:4])
+    else:
+        head, source, target = 40, packet[8:24], packet[24:40]
+        size = 40 + int.from_bytes(packet[4:6])
+    return source, target, struct.unpack("!HH", packet[head : head + 4].ljust(4, b"\0")), size
+
+
+if __name__ == "__main__" and sys.argv[1] == "offload-off":
+    offload_off(sys.argv[2])
+    os._exit(0)
