@@ -128,24 +128,25 @@ def program_costs(
         tell(f"program times: {variant.name}")
         foreign = set(_programs())
         with variant.enter(world), _statistics():
+            own = set(_programs()) - foreign
             for road, kind in _cases(world, variant):
                 before = _programs()
                 operations = load(kind, road, "-t", str(milliseconds))["operations"]
-                costs[road.name][kind][variant.name] = _difference(before, _programs(), foreign, operations)
+                costs[road.name][kind][variant.name] = _difference(before, _programs(), own, operations)
     return _plain(costs)
 
 
 def _difference(
     before: dict[int, tuple[str, int, int]],
     after: dict[int, tuple[str, int, int]],
-    foreign: set[int],
+    own: set[int],
     operations: float,
 ) -> dict[str, list[float]]:
     moved: dict[str, list[float]] = {}
     for number, (name, runs, spent) in after.items():
         _, runs_before, spent_before = before.get(number, (name, 0, 0))
         ran = runs - runs_before
-        if number not in foreign and ran > operations / 100:
+        if number in own and ran > operations / 100:
             key = name.removeprefix("empty_")
             moved[key] = [round(ran / operations, 3), round((spent - spent_before) / ran, 1)]
     return moved
