@@ -13,6 +13,7 @@ import errno
 import functools
 import os
 import re
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -364,34 +365,24 @@ def _info(
     return answer
 
 
-def _u32_at(answer: ctypes.Array[ctypes.c_char], offset: int) -> int:
-    return int(ctypes.c_uint32.from_buffer(answer, offset).value)
-
-
-def _u64_at(answer: ctypes.Array[ctypes.c_char], offset: int) -> int:
-    return int(ctypes.c_uint64.from_buffer(answer, offset).value)
-
-
 def map_info(fd: int) -> MapInfo:
     """Ask the kernel what a map is (offsets of struct bpf_map_info, include/uapi/linux/bpf.h)."""
-    answer = _info(fd, 80)
-    kind, number, *shape = (_u32_at(answer, 4 * i) for i in range(6))
-    return MapInfo(number, MapShape(kind, *shape), _u32_at(answer, 64))
+    kind, number, *shape, btf_id = struct.unpack_from("<6I40xI", _info(fd, 80))
+    return MapInfo(number, MapShape(kind, *shape), btf_id)
 
 
 def link_info(fd: int) -> LinkInfo:
     """Ask the kernel what a link holds (offsets of struct bpf_link_info)."""
-    answer = _info(fd, 32)
-    kind = _u32_at(answer, 0)
-    cgroup = _u64_at(answer, 16) if kind == LINK_TYPE_CGROUP else 0
-    return LinkInfo(kind, _u32_at(answer, 4), _u32_at(answer, 8), cgroup)
+    kind, number, program, cgroup = struct.unpack_from("<3I4xQ", _info(fd, 32))
+    return LinkInfo(kind, number, program, cgroup if kind == LINK_TYPE_CGROUP else 0)
 
 
 def program_info(fd: int) -> ProgramInfo:
     """Ask the kernel how often a program ran (offsets of struct bpf_prog_info)."""
     answer = _info(fd, 216)
     name = answer.raw[64:80].split(b"\0", 1)[0].decode("utf-8", "replace")
-    return ProgramInfo(_u32_at(answer, 4), name, _u64_at(answer, 200), _u64_at(answer, 192))
+    run_ns, runs = struct.unpack_from("<2Q", answer, 192)
+    return ProgramInfo(struct.unpack_from("<I", answer, 4)[0], name, runs, run_ns)
 
 
 def program_of(program_id: int) -> int:
@@ -403,11 +394,10 @@ def btf_of(btf_id: int) -> bytes:
     """Return the BTF that the kernel keeps under this id (struct bpf_btf_info); needs CAP_SYS_ADMIN."""
     fd = _call(f"cannot open BTF {btf_id}", "bpf_btf_get_fd_by_id", btf_id)
     try:
-        size = _u32_at(_info(fd, 32), 8)
+        (size,) = struct.unpack_from("<I", _info(fd, 32), 8)
         data = ctypes.create_string_buffer(size)
         asked = ctypes.create_string_buffer(32)
-        ctypes.c_uint64.from_buffer(asked, 0).value = ctypes.addressof(data)
-        ctypes.c_uint32.from_buffer(asked, 8).value = size
+        struct.pack_into("<QI", asked, 0, ctypes.addressof(data), size)
         _info(fd, 32, asked)
         return data.raw
     finally:

@@ -6,7 +6,7 @@ import contextlib
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer import btf
@@ -113,6 +113,7 @@ def test_pack_swaps_and_fills() -> None:
         btf.pack(layout, {"nothing": 1})
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 12), st.binary(max_size=8))
 def test_cut_and_spoiled_sections(at: int, noise: bytes) -> None:
     """Whatever is cut off or overwritten ends in a value or in an error with a name, never in another."""

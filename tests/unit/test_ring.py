@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer import btf
@@ -48,6 +48,7 @@ def test_discarded_and_foreign_records_are_passed_over() -> None:
     assert times(data) == [1, 4]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0, BUSY, DISCARD]), max_size=40))
 def test_any_mix(marks: list[int]) -> None:
     """Whatever the mix, just the finished and kept records before the first unfinished one come out."""
