@@ -21,7 +21,7 @@ needs-root = $(if $(filter-out 0,$(shell id -u)),$(error $@ needs root. Type: su
 give-back  = @[ -z "$$SUDO_UID" ] || find . -path ./.git -prune -o -user root -exec chown -h "$$SUDO_UID:$$SUDO_GID" {} +
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-kernel test-world test-vm bench bpf lint format venv dev install uninstall clean
+.PHONY: help run test test-unit test-kernel test-world test-vm bench bpf lint format docs venv dev install uninstall clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -81,6 +81,9 @@ lint: dev ## ruff, mypy, clang-format
 format: dev ## let ruff and clang-format write
 	@$(BIN)/ruff format .
 	@$(MAKE) -C bpf format
+
+docs: ## put the latest results of test-vm and bench into README.md
+	@python3 tests/documented.py
 
 venv: $(STAMPS)/run ## .venv with tattle in it
 	@:

@@ -1,4 +1,7 @@
-"""The commands that the pages of this repository show their readers."""
+"""The commands that the pages of this repository show, and the results that the README quotes.
+
+`make docs` puts the latest results into the README: the tables of tests/vm and tests/bench.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = {"vm": "tests/vm/RESULTS.md", "bench": "tests/bench/results/LATEST.md"}
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
 
 
@@ -40,3 +44,25 @@ def arguments(words: tuple[str, ...]) -> list[str]:
     """Give a command's own arguments, up to where the shell takes over: a pipe, a redirection."""
     end = next((at for at, word in enumerate(words) if word[0] in "|>&"), len(words))
     return list(words[1:end])
+
+
+def quote(readme: str, mark: str, results: str) -> str:
+    """Replace what stands between the two comments of `mark` by the tables in `results`, headings as text."""
+    lines = [re.sub(r"^#+ (.*)", r"**\1**", line) for line in results.splitlines()[1:]]
+    body = "\n".join(lines).strip()
+    pattern = rf"<!-- {mark} -->.*?<!-- /{mark} -->"
+    whole = f"<!-- {mark} -->\n\n{body}\n\n<!-- /{mark} -->"
+    return re.sub(pattern, lambda _: whole, readme, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Quote the results that there are."""
+    page = ROOT / "README.md"
+    for mark, name_of_results in RESULTS.items():
+        source = ROOT / name_of_results
+        if source.exists():
+            page.write_text(quote(page.read_text(), mark, source.read_text()))
+
+
+if __name__ == "__main__":
+    main()
