@@ -217,3 +217,11 @@ def test_nothing_is_skipped(path: Path) -> None:
 def test_files_stay_readable(path: Path) -> None:
     """Split by noun before 500 lines."""
     assert len(path.read_text().splitlines()) < 500
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Tests of unit/ and kernel/ run in one go, where pytest knows a file by its name alone."""
+    names = [
+        path.name for path in TESTS if path.parent.name in {"unit", "kernel"} and path.stem != "conftest"
+    ]
+    assert sorted(set(names)) == sorted(names)
