@@ -8,6 +8,9 @@ from rounds import Spread, overhead_ratio, rate_ratio
 Cell = Mapping[str, Sequence[float]]
 """Variant -> samples of one road and kind."""
 
+OUTSIDE = 0.98
+"""What "nothing measurable" is here: 2 %, the width of a good run's intervals."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -44,11 +47,14 @@ def tracing(road: Mapping[str, Cell]) -> Iterator[Verdict]:
     yield _at_least("tcp-connect: rate kept", 0.9, rate_ratio(cell["tattle"], cell["none"]))
 
 
-def enforcement(road: Mapping[str, Cell]) -> Iterator[Verdict]:
+def blocking(road: Mapping[str, Cell]) -> Iterator[Verdict]:
     """Promises about what is blocked."""
     cell = road["udp-one"]
     denied = rate_ratio(cell["block, denied"], cell["nft drop"])
     yield _at_least("denied sendto: speed / nft drop's", 3, denied)
+    for kind in ("tcp-connect", "tcp-pingpong", "udp-connected", "udp-one", "udp-many"):
+        outside = rate_ratio(road[kind]["block elsewhere"], road[kind]["tattle"])
+        yield _at_least(f"{kind}: outside a blocked target: rate / tracing's", OUTSIDE, outside)
     for rules in (10, 10_000):
         blocked, yardstick = f"block, {rules} allowed", f"IPAddressDeny, {rules}"
         for kind in ("tcp-pingpong", "udp-connected", "udp-one", "udp-many"):

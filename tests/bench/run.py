@@ -19,10 +19,11 @@ from daemon import figures
 from measure import alternate, program_costs
 from rich.console import Console
 from rounds import quartiles
-from variants import ENFORCEMENT, HERE, KERNEL_HALF, TRACING, Variant, build
+from variants import BLOCKING, HERE, KERNEL_HALF, TRACING, Variant, build
 from world import built
 
 RESULTS = HERE / "results"
+PARTS = ("loads", "programs", "blocking", "daemon")
 
 
 def options(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,8 +33,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--milliseconds", type=int, default=120, help="length of one load (120)")
     parser.add_argument("--kernel-half", action="store_true", help="attach the object only, no daemon")
     parser.add_argument("--objects", nargs="+", type=Path, help="compare these builds, too (no daemon)")
-    parser.add_argument("--enforcement", action="store_true", help="compare blocking, too")
-    parser.add_argument("--only", choices=("loads", "programs", "daemon"), help="one part")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts")
     parser.add_argument("--kinds", nargs="+", help="only these loads")
     parser.add_argument("--roads", nargs="+", choices=("veth", "loopback"), help="only these paths")
     parser.add_argument("--variants", nargs="+", help="only these variants")
@@ -91,15 +91,15 @@ def run_all(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     variants += chosen([build(path) for path in args.objects or ()], args)
     results: dict[str, Any] = {"samples": {}}
     with built() as world, console.status("building") as status, tempfile.TemporaryDirectory() as scratch:
-        if args.only in (None, "loads"):
+        if "loads" in args.only:
             results["samples"] = alternate(world, variants, args.rounds, args.milliseconds, status.update)
-        if args.enforcement:
-            blocking = chosen(ENFORCEMENT, args)
-            results["enforcement"] = alternate(world, blocking, args.rounds, args.milliseconds, status.update)
-        if args.only in (None, "programs"):
+        if "blocking" in args.only and not args.kernel_half:
+            blocking = chosen(BLOCKING, args)
+            results["blocking"] = alternate(world, blocking, args.rounds, args.milliseconds, status.update)
+        if "programs" in args.only:
             timed = [v for v in variants if not v.name.startswith(("none", "nft"))]
             results["programs"] = program_costs(world, timed, args.milliseconds, status.update)
-        if args.only in (None, "daemon") and not args.kernel_half:
+        if "daemon" in args.only and not args.kernel_half:
             status.update("the daemon's own cost (a minute)")
             results["daemon"] = asdict(figures(world, Path(scratch)))
     results["machine"] = machine(before, load_average, results["samples"])
@@ -113,7 +113,7 @@ def tables(results: dict[str, Any]) -> list[tuple[str, Sequence[str], report.Row
         made.append((f"{road}: CPU time of both ends", report.LOAD_HEAD, report.load_rows(kinds)))
     for road, kinds in results.get("programs", {}).items():
         made.append((f"{road}: time in BPF programs", report.PROGRAM_HEAD, report.program_rows(kinds)))
-    for road, kinds in results.get("enforcement", {}).items():
+    for road, kinds in results.get("blocking", {}).items():
         made.append((f"{road}: blocking", report.LOAD_HEAD, report.load_rows(kinds)))
     if "daemon" in results:
         made.append(("daemon", ("figure", "value"), [(k, f"{v:,.3f}") for k, v in results["daemon"].items()]))
@@ -126,7 +126,7 @@ def tables(results: dict[str, Any]) -> list[tuple[str, Sequence[str], report.Row
 def judged(results: dict[str, Any]) -> list[goals.Verdict]:
     """Judge the promises where all that they need was measured."""
     verdicts: list[goals.Verdict] = []
-    for name, judge in (("samples", goals.tracing), ("enforcement", goals.enforcement)):
+    for name, judge in (("samples", goals.tracing), ("blocking", goals.blocking)):
         try:
             verdicts += judge(results[name]["veth"])
         except KeyError:  # a part was left out by the command line

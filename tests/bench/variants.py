@@ -166,12 +166,13 @@ def iptables_drop(_world: World) -> Iterator[None]:
         in_namespace(CLIENT, "iptables", "-D", *rule)
 
 
-def blocked(*rules: str) -> Callable[[World], AbstractContextManager[object]]:
-    """Tattle with a block on the bench's cgroup."""
+def blocked(
+    *rules: str, target: str = f"cgroup:/{NAME}"
+) -> Callable[[World], AbstractContextManager[object]]:
+    """Tattle with a block on the bench's cgroup, or on another one."""
 
     @contextlib.contextmanager
     def enter(_world: World) -> Iterator[None]:
-        target = f"cgroup:/{NAME}"
         with daemon():
             command(*tattle("block", target), *rules)
             try:
@@ -226,10 +227,13 @@ def build(path: Path) -> Variant:
 _ONE = ("udp-one",)
 _VETH = ("veth",)
 _ALLOWED = ("tcp-pingpong", *DATAGRAMS)
+_ALL = ("tcp-connect", *_ALLOWED)
+_OTHER = f"cgroup:/{NAME}-other"
 IP_DENY = HERE / "build/ipdeny.bpf.o"
-ENFORCEMENT = (
-    Variant("none", nothing, kinds=_ALLOWED, roads=_VETH),
-    Variant("tattle", traced(), kinds=_ALLOWED, roads=_VETH),
+BLOCKING = (
+    Variant("none", nothing, kinds=_ALL, roads=_VETH),
+    Variant("tattle", traced(), kinds=_ALL, roads=_VETH),
+    Variant("block elsewhere", blocked(target=_OTHER), kinds=_ALL, roads=_VETH),
     Variant("block, denied", blocked(), kinds=("tcp-denied", *_ONE), roads=_VETH, denied=True),
     Variant("nft drop", nft_drop, kinds=_ONE, roads=_VETH, denied=True),
     Variant("iptables owner drop", iptables_drop, kinds=_ONE, roads=_VETH, denied=True),
