@@ -26,6 +26,7 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 	__u32 target = current_target();
 	struct socket_state *state;
 	struct peer peer = {};
+	__u32 now = generation(); /* before the policy is asked, see judge_socket() */
 	__u64 cookie;
 
 	if (!datagrams && ctx->protocol != PROTO_TCP && ctx->protocol != PROTO_MPTCP)
@@ -49,7 +50,7 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 	if (ctx->protocol == PROTO_MPTCP)
 		bpf_map_update_elem(&mptcp_owners, &cookie, &state->flow.process, BPF_ANY);
 	state->asked_target = target;
-	state->asked_generation = generation();
+	state->asked_generation = now;
 	report_attempt(state, EVENT_CONNECT, state->opened_ns, cookie);
 	return true;
 }
@@ -61,6 +62,7 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 	__u32 target = current_target();
 	struct socket_state *state;
 	struct peer peer = {};
+	__u32 now = generation();
 
 	peer_of(ctx, remote, ctx->protocol, &peer);
 	if (target && !call_allowed(&peer, target, bpf_get_socket_cookie(ctx)))
@@ -79,7 +81,7 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 	__builtin_memcpy(state->asked, remote, ADDRESS_LEN);
 	state->asked_port = peer.port;
 	state->asked_target = target;
-	state->asked_generation = generation();
+	state->asked_generation = now;
 	return true;
 }
 

@@ -98,7 +98,7 @@ MAP_PREFIX(rules, struct rule_key, struct rules, 65536);
 /* An LRU, for what it forgets is a permission. */
 MAP_LRU(asked_peers, struct peer_key, __u64, 8192);
 MAP_SOCKET_STORAGE(sockets, struct socket_state);
-MAP_RING(events, 4 << 20);
+MAP_RING(events, 2 << 20);
 
 #define add(counter, n) ((void)__sync_fetch_and_add(counter, n))
 

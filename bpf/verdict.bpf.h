@@ -40,23 +40,33 @@ static __always_inline void judge_fixed(struct socket_state *state, const struct
 		denied(&key, policy, answer, DENIED_CALL);
 }
 
-/* Once a socket, and again when a policy has changed. */
+/* Strict: no answers either, but to this host. A listener's packets say themselves whom they are for. */
+static __always_inline void judge_answers(struct socket_state *state, const struct policy *policy)
+{
+	bool here = state->mode == MODE_FIXED && is_loopback((const union address *)state->flow.remote);
+
+	if (policy->strict && policy->mode == POLICY_ENFORCE && !here)
+		state->verdict = VERDICT_DENIED;
+}
+
+/*
+ * Once a socket, and again when a policy has changed. The generation is read before the policy: who
+ * changes the policy raises the generation afterwards, so an old answer never bears the new number.
+ */
 static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *state)
 {
+	__u32 now = generation();
 	__u32 target = packet_target(skb);
 	const struct policy *policy = policy_of(target);
-	bool answers = state->mode == MODE_LISTENER ||
-		       (state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN);
 
-	state->generation = generation();
 	state->verdict = VERDICT_ALLOWED;
 	state->policed = policy ? target : 0;
-	if (!policy)
-		return;
-	if (!answers && state->mode == MODE_FIXED)
+	if (policy && (state->mode == MODE_LISTENER ||
+		       (state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN)))
+		judge_answers(state, policy);
+	else if (policy && state->mode == MODE_FIXED)
 		judge_fixed(state, policy, target);
-	else if (answers && policy->strict && policy->mode == POLICY_ENFORCE)
-		state->verdict = VERDICT_DENIED;
+	state->generation = now;
 }
 
 /* A reset without data: it tells the peer of a connection that was cut, and carries nothing else. */
@@ -81,7 +91,7 @@ static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_st
 	struct flow_key key = state->flow;
 	bool stream = key.proto == PROTO_TCP;
 
-	if (!policy)
+	if (!policy || (state->mode == MODE_LISTENER && skb->ifindex == LOOPBACK_IFINDEX))
 		return true;
 	if (!out)
 		return false;

@@ -80,6 +80,7 @@ class ProcessRow(NamedTuple):
     ppid: int
     flags: int
     parent_comm: bytes
+    cgroup_path: bytes
     exe: bytes
 
 

@@ -50,7 +50,7 @@ class Limits(_Table, frozen=True):
     flows: Entries = 65536
     processes: Entries = 16384
     cgroups: Entries = 8192
-    ring_bytes: int = 4 << 20  # a power of two of pages: BPF_MAP_TYPE_RINGBUF, kernel/bpf/ringbuf.c
+    ring_bytes: int = 2 << 20  # a power of two of pages: BPF_MAP_TYPE_RINGBUF, kernel/bpf/ringbuf.c
 
 
 class PolicyTable(_Table, frozen=True):

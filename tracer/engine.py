@@ -94,7 +94,7 @@ class EngineOptions:
     processes_max: int = 16384
     cgroups_max: int = 8192
     sockets_max: int = 32768
-    ring_bytes: int = 4 << 20
+    ring_bytes: int = 2 << 20
     loopback: bool = False
     statistics: bool = False
     object_path: Path | None = None

@@ -54,7 +54,7 @@ class Registry:
         return info
 
     def _info(self, row: ProcessRow) -> ProcessInfo:
-        cgroup, unit, container = self._place(row.cgroup)
+        cgroup, unit, container = self._place(row.cgroup, row.cgroup_path)
         return ProcessInfo(
             pid=row.tgid,
             ppid=row.ppid,
@@ -68,15 +68,16 @@ class Registry:
             target=self._target_name(row.target),
         )
 
-    def _place(self, number: int) -> tuple[str | None, str | None, str | None]:
-        """Give cgroup, unit and container; many processes share these texts."""
+    def _place(self, number: int, path_then: bytes) -> tuple[str | None, str | None, str | None]:
+        """Give cgroup, unit and container, as the process had them; many processes share these texts."""
         if number not in self._cgroups:
-            row = self._maps.cgroup(number)
-            if row is None:
+            path_now = self._maps.cgroup(number) if not path_then else None
+            raw = path_now.path if path_now else path_then
+            if not raw:
                 return None, None, None
             if len(self._cgroups) >= _CACHE_MAX:
                 self._cgroups.clear()
-            path = cgroup_text(row.path)
+            path = cgroup_text(raw)
             identifier = container_id(path)
             name = self._engines.name_of(identifier) if identifier else None
             self._cgroups[number] = (path, unit_of(path), name or container_of(path))

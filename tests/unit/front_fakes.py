@@ -48,7 +48,7 @@ def event(**changes: Any) -> EventTuple:
 
 def process(number: int = 1, comm: bytes = b"curl", **changes: Any) -> ProcessRow:
     """Give a process in cgroup 5."""
-    row = ProcessRow(number, 10**9, 5, 4242, 1, 1000, 0, comm, 4000, 1, b"bash", b"curl\0bin\0usr\0")
+    row = ProcessRow(number, 10**9, 5, 4242, 1, 1000, 0, comm, 4000, 1, b"bash", b"", b"curl\0bin\0usr\0")
     return row._replace(**changes)
 
 
