@@ -71,8 +71,7 @@ def _undisturbed(
         costs = {}
         with variant.enter(world):
             for road, kind in _cases(world, variant):
-                more = ("-t", str(milliseconds), *(("-e",) if variant.denied else ()))
-                costs[road.name, kind] = load(kind, road, *more)[figure(kind)]
+                costs[road.name, kind] = load(kind, road, *_how(variant, milliseconds))[figure(kind)]
         if not _hooks_of_others(world):
             return costs
 
@@ -93,6 +92,10 @@ def _hooks_of_others(world: World) -> list[object]:
     return list(
         json.loads(command("bpftool", "-j", "cgroup", "show", str(world.cgroup_root)).strip() or "[]")
     )
+
+
+def _how(variant: Variant, milliseconds: int) -> tuple[str, ...]:
+    return ("-t", str(milliseconds), *(("-e",) if variant.denied else ()))
 
 
 def _cases(world: World, variant: Variant) -> Iterator[tuple[Road, str]]:
@@ -131,7 +134,7 @@ def program_costs(
             own = set(_programs()) - foreign
             for road, kind in _cases(world, variant):
                 before = _programs()
-                operations = load(kind, road, "-t", str(milliseconds))["operations"]
+                operations = load(kind, road, *_how(variant, milliseconds))["operations"]
                 costs[road.name][kind][variant.name] = _difference(before, _programs(), own, operations)
     return _plain(costs)
 

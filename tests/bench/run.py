@@ -98,6 +98,8 @@ def run_all(args: argparse.Namespace, console: Console) -> dict[str, Any]:
             results["blocking"] = alternate(world, blocking, args.rounds, args.milliseconds, status.update)
         if "programs" in args.only:
             timed = [v for v in variants if not v.name.startswith(("none", "nft"))]
+            if "blocking" in args.only and not args.kernel_half:
+                timed += [v for v in chosen(BLOCKING, args) if v.name.startswith(("block", "IPAddress"))]
             results["programs"] = program_costs(world, timed, args.milliseconds, status.update)
         if "daemon" in args.only and not args.kernel_half:
             status.update("the daemon's own cost (a minute)")
