@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from lab import Lab
-from watched import Tattle
+from watched import Tattle, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,8 @@ def lab(scratch: Path) -> Iterator[Lab]:
     """Set the lab up; it is taken down whatever happens."""
     if os.geteuid():
         pytest.fail("kernel tests need root")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that finalizers run
+    sweep()
     made = Lab(scratch)
     try:
         yield made

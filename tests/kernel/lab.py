@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from wire import CLIENT4, CLIENT6, Namespace, Wire, enter, wires
+from wire import CLIENT4, CLIENT6, Namespace, Wire, die_with_parent, enter, wires
 
 __all__ = ["CLIENT4", "CLIENT6", "Lab", "Namespace", "Program", "Wire", "wires"]
 
@@ -112,12 +112,16 @@ class Peer:
     """The counting servers in the peer's namespace (traffic/peer.py)."""
 
     def __init__(self, namespace: Namespace) -> None:
+        def prepare() -> None:
+            die_with_parent()
+            enter(namespace.fd)
+
         self._process = subprocess.Popen(
             [sys.executable, "-E", "-s", str(TRAFFIC / "peer.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: enter(namespace.fd),  # noqa: PLW1509 - no threads here
+            preexec_fn=prepare,  # noqa: PLW1509 - no threads here
         )
 
     def ask(self, **order: object) -> dict[str, Any]:
@@ -152,6 +156,17 @@ class Peer:
         self._process.wait(timeout=10)
 
 
+def sweep(cgroup_root: Path) -> None:
+    """Remove namespaces and cgroups of runs that were killed: their names tell whose they were."""
+    for namespace in Path("/run/netns").glob("lab-*-*-?"):
+        _, token, pid, _ = namespace.name.split("-")
+        if Path(f"/proc/{pid}").exists():
+            continue
+        subprocess.run(["ip", "netns", "delete", namespace.name], check=False, capture_output=True)
+        for directory in sorted((cgroup_root / f"lab-{token}").glob("**/"), reverse=True):
+            directory.rmdir()
+
+
 class Lab:
     """The whole: namespaces, wire, servers, cgroups, and traffic programs under fresh names."""
 
@@ -159,6 +174,7 @@ class Lab:
         self.token = secrets.token_hex(3)
         self.scratch = scratch
         self.cgroup_root = cgroup2_root()
+        sweep(self.cgroup_root)
         self._cgroups: list[Path] = []
         self._programs: list[Program] = []
         self._built: dict[str, Path] = {}
@@ -174,7 +190,7 @@ class Lab:
         self.peer = Peer(self.peer_ns)
 
     def _namespace(self, role: str, rules: str = "") -> Namespace:
-        made = Namespace(f"lab-{self.token}-{role}", rules)
+        made = Namespace(f"lab-{self.token}-{os.getpid()}-{role}", rules)
         self._namespaces.append(made)
         return made
 
@@ -328,6 +344,7 @@ class Lab:
         inside = (namespace or self.client).fd
 
         def prepare() -> None:
+            die_with_parent()
             enter(inside)
             if cgroup:
                 (cgroup / "cgroup.procs").write_text("0")

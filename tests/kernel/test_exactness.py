@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 from lab import PEER4, SILENT4, Lab, Wire
 from table import RESET4, TIMESTAMPED4, Want, complaints, expect
-from watched import Tattle, until
+from watched import Tattle, events_lost, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,11 +97,6 @@ def test_every_kind_of_connect_counts_once(lab: Lab, plain: Tattle) -> None:
         Want(name, "tcp", SILENT4, deaf, attempts=5, established=0, rows=4),
     )
     until(lambda: complaints(lab, expected, plain.flows(name), loopback=False))
-
-
-def events_lost(tattle: Tattle) -> int:
-    """Return how many events are missing from the log: lost by the ring, or by the log."""
-    return sum(count for reason, count in tattle.losses().items() if reason.startswith(("ring_", "log_")))
 
 
 def too_late(most: int) -> dict[str, Any]:

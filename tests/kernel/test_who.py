@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from lab import CONTAINER_PEER4, PEER4, Lab
-from watched import Tattle, until
+from watched import Tattle, events_lost, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +53,24 @@ def test_events_tell_one_story(lab: Lab, plain: Tattle) -> None:
     assert events[1]["local_port"] == events[2]["local_port"]
     flow = one_flow(plain, program.name)
     assert [events[2][key] for key in ("bytes_out", "bytes_in")] == [flow["bytes_out"], flow["bytes_in"]]
+
+
+def test_a_thousand_brief_lives(lab: Lab, plain: Tattle) -> None:
+    """Processes that are gone at once: each attempt is in the log with exe and parent, or is told as lost."""
+    child, port, times = lab.name("mayfly"), lab.peer.serve(), 1000
+    lab.program("brief.c", child)
+    lost = events_lost(plain)
+    parent, _ = lab.run("brief.c", PEER4, str(port), str(times), str(lab.scratch / child))
+    who = (str(lab.scratch / child), parent.pid, parent.name)
+
+    def look() -> list[str]:
+        attempts = [event for event in plain.events(child) if event["event"] == "connect"]
+        missing = events_lost(plain) - lost
+        whole = len(attempts) <= times <= len(attempts) + missing
+        odd = [event for event in attempts if (event["exe"], event["ppid"], event["parent_comm"]) != who]
+        return [] if whole and not odd else [f"{len(attempts)} attempts, {missing} lost; {odd[:2]}"]
+
+    until(look)
 
 
 def test_two_processes_of_one_name_and_destination(lab: Lab, plain: Tattle) -> None:

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wire import die_with_parent
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -37,7 +39,7 @@ class Tattle:
     """One daemon under an instance name of its own; `flows` asks it, `events` reads its log."""
 
     def __init__(self, scratch: Path, *options: str, instance: str | None = None) -> None:
-        self.instance = instance or f"t{secrets.token_hex(4)}"
+        self.instance = instance or f"t{os.getpid()}-{secrets.token_hex(3)}"
         self.options = options
         self.port = free_port()
         self.log = scratch / f"{self.instance}.jsonl"
@@ -66,6 +68,7 @@ class Tattle:
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads here
             )
 
     def _await_ready(self, notify: socket.socket) -> None:
@@ -142,6 +145,18 @@ class Tattle:
         self.kill()
         for root in (Path("/sys/fs/bpf"), Path("/run"), Path("/var/lib")):
             shutil.rmtree(root / self.instance, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Detach what daemons of killed runs left pinned: their names tell the run's process, and it is gone."""
+    for pins in Path("/sys/fs/bpf").glob("t[1-9]*-??????"):
+        if not Path(f"/proc/{pins.name[1:].partition('-')[0]}").exists():
+            Tattle(pins, instance=pins.name).remove()
+
+
+def events_lost(tattle: Tattle) -> int:
+    """Return how many events are missing from the log: lost by the ring, or by the log."""
+    return sum(count for reason, count in tattle.losses().items() if reason.startswith(("ring_", "log_")))
 
 
 def until(condition: Callable[[], Sequence[str]], patience: float = 4.0) -> None:

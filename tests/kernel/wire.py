@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 CLIENT4, CLIENT6 = "198.51.100.2", "2001:db8:1::2"
 
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _TABLE = """
 table inet lab {{
   set to4 {{ type inet_proto . ipv4_addr . inet_service; size 65535; flags dynamic; counter; }}
@@ -62,6 +64,11 @@ def enter(namespace: int) -> None:
     """Enter the network namespace behind a descriptor: setns(2)."""
     if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the test run is: nothing stays behind, whatever ends it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Namespace:
