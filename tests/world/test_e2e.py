@@ -185,8 +185,14 @@ def listening(here: Watched, port: int) -> None:
     assert f":{port}" in run(here, "ss", "-Hltn", f"sport = {port}", group="")
 
 
-def test_nothing_was_lost(tattle: Tattle) -> None:
-    """None of this made tattle lose anything, and its hooks are still attached."""
-    status = tattle.ask("status")
-    assert not any(status["losses"].values())
-    assert all(hook["attached"] for hook in status["hooks"])
+def test_ordinary_traffic_loses_nothing(here: Watched) -> None:
+    """A download moves no counter of losses, and all hooks are still attached after it."""
+
+    def no_loss() -> None:  # again, if other programs of this host have flooded tattle meanwhile
+        before = here.tattle.ask("status")
+        run(here, "curl", "-sSf", "-o", "/dev/null", "https://v4only.example/bytes/100000")
+        after = here.tattle.ask("status")
+        assert after["losses"] == before["losses"]
+        assert all(hook["attached"] for hook in after["hooks"])
+
+    eventually(no_loss)

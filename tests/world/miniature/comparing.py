@@ -12,7 +12,7 @@ from miniature.world import World
 
 SETTLE_S = 10.0
 RETRY_S = 0.05
-CLOSING_PACKETS = 3
+CLOSING_PACKETS = 6  # a FIN, its answer, and what a busy machine sends again
 CLOSING_BYTES = 120
 T = TypeVar("T")
 Flow = dict[str, Any]
