@@ -105,11 +105,13 @@ def daemon(scratch: Path, *options: str) -> Iterator[str]:
     command = [sys.executable, "-m", "tracer", "run", "--instance", instance, "--listen", listen, *options]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(scratch / "notify"))
-        with running(*command, log=log, NOTIFY_SOCKET=str(scratch / "notify")) as child:
-            wait_ready(notify, child, log)
-            yield listen
-    for parent in ("/run", "/var/lib"):
-        shutil.rmtree(Path(parent) / instance, ignore_errors=True)
+        try:
+            with running(*command, log=log, NOTIFY_SOCKET=str(scratch / "notify")) as child:
+                wait_ready(notify, child, log)
+                yield listen
+        finally:
+            for parent in ("/run", "/var/lib", "/sys/fs/bpf"):  # the last if it had to be killed
+                shutil.rmtree(Path(parent) / instance, ignore_errors=True)
 
 
 def send(directory: Path, port: int, size: int) -> subprocess.Popen[bytes]:

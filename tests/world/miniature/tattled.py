@@ -19,7 +19,7 @@ from miniature.processes import end
 
 TATTLE = [sys.executable, "-m", "tracer"]
 START_S = 60.0
-STATE = (Path("/var/lib"), Path("/run"))
+STATE = (Path("/var/lib"), Path("/run"), Path("/sys/fs/bpf"))  # the last if it had to be killed
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,12 @@ def wait_ready(notify: socket.socket, child: subprocess.Popen[bytes]) -> None:
 def tattle(state: Path, *options: str) -> Iterator[Tattle]:
     """Run a daemon with OPTIONS for the time of the block, from when it says that it is ready."""
     it = Tattle(f"tattle-{secrets.token_hex(4)}", f"127.0.0.1:{free_port()}", state / "events.jsonl")
-    command = [
-        *TATTLE,
-        "run",
-        "--instance",
-        it.instance,
-        "--listen",
-        it.listen,
-        "--log-file",
-        str(it.event_log),
-    ]
+    places = ("--instance", it.instance, "--listen", it.listen, "--log-file", str(it.event_log))
+    command = ["setpriv", "--pdeathsig", "TERM", *TATTLE, "run", *places, *options]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, (state / "tattle.log").open("wb") as log:
         notify.bind(str(state / "notify"))
         env = {**os.environ, "NOTIFY_SOCKET": str(state / "notify")}
-        child = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command, *options], stdout=log, stderr=log, env=env, cwd=TOP
-        )
+        child = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=TOP)
         try:
             wait_ready(notify, child)
             yield it
