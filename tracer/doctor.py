@@ -161,17 +161,10 @@ def version1() -> Check:
             used += sorted(names)
     if not used:
         return Check("cgroup v1", OK, "net_cls and net_prio are not in use")
-    if (Path("/sys/fs/cgroup") / "cgroup.controllers").exists() or _fixed():
-        return Check(
-            "cgroup v1", OK, f"{', '.join(used)} in use; this kernel keeps sockets in their v2 cgroup"
-        )
-    mend = "remove the v1 groups, or boot with systemd.unified_cgroup_hierarchy=1"
+    mend = (
+        "remove the v1 groups, or boot with systemd.unified_cgroup_hierarchy=1; from 5.15 on it is harmless"
+    )
     return Check("cgroup v1", WARN, f"{', '.join(used)} in use: sockets may lose their v2 cgroup", mend)
-
-
-def _fixed() -> bool:
-    release = platform.release().split(".")
-    return (int(release[0]), int("".join(filter(str.isdigit, release[1])))) >= (5, 15)
 
 
 def _packet_sockets() -> Check:
