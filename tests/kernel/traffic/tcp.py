@@ -199,6 +199,14 @@ def nonblocking(outcome: Outcome, a: dict[str, Any]) -> None:
         outcome.extra["second"] = sock.connect_ex(_peer(a))
 
 
+def routed(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Name one address and have the packets go to another: a loose source route, RFC 791 3.1."""
+    with _socket({**a, "timeout": 0.5}) as sock:
+        route = b"\x83\7\4" + socket.inet_aton(a["host"]) + b"\1"
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, route)
+        outcome.call(sock.connect, (a["claimed"], a["port"]))
+
+
 def reuse(outcome: Outcome, a: dict[str, Any]) -> None:
     """Fail to connect, then connect elsewhere with the same descriptor; then dissolve and connect again."""
     with _socket({**a, "timeout": None}) as sock:
@@ -305,6 +313,7 @@ if __name__ == "__main__":
             "probe": probe,
             "interrupted": interrupted,
             "nonblocking": nonblocking,
+            "routed": routed,
             "reuse": reuse,
             "forked": forked,
             "execed": execed,

@@ -113,6 +113,19 @@ def options(outcome: Outcome, a: dict[str, Any]) -> None:
             outcome.sent += outcome.call(sock.sendto, bytes(100), (a["host"], a["port"])) or 0
 
 
+def routed(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Name one address and have the packet go to another: a loose source route, RFC 791 3.1."""
+    route = b"\x83\7\4" + socket.inet_aton(a["host"]) + b"\1"
+    peer = (a["claimed"], a["port"])
+    message = [(socket.IPPROTO_IP, socket.IP_RETOPTS, route)]
+    with _socket(a) as sock:
+        if a.get("by") != "message":
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, route)
+            message = []
+        for _ in range(a["count"]):
+            outcome.sent += outcome.call(sock.sendmsg, [bytes(100)], message, 0, peer) or 0
+
+
 def answer(outcome: Outcome, a: dict[str, Any]) -> None:
     """Serve: answer each of `times` datagrams from one unconnected socket, twice as long."""
     with _socket(a) as sock:
@@ -153,6 +166,7 @@ if __name__ == "__main__":
             "reconnected": reconnected,
             "group": group,
             "options": options,
+            "routed": routed,
             "answer": answer,
             "spread": spread,
             "held": held,
