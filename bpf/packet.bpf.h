@@ -235,6 +235,8 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 		judge_socket(skb, state);
 	if (state->verdict == VERDICT_DENIED && !pass_denied(skb, state, out))
 		return false;
+	if (state->policed && out && has_options(skb) && !options_allowed(skb, state))
+		return false;
 	slot = slot_at(state->slot);
 	if (!slot || (state->flags & (SOCKET_SENT | SOCKET_CLOSED)) != SOCKET_SENT)
 		return slowly(skb, state, out);

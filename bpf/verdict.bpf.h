@@ -129,6 +129,46 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct
 	return policy->mode == POLICY_AUDIT;
 }
 
+/* IPv4 options, or an IPv6 header before the transport's: a source route may be among them. */
+static __always_inline bool has_options(struct __sk_buff *skb)
+{
+	struct {
+		__u8 version_words, skipped[5], next;
+	} ip;
+
+	if (!load(skb, 0, &ip))
+		return true;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return (ip.version_words & 15) > 5;
+	return ip.next == PROTO_HOPOPTS || ip.next == PROTO_ROUTING || ip.next == PROTO_DSTOPTS;
+}
+
+/*
+ * With a source route (RFC 791 3.1, RFC 8200 4.4) a packet leaves for another address than the call
+ * named: a program may name loopback and reach the internet. So whatever was judged before, such a
+ * packet is judged by its own address.
+ */
+static __noinline bool options_allowed(struct __sk_buff *skb, const struct socket_state *state)
+{
+	const struct policy *policy = policy_of(state->policed);
+	struct peer peer = {};
+	struct flow_key key;
+	__u32 answer;
+
+	if (!policy)
+		return true;
+	if (!read_peer(skb, true, &peer))
+		return policy->mode == POLICY_AUDIT;
+	if (state->mode == MODE_FIXED && same_address(&peer.remote, state->flow.remote))
+		return true;
+	answer = judge(state->policed, &peer);
+	if (verdict_of(answer) == VERDICT_ALLOWED)
+		return true;
+	flow_key_of(&key, state->flow.process, &peer);
+	denied(&key, policy, answer, peer.proto == PROTO_TCP ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
+	return policy->mode == POLICY_AUDIT;
+}
+
 /* No state at all: the kernel gave no memory for it. Only what needs none can be allowed. */
 static __noinline bool stateless_allowed(struct __sk_buff *skb, bool out)
 {
