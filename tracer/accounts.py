@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracer.decode import Decoder, Json, timestamp
+from tracer.decode import Decoder, Json, denials, timestamp
 from tracer.ledger import Ledger, Settled, settled_json
 from tracer.scope import scope
 
@@ -154,7 +154,7 @@ class Accounts:
 
 def _add(sums: list[int], row: FlowRow) -> None:
     sums[0] += row.attempts
-    sums[1] += row.denied
+    sums[1] += denials(row)
     sums[2] += row.bytes_out
     sums[3] += row.bytes_in
 

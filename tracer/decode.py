@@ -142,7 +142,7 @@ class Decoder:
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
             "attempts": row.attempts,
             "established": row.established,
-            "denied": row.denied,
+            "denied": denials(row),
             "bytes_out": row.bytes_out,
             "bytes_in": row.bytes_in,
             "packets_out": row.packets_out,
@@ -150,6 +150,11 @@ class Decoder:
             "first_seen": timestamp(boot_ns + row.first_ns),
             "last_seen": timestamp(boot_ns + row.last_ns),
         }
+
+
+def denials(row: FlowRow) -> int:
+    """Count what was denied: calls or, where no call could be refused, packets."""
+    return row.denied or row.denied_packets
 
 
 def _words(enum: dict[str, int], prefix: str) -> dict[int, str]:
