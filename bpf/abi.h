@@ -243,6 +243,8 @@ struct settings {
 	__u32 targets;	  /* how many targets there are: with none, no cgroup is looked up for them */
 	__u32 wake_bytes; /* wake the reader of the ring when so many bytes wait */
 	__u32 generation; /* grows with each change of a policy: sockets are judged anew; 0: never any */
+	__u32 ported_max; /* accepted flows that keep the port of their peer, see enum usage */
+	__u32 reserved;
 };
 
 /*
@@ -287,6 +289,16 @@ struct peer_key {
 	__u8 remote[ADDRESS_LEN];
 	__be16 port;
 	__u16 reserved[3];
+};
+
+/*
+ * Index into the map `usage`. Every client of a server comes from another port: so many accepted flows
+ * have a row each, those beyond count in one row an address (remote_port 0).
+ */
+enum usage {
+	USAGE_PORTED_MADE = 0, /* written by the kernel half only */
+	USAGE_PORTED_GONE = 1, /* written by the user half only, as it deletes them */
+	USAGES,
 };
 
 /* Value of `clock`, one element: the time as it was at the last tick that asked. */

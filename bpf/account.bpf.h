@@ -34,15 +34,40 @@ static __always_inline struct flow *overflow_flow(__u8 direction)
 	return map_lookup(overflow, &index);
 }
 
-static __noinline struct flow *new_flow(const struct flow_key *key)
+static __always_inline bool ported_full(void)
 {
+	__u32 made_at = USAGE_PORTED_MADE, gone_at = USAGE_PORTED_GONE;
+	const __u64 *made = map_lookup(usage, &made_at), *gone = map_lookup(usage, &gone_at);
+	const struct settings *now = setting();
+
+	return made && gone && now && *made - *gone >= now->ported_max;
+}
+
+static __always_inline void count_ported(void)
+{
+	__u32 made_at = USAGE_PORTED_MADE;
+	__u64 *made = map_lookup(usage, &made_at);
+
+	if (made)
+		add(made, 1);
+}
+
+static __noinline struct flow *new_flow(const struct flow_key *wanted)
+{
+	struct flow_key key = *wanted;
 	struct flow zero = {};
 	struct flow *flow;
+	bool ported = key.direction == DIRECTION_IN && key.remote_port;
 
+	if (ported && ported_full()) {
+		ported = false;
+		key.remote_port = 0;
+	}
 	zero.first_ns = zero.last_ns = coarse_now();
-	map_insert(flows, key, &zero);
-	flow = map_lookup(flows, key);
-	return flow ? flow : overflow_flow(key->direction);
+	if (!map_insert(flows, &key, &zero) && ported)
+		count_ported();
+	flow = map_lookup(flows, &key);
+	return flow ? flow : overflow_flow(key.direction);
 }
 
 /* Never NULL in fact; the verifier wants the caller to look. */

@@ -93,6 +93,7 @@ MAP_ARRAY(overflow, struct flow, 2);
 MAP_ARRAY(losses, __u64, LOSS_REASONS);
 MAP_ARRAY(settings, struct settings, 1);
 MAP_ARRAY(clock, struct clock, 1);
+MAP_ARRAY(usage, __u64, USAGES);
 MAP_HASH(policies, __u32, struct policy, 1024, 0);
 MAP_PREFIX(rules, struct rule_key, struct rules, 65536);
 /* An LRU, for what it forgets is a permission. */

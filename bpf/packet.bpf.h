@@ -28,6 +28,18 @@ static __always_inline struct flow *first_datagram(struct __sk_buff *skb, struct
 	return flow;
 }
 
+/* With its port, or in the row of its address (see enum usage). */
+static __always_inline struct flow *asked_first(const struct flow_key *key)
+{
+	struct flow_key portless = *key;
+	struct flow *flow = map_lookup(flows, key);
+
+	if (flow || !ported_full())
+		return flow;
+	portless.remote_port = 0;
+	return map_lookup(flows, &portless);
+}
+
 /*
  * An outgoing datagram belongs to a flow that we started, or to one of a peer that asked first. One
  * that is neither and leaves for another address than sendmsg named was translated on its way (local
@@ -41,7 +53,7 @@ static __always_inline struct flow *find_out(struct __sk_buff *skb, const struct
 	if (flow)
 		return flow;
 	key->direction = DIRECTION_IN;
-	flow = map_lookup(flows, key);
+	flow = asked_first(key);
 	if (flow)
 		return flow;
 	key->direction = DIRECTION_OUT;

@@ -24,6 +24,7 @@ const enum direction *_direction __attribute__((used));
 const enum verdict *_verdict __attribute__((used));
 const enum result *_result __attribute__((used));
 const enum loss_reason *_loss_reason __attribute__((used));
+const enum usage *_usage __attribute__((used));
 const enum flow_flags *_flow_flags __attribute__((used));
 const enum socket_mode *_socket_mode __attribute__((used));
 const enum socket_flags *_socket_flags __attribute__((used));

@@ -339,7 +339,9 @@ class Engine:
     def _tell(self, options: EngineOptions) -> None:
         # A quarter of the ring: far above what comes between two drains, far below a loss.
         self.maps.settings = self.maps.settings._replace(
-            loopback=int(options.loopback), wake_bytes=options.ring_bytes // 4
+            loopback=int(options.loopback),
+            wake_bytes=options.ring_bytes // 4,
+            ported_max=options.flows_max // 4,
         )
 
     def _fill_cgroups(self) -> None:

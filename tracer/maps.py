@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     targets: int
     wake_bytes: int
     generation: int
+    ported_max: int
 
 
 class Maps:
@@ -112,10 +113,20 @@ class Maps:
 
     def delete_flows(self, gone: Iterable[FlowRow]) -> int:
         """Delete flows by the keys of these rows; returns how many were there."""
-        layout = self._abi.flow_key
-        keys = (struct.pack(layout.format, *row[: len(KEY_FIELDS)]) for row in gone)
-        swapped = (bytes(_ports_to_host(self._abi, key)) for key in keys)
-        return sum(libbpf.delete(self._fds["flows"], key) for key in swapped)
+        inward = self._abi.enums["direction"]["DIRECTION_IN"]
+        deleted = [row for row in gone if libbpf.delete(self._fds["flows"], self._key_of(row))]
+        self._count_gone(sum(1 for row in deleted if row.direction == inward and row.remote_port))
+        return len(deleted)
+
+    def _key_of(self, row: FlowRow) -> bytes:
+        key = struct.pack(self._abi.flow_key.format, *row[: len(KEY_FIELDS)])
+        return bytes(_ports_to_host(self._abi, key))
+
+    def _count_gone(self, count: int) -> None:
+        """Make room for as many accepted flows that keep the port of their peer (`enum usage`)."""
+        index = self._abi.enums["usage"]["USAGE_PORTED_GONE"]
+        (gone,) = struct.unpack("<Q", self._at("usage", index))
+        libbpf.update(self._fds["usage"], struct.pack("<I", index), struct.pack("<Q", gone + count))
 
     def process(self, number: int) -> ProcessRow | None:
         """Return the process with this id; None where there is none, or it never gets filled in."""
