@@ -20,14 +20,20 @@ class Verdict:
     goal: str
     measured: Spread
     met: bool
+    sure: bool
 
 
 def _at_most(what: str, limit: float, measured: Spread) -> Verdict:
-    return Verdict(what, f"at most {limit:g}", measured, measured.value <= limit)
+    return Verdict(what, f"at most {limit:g}", measured, measured.value <= limit, _sure(limit, measured))
 
 
 def _at_least(what: str, limit: float, measured: Spread) -> Verdict:
-    return Verdict(what, f"at least {limit:g}", measured, measured.value >= limit)
+    return Verdict(what, f"at least {limit:g}", measured, measured.value >= limit, _sure(limit, measured))
+
+
+def _sure(limit: float, measured: Spread) -> bool:
+    """Tell whether the whole interval is on one side of the limit."""
+    return not measured.low <= limit <= measured.high
 
 
 def _overhead(cell: Cell, ours: str, yardstick: str) -> Spread:

@@ -54,7 +54,12 @@ PROGRAM_HEAD = ("load", "variant", "ns of BPF/op", "program runs/op x ns/run")
 
 def goal_rows(verdicts: Sequence[Verdict]) -> Rows:
     """Show the promises."""
-    return [(v.what, v.goal, ratio(v.measured), "met" if v.met else "MISSED") for v in verdicts]
+    return [(v.what, v.goal, ratio(v.measured), _word(v)) for v in verdicts]
+
+
+def _word(verdict: Verdict) -> str:
+    word = "met" if verdict.met else "MISSED"
+    return word if verdict.sure else f"{word}, not sure"
 
 
 GOAL_HEAD = ("promise", "goal", "measured (95 %)", "")

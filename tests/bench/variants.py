@@ -1,9 +1,11 @@
 """What is compared: each variant is a context manager that puts something on the packets' way."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -71,11 +73,9 @@ class Daemon:
         """Give the metrics' text."""
         return command("curl", "-sSf", "--max-time", "30", f"http://127.0.0.1:{self.port}/metrics")
 
-    def wait_until_up(self) -> None:
-        """Return once /healthz answers; curl itself retries while the port is closed."""
-        url = f"http://127.0.0.1:{self.port}/healthz"
-        retry = ("--retry", "1000", "--retry-connrefused", "--retry-delay", "0", "--retry-max-time", "60")
-        command("curl", "-sSf", *retry, url)
+
+START_SECONDS = 60
+"""More than any start takes, also on a crowded machine."""
 
 
 def tattle(*words: str) -> tuple[str, ...]:
@@ -88,14 +88,37 @@ def daemon(*more: str, log: str = "/dev/null") -> Iterator[Daemon]:
     """Run the daemon on a free port, with its event log written to `log`."""
     port = free_port()
     words = tattle("run", "--listen", f"127.0.0.1:{port}", "--log-file", log, *more)
-    with subprocess.Popen(words, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        running = Daemon(process, port)
+    with (
+        _notified() as ready,
+        subprocess.Popen(
+            words,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"NOTIFY_SOCKET": str(ready.getsockname())},
+        ) as process,
+    ):
         try:
-            running.wait_until_up()
-            yield running
+            while b"READY=1" not in ready.recv(4096):
+                continue
+            yield Daemon(process, port)
+        except TimeoutError:
+            raise SystemExit(f"bench: the daemon did not start in {START_SECONDS} s") from None
         finally:
             process.terminate()
             process.communicate(timeout=30)
+
+
+@contextlib.contextmanager
+def _notified() -> Iterator[socket.socket]:
+    """Listen for what a service tells systemd (sd_notify(3))."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+    ):
+        listener.bind(f"{folder}/notify")
+        listener.settimeout(START_SECONDS)
+        yield listener
 
 
 def traced(*more: str) -> Callable[[World], AbstractContextManager[object]]:
