@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tracer.decode import Decoder, Json, denials, timestamp
+from tracer.identity import NOBODY
 from tracer.ledger import Ledger, Settled, settled_json
-from tracer.scope import scope
+from tracer.scope import Scope, scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 HIGH: Final = 0.8  # of a map: from here on idle entries are settled
 LOW: Final = 0.6  # of a map: down to here
+HANDSHAKES_HIGH: Final = 0.5
 IDLE_NS: Final = 60_000_000_000
 _CLOCK_TICK_NS: Final = 10_000_000  # USER_HZ is 100 on every architecture here: proc_pid_stat(5), starttime
 
@@ -67,6 +69,11 @@ class Accounts:
         """Give the sums of what found no room in the kernel's table, out and in."""
         return self.maps.overflow()
 
+    def _unplaced(self) -> Iterator[SettledRow]:
+        for row in self.overflow():
+            if row.packets_out or row.packets_in or row.attempts:
+                yield Settled(NOBODY, None, Scope.UNKNOWN, None, row.direction), row
+
     def sizes(self) -> list[MapSize]:
         """Give how full the kernel's maps are."""
         return self.maps.sizes()
@@ -85,7 +92,7 @@ class Accounts:
         `wants` chooses by process, `newest` bounds the flows that are given (0: all), not the totals.
         """
         with self.lock:
-            rows, settled = self.rows(), list(self.ledger.items())
+            rows, settled = self.rows(), [*self.ledger.items(), *self._unplaced()]
         get, all_of = self.registry.get, wants or (lambda _: True)
         chosen = [(row, who) for row in rows if all_of(who := get(row.process))]
         chosen.sort(key=lambda pair: pair[0].last_ns, reverse=True)
@@ -126,7 +133,16 @@ class Accounts:
         settled = self._settle(int(sizes["flows"].max_entries * LOW)) if full["flows"] > HIGH else 0
         if full["processes"] > HIGH:
             self._forget_dead()
+        if full["handshakes"] > HANDSHAKES_HIGH:
+            self._settle_handshakes()
         return settled
+
+    def _settle_handshakes(self) -> None:
+        """Move what nobody accepted to the ledger, so that a flood of SYNs leaves room for real clients."""
+        with self.lock:
+            before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - IDLE_NS
+            for row in self.maps.take_handshakes(before_ns):
+                self.ledger.settle(row, self.registry.get(row.process), via_loopback=False)
 
     def _settle(self, keep: int) -> int:
         """Move the longest idle flows to the ledger until `keep` are left, those seen lately not."""

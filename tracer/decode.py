@@ -111,7 +111,7 @@ class Decoder:
             "local_addr": None if row.local == _EMPTY else address(row.local),
             "local_port": row.local_port or None,
             "remote_addr": address(row.remote),
-            "remote_port": row.remote_port if row.proto in _WITH_PORTS else None,
+            "remote_port": (row.remote_port or None) if row.proto in _WITH_PORTS else None,
             "name": None,
             "name_source": NO_NAME_SOURCE,
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),

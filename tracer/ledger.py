@@ -22,12 +22,12 @@ ROWS_MAX: Final = 4096
 
 
 class Settled(NamedTuple):
-    """Key of a settled sum; `remote` None stands for all addresses that found no room of their own."""
+    """Key of a settled sum; `remote` or `proto` None: of several that found no room of their own."""
 
     who: ProcessInfo
     remote: bytes | None
     scope: Scope
-    proto: int
+    proto: int | None
     direction: int
 
 
@@ -61,7 +61,9 @@ class Ledger:
 def settled_json(key: Settled, row: FlowRow, decoder: Decoder, boot_ns: int) -> Json:
     """Give a settled sum in the form of a flow: what it lost is null."""
     flow = decoder.flow(row, key.who, boot_ns) | {"remote_port": None, "scope": key.scope}
-    return flow if key.remote is not None else flow | {"remote_addr": None, "family": None}
+    if key.remote is None:
+        flow |= {"remote_addr": None, "family": None}
+    return flow if key.proto is not None else flow | {"proto": None}
 
 
 def _sum(one: FlowRow, other: FlowRow) -> FlowRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CgroupRow", "FlowRow", "MapSize", "Maps", "ProcessRow", "Settings"]
 
+_TRAFFIC: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
 COUNTED: Final = ("flows", "processes", "cgroups", "target_paths", "handshakes", "policies")
 _FILLING_TRIES = 1000  # of one system call each: a process record is filled in within microseconds
 
@@ -117,6 +119,24 @@ class Maps:
         deleted = [row for row in gone if libbpf.delete(self._fds["flows"], self._key_of(row))]
         self._count_gone(sum(1 for row in deleted if row.direction == inward and row.remote_port))
         return len(deleted)
+
+    def take_handshakes(self, before_ns: int) -> list[FlowRow]:
+        """Delete handshakes that were not completed, begun before `before_ns`; return them as flows.
+
+        They are port scans and clients that gave up (`struct handshake`): direction in, TCP, no port.
+        """
+        taken: list[FlowRow] = []
+        inward, names = self._abi.enums["direction"]["DIRECTION_IN"], self._abi.handshake.fields
+        for keys, values in self._batches("handshakes"):
+            lines = struct.iter_unpack(self._abi.handshake.format, values)
+            for key, line in zip(_cut(keys, self._abi.handshake_key.size), lines, strict=True):
+                was = dict(zip(names, line, strict=True))
+                if was["seen_ns"] < before_ns and libbpf.delete(self._fds["handshakes"], key):
+                    at = self._abi.handshake_key.offset("remote")
+                    row = FlowRow(was["process"], key[at : at + 16], 0, socket.IPPROTO_TCP, inward, *[0] * 12)
+                    counted = {name: was[f"fresh.{name}"] for name in _TRAFFIC}
+                    taken.append(row._replace(first_ns=was["seen_ns"], last_ns=was["seen_ns"], **counted))
+        return taken
 
     def _key_of(self, row: FlowRow) -> bytes:
         key = struct.pack(self._abi.flow_key.format, *row[: len(KEY_FIELDS)])

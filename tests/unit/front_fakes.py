@@ -66,6 +66,7 @@ class FakeMaps:
         self.table = {row.id: row for row in processes}
         self.groups = {row.id: row for row in cgroups}
         self.paths: dict[bytes, int] = {}
+        self.knocks: list[FlowRow] = []
         self.flows_max = flows_max
         self.lost = {"ring_full": 0, "flows_full": 0}
 
@@ -84,6 +85,11 @@ class FakeMaps:
         before = len(self.rows)
         self.rows = [row for row in self.rows if row[:5] not in keys]
         return before - len(self.rows)
+
+    def take_handshakes(self, before_ns: int) -> list[FlowRow]:
+        taken = [row for row in self.knocks if row.first_ns < before_ns]
+        self.knocks = [row for row in self.knocks if row.first_ns >= before_ns]
+        return taken
 
     def process(self, number: int) -> ProcessRow | None:
         return self.table.get(number)
@@ -119,4 +125,5 @@ class FakeMaps:
         return [
             MapSize("flows", len(self.rows), self.flows_max, len(self.rows) >= self.flows_max),
             MapSize("processes", len(self.table), 100, full=False),
+            MapSize("handshakes", len(self.knocks), 100, full=False),
         ]

@@ -278,6 +278,31 @@ def test_overflow_is_a_series_of_its_own() -> None:
     assert Scrape(maps).total("tattle_transmit_bytes_total", destination=OTHER, scope="unknown") == 99
 
 
+def test_what_found_no_room_is_a_row_of_the_flows_too() -> None:
+    """The sum of `flows` is exact with a full table: one row of nobody a direction, with nulls."""
+    maps = FakeMaps()
+    maps.overflow = lambda: (  # type: ignore[method-assign]
+        flow("::", process=0, bytes_out=99, packets_out=1),
+        flow("::", process=0, direction=1),
+    )
+    head, rows = accounts(maps).view()
+    (row,) = rows
+    assert (row["bytes_out"], row["direction"], row["scope"]) == (99, "out", "unknown")
+    assert (row["comm"], row["remote_addr"], row["remote_port"], row["proto"]) == (None, None, None, None)
+    assert head["totals"]["unknown"]["bytes_out"] == 99
+
+
+def test_old_knocks_leave_the_table_and_no_sum() -> None:
+    """A flood of SYNs that nobody accepted is settled by address, so that real clients find room."""
+    maps = FakeMaps()
+    maps.knocks = [flow("192.0.2.1", direction=1, remote_port=0, bytes_in=40, first_ns=1) for _ in range(51)]
+    book = accounts(maps)
+    book.tidy()
+    _, rows = book.view()
+    assert maps.knocks == []
+    assert [(row["remote_addr"], row["bytes_in"]) for row in rows] == [("192.0.2.1", 51 * 40)]
+
+
 def get(port: int, path: str, **headers: str) -> tuple[int, str, bytes]:
     """Ask the server; returns status, content type and body."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
