@@ -7,12 +7,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from guest_block import check_block
 from guest_daemon import check_daemon
 from guest_object import check_object
 
 STEPS: dict[str, Callable[[], dict[str, Any]]] = {
     "object": check_object,
     "daemon": check_daemon,
+    "block": check_block,
 }
 
 

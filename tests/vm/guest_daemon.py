@@ -1,7 +1,6 @@
 """Run the daemon in the guest, make flows, ask the commands, end it: everything by the command line."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -40,5 +39,6 @@ def _observe() -> dict[str, Any]:
     server = start_server()
     wire = {wish.kind: converse(wish) for wish in CONVERSATIONS}
     flows, status = (json.loads(run(*TATTLE, command, "--json")) for command in ("flows", "status"))
-    os.kill(server.pid, signal.SIGKILL)
+    server.kill()
+    server.wait()
     return {"wire": wire, "flows": flows, "status": status, "server": server.pid}

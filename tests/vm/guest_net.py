@@ -28,6 +28,9 @@ ETHTOOL_SGSO, ETHTOOL_STSO, ETHTOOL_SGRO = 0x24, 0x1F, 0x2C  # include/uapi/linu
 SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 PACKET_STATISTICS = 6  # include/uapi/linux/if_packet.h
 SOL_PACKET = 263  # include/linux/socket.h
+FIN, RST = 1, 4  # RFC 9293 3.1
+COUNTS = ("bytes_out", "bytes_in", "packets_out", "packets_in", "late_out", "late_in", "longest")
+TIME_WAIT = "06"  # include/net/tcp_states.h
 ETH_P_ALL = 3  # include/uapi/linux/if_ether.h
 
 
@@ -96,7 +99,7 @@ def start_server() -> subprocess.Popen[str]:
     command = ["ip", "netns", "exec", FAR, named("far-server"), "/guest/guest_server.py"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    server.stdout.readline()
+    assert server.stdout.readline() == "ready\n", f"server ended with {server.wait()}"
     return server
 
 
@@ -122,15 +125,20 @@ def converse(conversation: Conversation) -> dict[str, Any]:
         ]
         client = subprocess.Popen(command)
         status = client.wait(PATIENCE_SECONDS)
-        wait_until(
-            lambda: not _tcp_sockets(conversation.port), f"end of TCP connection to port {conversation.port}"
-        )
+        wait_until_closed()
         return {"pid": client.pid, "exit": status, **tap.total(conversation)}
 
 
-def _tcp_sockets(port: int) -> list[str]:
+def wait_until_closed() -> None:
+    """Return when no TCP connection to the server is open or half closed."""
+    wait_until(lambda: not _tcp_sockets(), "end of the TCP connections to the server")
+
+
+def _tcp_sockets() -> list[str]:
+    ports = {f"{wish.port:04X}" for wish in CONVERSATIONS}
     tables = [Path(f"/proc/net/{table}").read_text().splitlines()[1:] for table in ("tcp", "tcp6")]
-    return [line for table in tables for line in table if line.split()[2].endswith(f":{port:04X}")]
+    rows = [line.split() for table in tables for line in table]
+    return [row[1] for row in rows if row[2].rpartition(":")[2] in ports and row[3] != TIME_WAIT]
 
 
 class Tap:
@@ -147,8 +155,9 @@ class Tap:
         self._socket.close()
 
     def total(self, conversation: Conversation) -> dict[str, int]:
-        """Sum up packets and IP bytes of `conversation` in both directions."""
-        total = Counter({"bytes_out": 0, "bytes_in": 0, "packets_out": 0, "packets_in": 0, "longest": 0})
+        """Sum up packets and IP bytes of `conversation`; `late` are packets after the client's FIN."""
+        total = Counter(dict.fromkeys(COUNTS, 0))
+        ended = False
         far = ipaddress.ip_address(ADDRESSES[conversation.family][1]).packed
         while packet := self._next():
             source, target, ports, size = _parsed(packet)
@@ -157,8 +166,21 @@ class Tap:
                 total[f"bytes_{way}"] += size
                 total[f"packets_{way}"] += 1
                 total["longest"] = max(total["longest"], size)
-        dropped = struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
-        return {**total, "tap_dropped": dropped}
+                total[f"late_{way}"] += ended
+                ended = ended or (way == "out" and _tcp_flags(packet) & FIN)
+        return {**total, "tap_dropped": self._dropped()}
+
+    def leaving(self) -> int:
+        """Count IP packets to the far side, but for resets of cut connections and neighbour discovery."""
+        far = {ipaddress.ip_address(pair[1]).packed for pair in ADDRESSES.values()}
+        found = 0
+        while packet := self._next():
+            found += _parsed(packet)[1] in far and not _is_exempt(packet)
+        assert not self._dropped()
+        return found
+
+    def _dropped(self) -> int:
+        return struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
 
     def _next(self) -> bytes:
         try:
@@ -176,6 +198,19 @@ def _parsed(packet: bytes) -> tuple[bytes, bytes, tuple[int, int], int]:
         head, source, target = 40, packet[8:24], packet[24:40]
         size = 40 + int.from_bytes(packet[4:6])
     return source, target, struct.unpack("!HH", packet[head : head + 4].ljust(4, b"\0")), size
+
+
+def _tcp_flags(packet: bytes) -> int:
+    """Give the flags of a TCP segment (RFC 9293 3.1), 0 for any other packet."""
+    proto, flags = (packet[9:10], packet[33:34]) if packet[0] >> 4 == 4 else (packet[6:7], packet[53:54])
+    return int.from_bytes(flags) if proto == bytes([socket.IPPROTO_TCP]) else 0
+
+
+def _is_exempt(packet: bytes) -> bool:
+    """Tell if this is a TCP reset or a neighbour message (RFC 4861 4)."""
+    if _tcp_flags(packet) & RST:
+        return True
+    return packet[0] >> 4 == 6 and packet[6] == socket.IPPROTO_ICMPV6 and 133 <= packet[40] <= 137
 
 
 if __name__ == "__main__" and sys.argv[1] == "offload-off":

@@ -1,5 +1,6 @@
 """Serve every conversation of guest_net.py, until killed. Says one line when all ports listen."""
 
+import contextlib
 import socket
 import threading
 
@@ -21,6 +22,7 @@ def bound(conversation: Conversation) -> socket.socket:
     """Give a socket that listens for `conversation`."""
     kind = socket.SOCK_STREAM if conversation.proto == "tcp" else socket.SOCK_DGRAM
     server = socket.socket(FAMILIES[conversation.family], kind)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind((ADDRESSES[conversation.family][1], conversation.port))
     if conversation.proto == "tcp":
         server.listen()
@@ -33,11 +35,16 @@ def serve(server: socket.socket) -> None:
         if server.type == socket.SOCK_DGRAM:
             server.sendto(bytes(ANSWER), server.recvfrom(1 << 16)[1])
             continue
-        connection = server.accept()[0]
-        with connection:
-            got = 0
-            while got < UP:
-                got += len(connection.recv(1 << 16))
+        threading.Thread(target=answer, args=(server.accept()[0],)).start()
+
+
+def answer(connection: socket.socket) -> None:
+    """Take UP bytes and give DOWN; whoever hangs up before gets nothing."""
+    left = UP
+    with connection, contextlib.suppress(ConnectionError):
+        while left and (data := connection.recv(1 << 16)):
+            left -= len(data)
+        if not left:
             connection.sendall(bytes(DOWN))
 
 

@@ -35,7 +35,7 @@ UNUSED = re.compile(
     r"|usr/lib/python3.11/(ensurepip|lib2to3|idlelib|tkinter|pydoc_data|distutils|config-|turtle|sqlite3|unittest)"
     r"|.*/(test|tests|__pycache__)/|.*\.(a|exe)$",
 )
-MODULES = ("veth", "dummy", "sctp")  # and what they depend on; what is built in is no file
+MODULES = ("veth",)  # and what they depend on; what is built in is no file
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 

@@ -12,7 +12,7 @@ COLUMNS = {
     "UDP4": ("udp4", "udp4-connected"),
     "UDP6": ("udp6", "udp6-connected"),
 }
-HEAD = ("kernel", "loaded", "attached", *COLUMNS, "detached", "boot s", "all s")
+HEAD = ("kernel", "loaded", "attached", *COLUMNS, "detached", "blocked", "boot s", "all s")
 
 
 def flow(daemon: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -58,6 +58,16 @@ def detached(daemon: dict[str, Any]) -> bool:
     return daemon.get("exit") == 0 and daemon.get("pins_left") == []
 
 
+def blocked(block: dict[str, Any]) -> bool:
+    """Tell if nothing left a blocked cgroup, in its first life and its second, and all did without."""
+    if "error" in block:
+        return False
+    shut = [block[when] for when in ("blocked", "anew")]
+    free = [block[when] for when in ("control", "lifted")]
+    denied = all(set(said.values()) == {"EPERM", "ok", 0} and said["loopback"] == "ok" for said in shut)
+    return denied and all({said[way] for way in said if way != "packets"} == {"ok"} for said in free)
+
+
 def table(outcomes: dict[str, Outcome]) -> str:
     """Give a Markdown table with a line for each kernel."""
     rows = [HEAD, tuple("---" for _ in HEAD), *(_row(line, outcome) for line, outcome in outcomes.items())]
@@ -70,7 +80,7 @@ def _row(line: str, outcome: Outcome) -> tuple[str, ...]:
     daemon = outcome.result["daemon"]
     flows = (all("wire" in daemon and exact(daemon, kind) for kind in kinds) for kinds in COLUMNS.values())
     words = [_word(outcome.result["object"].get("loaded", False)), attached(daemon)]
-    words += [*map(_word, flows), _word(detached(daemon))]
+    words += [*map(_word, flows), _word(detached(daemon)), _word(blocked(outcome.result["block"]))]
     return (
         outcome.result["kernel"],
         *words,
