@@ -101,8 +101,9 @@ enum socket_flags {
 	SOCKET_STATE_CB = 2, /* its TCP states are reported: folds at TCP_CLOSE, not at release */
 	SOCKET_ESTABLISHED = 4,
 	SOCKET_PREEXISTING = 8,
-	SOCKET_SENT = 32,     /* a first packet was seen: scope decided, `send` reported */
-	SOCKET_LOOPBACK = 64, /* somebody asked to see its loopback traffic */
+	SOCKET_SENT = 32,	/* a first packet was seen: scope decided, `send` reported */
+	SOCKET_ASK_AGAIN = 128, /* sendmsg to `asked` was allowed this once */
+	SOCKET_LOOPBACK = 64,	/* somebody asked to see its loopback traffic */
 };
 
 enum cgroup_flags {

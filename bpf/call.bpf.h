@@ -27,12 +27,13 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 	struct socket_state *state;
 	struct peer peer = {};
 	__u32 now = generation(); /* before the policy is asked, see judge_socket() */
-	__u64 cookie;
 
 	if (!datagrams && ctx->protocol != PROTO_TCP && ctx->protocol != PROTO_MPTCP)
 		return true;
+	if (!datagrams && READ(current_task(), flags) & PF_KTHREAD)
+		return true; /* nobody's call: tcp_connecting() finds out whose */
 	peer_of(ctx, remote, datagrams ? PROTO_UDP : PROTO_TCP, &peer);
-	if (!datagrams && target && !call_allowed(&peer, target, 0))
+	if (!datagrams && target && ask_call(&peer, target, 0) == ANSWER_NO)
 		return false;
 	if (is_loopback(remote) && !loopback_wanted(peer.port, target)) {
 		forget_peer(socket_lookup(sockets, ctx->sk));
@@ -46,13 +47,19 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 	open_fixed(state, remote, peer.port, peer.proto, identify());
 	if (datagrams)
 		return true;
-	cookie = bpf_get_socket_cookie(ctx);
-	if (ctx->protocol == PROTO_MPTCP)
-		bpf_map_update_elem(&mptcp_owners, &cookie, &state->flow.process, BPF_ANY);
 	state->asked_target = target;
 	state->asked_generation = now;
-	report_attempt(state, EVENT_CONNECT, state->opened_ns, cookie);
+	report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ctx));
 	return true;
+}
+
+/* Has this socket asked for this very peer just before, for the same target and under the same policies? */
+static __always_inline bool asked_before(const struct socket_state *state, const struct peer *peer,
+					 __u32 target, __u32 now)
+{
+	return state && !(state->flags & SOCKET_ASK_AGAIN) && state->asked_target == target &&
+	       state->asked_generation == now && state->asked_port == peer->port &&
+	       same_address(state->asked, &peer->remote);
 }
 
 /* sendmsg with an address: the datagram's own, whatever the socket is connected to. */
@@ -63,13 +70,18 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 	struct socket_state *state;
 	struct peer peer = {};
 	__u32 now = generation();
+	enum answer answer = ANSWER_YES;
 
 	peer_of(ctx, remote, ctx->protocol, &peer);
-	if (target && !call_allowed(&peer, target, bpf_get_socket_cookie(ctx)))
+	state = socket_lookup(sockets, ctx->sk);
+	if (target && !asked_before(state, &peer, target, now))
+		answer = ask_call(&peer, target, bpf_get_socket_cookie(ctx));
+	if (answer == ANSWER_NO)
 		return false;
 	if (loopback && !loopback_wanted(peer.port, target))
 		return true;
-	state = socket_create(sockets, ctx->sk);
+	if (!state)
+		state = socket_create(sockets, ctx->sk);
 	if (state && state->mode == MODE_FIXED) {
 		if (state->flow.remote_port == peer.port && same_address(state->flow.remote, remote))
 			return true;
@@ -82,6 +94,10 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 	state->asked_port = peer.port;
 	state->asked_target = target;
 	state->asked_generation = now;
+	if (answer == ANSWER_ONCE)
+		state->flags |= SOCKET_ASK_AGAIN;
+	else
+		state->flags &= ~SOCKET_ASK_AGAIN;
 	return true;
 }
 

@@ -121,19 +121,17 @@ struct task_struct {
 	char comm[16];
 };
 
-struct sock_common {
-	struct {
-		__s64 counter;
-	} skc_cookie;
+struct sock {
+	int sk_err;
 };
 
-struct sock {
-	struct sock_common __sk_common;
-	int sk_err;
+struct tcp_ulp_ops {
+	char name[16];
 };
 
 /* A tcp_sock starts with its inet_connection_sock, and that with its sock (include/linux/tcp.h). */
 struct inet_connection_sock {
+	const struct tcp_ulp_ops *icsk_ulp_ops;
 	void *icsk_ulp_data;
 };
 

@@ -84,8 +84,11 @@ MAP_HASH(handshakes, struct handshake_key, struct handshake, 8192, 0);
 /* Preallocated: written by tracepoints, where 5.10 warns of anything else. */
 MAP_HASH(cgroups, __u64, struct cgroup_entry, 8192, 0);
 MAP_HASH(target_paths, cgroup_path, __u32, 1024, 0);
-/* By the cookie of an MPTCP socket that has connected: whose its later subflows are. */
-MAP_HASH(mptcp_owners, __u64, __u64, 4096, BPF_F_NO_PREALLOC);
+/*
+ * By an MPTCP socket that has connected (its address is its name): whose its later subflows are. An
+ * LRU, since nothing tells of its end; whoever is evicted has a worker of the kernel instead.
+ */
+MAP_LRU(mptcp_owners, __u64, __u64, 4096);
 MAP_ARRAY(slots, struct slot, 32768);
 /* First in, first out: a slot rests as long as can be before another socket gets it. */
 MAP_QUEUE(free_slots, __u32, 32768);

@@ -51,7 +51,7 @@ static __always_inline enum scope_index scope_of(const union address *remote)
 }
 
 /* A verdict and the rule that gave it (0: the default), in one number. */
-static __always_inline __u32 judged(enum verdict verdict, __u16 rule)
+static __always_inline __u32 by_rule(enum verdict verdict, __u16 rule)
 {
 	return verdict | (__u32)rule << 16;
 }
@@ -81,7 +81,7 @@ static __always_inline bool ask_prefix(__u32 number, const struct peer *peer, __
 			continue;
 		if (rule->proto && rule->proto != peer->proto)
 			continue;
-		*answer = judged(rule->deny, rule->rule);
+		*answer = by_rule(rule->deny, rule->rule);
 		return true;
 	}
 	return false;
@@ -111,14 +111,14 @@ __noinline __u32 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_p
 	if (!policy)
 		return VERDICT_ALLOWED;
 	if (policy->deny_scopes & 1 << scope)
-		return judged(VERDICT_DENIED, policy->deny_rule[scope]);
+		return by_rule(VERDICT_DENIED, policy->deny_rule[scope]);
 	if (policy->deny_scopes & 1 << place)
-		return judged(VERDICT_DENIED, policy->deny_rule[place]);
+		return by_rule(VERDICT_DENIED, policy->deny_rule[place]);
 	spoken = ask_prefix(policy->number, &peer, &answer);
 	if (spoken)
 		return answer;
 	if (policy->allow_scopes & 1 << scope)
-		return judged(VERDICT_ALLOWED, policy->allow_rule[scope]);
+		return by_rule(VERDICT_ALLOWED, policy->allow_rule[scope]);
 	return policy->default_allow || scope == LOOPBACK ? VERDICT_ALLOWED : VERDICT_DENIED;
 }
 
@@ -223,21 +223,28 @@ static __always_inline void note_asked(__u64 cookie, const struct peer *peer)
 	bpf_map_update_elem(&asked_peers, &key, &now, BPF_ANY);
 }
 
-/* A call of the current process to this peer: false, it fails with EPERM. */
-static __always_inline bool call_allowed(const struct peer *peer, __u32 target, __u64 cookie)
+/* What a call of the current process to this peer is told. */
+enum answer {
+	ANSWER_NO,   /* EPERM */
+	ANSWER_ONCE, /* yes, but ask again: an answer to a peer that asked, or a denial that is only counted
+		      */
+	ANSWER_YES,
+};
+
+static __always_inline enum answer ask_call(const struct peer *peer, __u32 target, __u64 cookie)
 {
-	__u32 answer = judge(target, peer);
+	__u32 judged = judge(target, peer);
 	const struct policy *policy;
 	struct flow_key key;
 
-	if (verdict_of(answer) == VERDICT_ALLOWED)
-		return true;
+	if (verdict_of(judged) == VERDICT_ALLOWED)
+		return ANSWER_YES;
 	policy = policy_of(target);
 	if (!policy || (peer->proto == PROTO_UDP && !policy->strict && has_asked(cookie, peer)))
-		return true;
+		return ANSWER_ONCE;
 	flow_key_of(&key, identify(), peer);
-	denied(&key, policy, answer, DENIED_CALL);
-	return policy->mode == POLICY_AUDIT;
+	denied(&key, policy, judged, DENIED_CALL);
+	return policy->mode == POLICY_AUDIT ? ANSWER_ONCE : ANSWER_NO;
 }
 
 #endif /* TATTLE_POLICY_BPF_H */

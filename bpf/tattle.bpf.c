@@ -116,15 +116,12 @@ SEC("cgroup/sock_release")
 int sock_release(struct bpf_sock *ctx)
 {
 	struct socket_state *state = socket_lookup(sockets, ctx);
-	__u64 cookie;
 
 	if (!state || state->mode != MODE_FIXED || state->flags & (SOCKET_STATE_CB | SOCKET_CLOSED))
 		return PASS;
-	cookie = bpf_get_socket_cookie(ctx);
-	if (ctx->protocol == PROTO_MPTCP)
-		map_delete(mptcp_owners, &cookie);
-	else if (state->flow.proto == PROTO_TCP || state->flags & SOCKET_SENT)
-		report_close(state, state->flow.proto == PROTO_TCP ? RESULT_UNKNOWN : RESULT_OK, cookie);
+	if (state->flow.proto == PROTO_TCP || state->flags & SOCKET_SENT)
+		report_close(state, state->flow.proto == PROTO_TCP ? RESULT_UNKNOWN : RESULT_OK,
+			     bpf_get_socket_cookie(ctx));
 	end_peer(state);
 	return PASS;
 }

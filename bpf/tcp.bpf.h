@@ -71,24 +71,35 @@ static __always_inline void count_established(struct bpf_sock_ops *ops, struct s
 }
 
 /*
- * MPTCP's subflows are sockets of the kernel's own. The first one connects in the caller's context, a
- * later one in a kernel thread: it belongs to the process that connected the MPTCP socket above it
- * (net/mptcp/protocol.h, mptcp_subflow_context.conn).
+ * MPTCP connects by subflows, sockets of the kernel's own: the first one in the caller's context, a
+ * later one in a kernel thread. What they have in common is the MPTCP socket above them
+ * (net/mptcp/protocol.h, mptcp_subflow_context.conn), which runs no hook itself. 0: none.
  */
-static __always_inline __u64 subflow_process(struct bpf_sock *sk)
+static __always_inline __u64 mptcp_above(struct bpf_sock *sk)
 {
-	struct inet_connection_sock *subflow = (void *)bpf_skc_to_tcp_sock(sk);
-	bool mptcp = bpf_core_type_exists(struct mptcp_subflow_context); /* CONFIG_MPTCP */
+	struct inet_connection_sock *tcp = (void *)bpf_skc_to_tcp_sock(sk);
 	struct mptcp_subflow_context *context;
-	const __u64 *process;
-	__u64 above;
+	const struct tcp_ulp_ops *ulp;
+	union {
+		char text[8];
+		__u64 word;
+	} name, mptcp = {.text = "mptcp"}; /* net/mptcp/subflow.c: subflow_ulp_ops */
 
-	if (!mptcp || !subflow || !(READ(current_task(), flags) & PF_KTHREAD))
-		return identify();
-	context = BPF_CORE_READ(subflow, icsk_ulp_data);
-	above = BPF_CORE_READ(context, conn, __sk_common.skc_cookie.counter);
-	process = map_lookup(mptcp_owners, &above);
-	return process ? *process : identify();
+	if (!bpf_core_type_exists(struct mptcp_subflow_context) || !tcp) /* CONFIG_MPTCP */
+		return 0;
+	ulp = BPF_CORE_READ(tcp, icsk_ulp_ops);
+	if (!ulp || bpf_probe_read_kernel(&name, sizeof(name), &ulp->name) || name.word != mptcp.word)
+		return 0;
+	context = BPF_CORE_READ(tcp, icsk_ulp_data);
+	return (__u64)BPF_CORE_READ(context, conn);
+}
+
+/* Whose is a socket that a kernel thread connects: the thread's own, or MPTCP's and so somebody else's. */
+static __always_inline __u64 thread_owner(__u64 above)
+{
+	const __u64 *owner = above ? map_lookup(mptcp_owners, &above) : NULL;
+
+	return owner ? *owner : identify();
 }
 
 /* The SYN is about to leave. Mostly the connect hook has seen this socket. */
@@ -97,22 +108,28 @@ static __noinline void tcp_connecting(struct bpf_sock_ops *ops)
 	struct bpf_sock *sk = ops->sk;
 	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
 	union address remote;
+	__u64 above;
 
-	if (state) {
-		if (state->mode == MODE_FIXED)
-			follow_states(ops, state);
+	remote_of(ops, &remote);
+	if (!sk || (!state && is_loopback(&remote)))
+		return;
+	above = mptcp_above(sk);
+	if (state && state->mode == MODE_FIXED && !(READ(current_task(), flags) & PF_KTHREAD)) {
+		if (above)
+			bpf_map_update_elem(&mptcp_owners, &above, &state->flow.process, BPF_ANY);
+		follow_states(ops, state);
 		return;
 	}
-	remote_of(ops, &remote);
-	if (!sk || is_loopback(&remote))
+	if (state && state->mode != MODE_FIXED)
 		return;
 	state = socket_create(sockets, sk);
 	if (!state) {
 		lost(LOSS_STORAGE_REFUSED);
 		return;
 	}
-	open_fixed(state, &remote, remote_port(ops), PROTO_TCP, subflow_process(sk));
+	open_fixed(state, &remote, remote_port(ops), PROTO_TCP, thread_owner(above));
 	follow_states(ops, state);
+	report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ops));
 }
 
 static __always_inline void tcp_listening(struct bpf_sock_ops *ops)

@@ -109,15 +109,16 @@ static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_st
 static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct socket_state *state,
 					     const struct peer *peer)
 {
-	const struct policy *policy = policy_of(state->policed);
+	const struct policy *policy;
 	struct bpf_sock *sk = skb->sk;
 	struct flow_key key;
 	__u32 answer;
 
-	if (!policy)
-		return true;
 	if (state->asked_target == state->policed && state->asked_generation == generation() && sk &&
 	    (!sk->dst_port || (peer->port == state->asked_port && same_address(&peer->remote, state->asked))))
+		return true;
+	policy = policy_of(state->policed);
+	if (!policy)
 		return true;
 	answer = judge(state->policed, peer);
 	if (verdict_of(answer) == VERDICT_ALLOWED)
