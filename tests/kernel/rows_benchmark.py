@@ -4,7 +4,7 @@ s08 (SCTP) is not here: this suite's kernels lack CONFIG_IP_SCTP (socket() gives
 """
 
 from lab import CONTAINER_PEER4, PEER4, PEER6, Lab, Program
-from table import TIMESTAMPED4, Expectation, Want, expect, row
+from table import Expectation, Want, expect, late_in, late_out, row
 
 MIB = 1 << 20
 
@@ -107,7 +107,6 @@ def s11(lab: Lab) -> Expectation:
     for _ in range(20):
         program, _ = lab.run("tcp.py", name=name, op="transfer", host=PEER4, port=port, up=65536, end="close")
         pids.add(program.pid)
-    late = ((TIMESTAMPED4, 20),)
     return expect(
         Want(
             name,
@@ -117,8 +116,8 @@ def s11(lab: Lab) -> Expectation:
             attempts=20,
             established=20,
             pids=frozenset(pids),
-            unseen_out=late,
-            unseen_in=late,
+            unseen_out=late_out(60),
+            unseen_in=late_in(60),
             more=full_identity(program) | lab.parent(),
         )
     )

@@ -7,7 +7,7 @@ test_lifetime.py; sums under load (o56, o57) in test_exactness.py.
 """
 
 from lab import CLIENT4, CLIENT6, PEER4, PEER6, Lab
-from table import TIMESTAMPED4, TIMESTAMPED6, Expectation, Want, expect, row
+from table import TIMESTAMPED6, Expectation, Want, expect, late_in, late_out, row
 
 MIB = 1 << 20
 LOCAL = "127.0.0.1"
@@ -23,8 +23,7 @@ def o12(lab: Lab) -> Expectation:
         "tcp.py", op="transfer", host=PEER4, port=port, up=MIB, flags=PAUSE_FIRST, end="close"
     )
     lab.drained(port, MIB + 24)
-    late = ((TIMESTAMPED4, 1),)
-    return expect(Want(program.name, "tcp", PEER4, port, unseen_out=late, unseen_in=late))
+    return expect(Want(program.name, "tcp", PEER4, port, unseen_out=late_out(50), unseen_in=late_in(50)))
 
 
 @row("o12-killed")
@@ -36,8 +35,7 @@ def o12_killed(lab: Lab) -> Expectation:
     )
     program.result(status=-9)
     lab.drained(port, MIB + 24)
-    late = ((TIMESTAMPED4, 1),)
-    return expect(Want(program.name, "tcp", PEER4, port, unseen_out=late, unseen_in=late))
+    return expect(Want(program.name, "tcp", PEER4, port, unseen_out=late_out(50), unseen_in=late_in(50)))
 
 
 @row("o12-reset")
@@ -100,8 +98,11 @@ def o54(lab: Lab) -> Expectation:
     """A socket connected to itself: one flow; each packet goes out and comes in."""
     port = lab.port()
     program, _ = lab.run("tcp.py", op="selfconnect", host=LOCAL, port=port, up=5000)
-    late = ((TIMESTAMPED4, 2),)
-    return expect(Want(program.name, "tcp", LOCAL, port, scope="loopback", unseen_out=late, unseen_in=late))
+    return expect(
+        Want(
+            program.name, "tcp", LOCAL, port, scope="loopback", unseen_out=late_out(50), unseen_in=late_in(50)
+        )
+    )
 
 
 @row("o54-both-ends")

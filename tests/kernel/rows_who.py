@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab import CONTAINER_PEER4, PEER4, Lab, Program
 from rows_benchmark import full_identity
-from table import TIMESTAMPED4, Ending, Expectation, Want, expect, row
+from table import Ending, Expectation, Want, expect, late_in, late_out, row
 
 MIB = 1 << 20
 
@@ -36,7 +36,6 @@ def o31(lab: Lab) -> Expectation:
     parent, result = lab.run("brief.c", PEER4, str(port), str(times), exe)
     if result["bytes_sent"] != times:
         raise AssertionError(result)
-    unseen = ((TIMESTAMPED4, times),)
     return expect(
         Want(
             child,
@@ -46,8 +45,8 @@ def o31(lab: Lab) -> Expectation:
             attempts=times,
             established=times,
             rows=times,
-            unseen_out=unseen,
-            unseen_in=unseen,
+            unseen_out=late_out(times),
+            unseen_in=late_in(times),
             more={"exe": exe, "ppid": parent.pid, "parent_comm": parent.name, "cgroup": parent.cgroup},
         )
     )
@@ -212,7 +211,6 @@ def o40(lab: Lab) -> Expectation:
     port = lab.peer.serve()
     program, result = lab.run("reborn.c", PEER4, str(port), "2")
     pids = frozenset({result["pid_reused"]})
-    late = ((TIMESTAMPED4, 2),)
     want = Want(
         program.name,
         "tcp",
@@ -222,8 +220,8 @@ def o40(lab: Lab) -> Expectation:
         established=2,
         pids=pids,
         rows=2,
-        unseen_out=late,
-        unseen_in=late,
+        unseen_out=late_out(6),
+        unseen_in=late_in(6),
     )
     return expect(want)
 

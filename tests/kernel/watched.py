@@ -114,10 +114,16 @@ class Tattle:
         found: dict[str, int] = self.read(1)["losses"]
         return found
 
-    def events(self, *comms: str) -> list[dict[str, Any]]:
-        """Return the log's events of the processes with these names (all, without a name)."""
-        lines = self.log.read_bytes().splitlines()
-        found = [json.loads(line) for line in lines]
+    def events(self, *comms: str, since: int = 0) -> list[dict[str, Any]]:
+        """Return the log's events of the processes with these names (all, without a name), from a byte on."""
+        with self.log.open("rb") as file:
+            file.seek(since)
+            lines = file.read().splitlines()
+        wanted = [
+            json.dumps(comm, ensure_ascii=False).encode() for comm in comms
+        ]  # a busy host has many others
+        lines = [line for line in lines if not wanted or any(name in line for name in wanted)]
+        found = [json.loads(line) for line in lines if line.endswith(b"}")]
         return [event for event in found if not comms or event["comm"] in comms]
 
     def stop(self) -> int:
