@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from jail import Jail, Judge
 from lab import Lab
 from watched import Tattle, sweep
 
@@ -58,3 +59,18 @@ def _daemon(tattle: Tattle) -> Iterator[Tattle]:
         tattle.stop()
     finally:
         tattle.remove()
+
+
+@pytest.fixture(scope="session")
+def judge(lab: Lab) -> Judge:
+    """Count what arrives at the peer."""
+    return Judge(lab)
+
+
+@pytest.fixture(scope="module")
+def jail(lab: Lab, plain: Tattle) -> Iterator[Jail]:
+    """Block a cgroup, by the daemon that runs anyway."""
+    made = Jail(lab, plain)
+    made.block()
+    yield made
+    made.unblock()

@@ -92,6 +92,16 @@ class Jail:
         """Lift it."""
         return tattle(self.daemon.instance, "unblock", self.selector)
 
+    def flows(self, *comms: str) -> list[dict[str, Any]]:
+        """Return the flows of these programs, inside and outside; not those of the rest of the host."""
+        free = f"cgroup:{self.lab.cgroup_path(self.outside)}"
+        found: list[dict[str, Any]] = self.daemon.ask("flows", self.selector, free)["flows"]
+        return [flow for flow in found if flow["comm"] in comms]
+
+    def denials(self, *comms: str) -> int:
+        """Return how many denials of these programs were counted."""
+        return sum(flow["denied"] for flow in self.flows(*comms))
+
     def state(self) -> dict[str, Any]:
         """Return what `status` says of the jail."""
         targets: list[dict[str, Any]] = self.daemon.ask("status")["targets"]

@@ -5,28 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from jail import Jail, Judge
 from lab import PEER4, Lab
-from watched import Tattle, until
+from watched import until
 from ways import DROPPED, WAYS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module")
-def judge(lab: Lab) -> Judge:
-    """Count what arrives at the peer."""
-    return Judge(lab)
-
-
-@pytest.fixture(scope="module")
-def jail(lab: Lab, plain: Tattle) -> Iterator[Jail]:
-    """Block a cgroup, by the daemon that runs anyway."""
-    made = Jail(lab, plain)
-    made.block()
-    yield made
-    made.unblock()
+    from jail import Jail, Judge
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -37,12 +21,7 @@ def test_no_way_out(name: str, lab: Lab, jail: Jail, judge: Judge) -> None:
     assert judge.arrived() == before, tried
     if name not in DROPPED:
         assert "EPERM" in tried.said["errors"], tried.said
-    until(lambda: [] if denials(jail, tried.comms) else [f"no denial of {tried.comms}"])
-
-
-def denials(jail: Jail, comms: tuple[str, ...]) -> int:
-    """Return how many denials of these programs were counted."""
-    return sum(flow["denied"] for flow in jail.daemon.flows(*comms))
+    until(lambda: [] if jail.denials(*tried.comms) else [f"no denial of {tried.comms}"])
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -51,14 +30,14 @@ def test_the_way_is_one(name: str, lab: Lab, jail: Jail, judge: Judge) -> None:
     before = judge.arrived()
     tried = WAYS[name](lab, jail.outside)
     assert judge.arrived().packets > before.packets, tried
-    assert denials(jail, tried.comms) == 0
+    assert jail.denials(*tried.comms) == 0
 
 
 def test_each_attempt_is_a_denial(lab: Lab, jail: Jail) -> None:
     """Calls refused, denials counted and attempts are one number, with the whole identity."""
     tried = WAYS["s19-sixty"](lab, jail.inside)
     assert tried.said["errors"] == {"EPERM": 60}
-    (flow,) = jail.daemon.flows(*tried.comms)
+    (flow,) = jail.flows(*tried.comms)
     assert (flow["denied"], flow["attempts"], flow["established"], flow["bytes_out"]) == (60, 60, 0, 0)
     assert (flow["target"], flow["remote_addr"], flow["scope"]) == (jail.selector, PEER4, "internet")
     events = [event for event in jail.daemon.events(*tried.comms) if event["event"] == "deny"]
@@ -71,4 +50,23 @@ def test_a_silent_connect_is_let_be(lab: Lab, jail: Jail) -> None:
     """A UDP connect that sends nothing succeeds: resolvers sort addresses by it. A datagram does not."""
     program, said = lab.run("udp.py", op="silent", host=PEER4, ports=[9, 443], cgroup=jail.inside)
     assert said["errno"] is None
-    assert denials(jail, (program.name,)) == 0
+    assert jail.denials(program.name) == 0
+
+
+QUERIES = {
+    "udp": ("udp.py", {"op": "unconnected", "count": 1}),
+    "tcp": ("tcp.py", {"op": "probe"}),
+}
+
+
+@pytest.mark.parametrize("proto", QUERIES)
+@pytest.mark.parametrize("host", ["127.0.0.53", "::1"])
+def test_dns_does_not_go_by_a_local_resolver(host: str, proto: str, lab: Lab, jail: Jail) -> None:
+    """Port 53 of loopback is refused, UDP and TCP, IPv4 and IPv6; other ports are not."""
+    source, op = QUERIES[proto]
+    _, query = lab.run(source, host=host, port=53, cgroup=jail.inside, **op)
+    _, other = lab.run(source, host=host, port=lab.port(), cgroup=jail.inside, **op)
+    assert query["errno"] == "EPERM"
+    assert other["errno"] in (None, "ECONNREFUSED")
+    way = "to6" if ":" in host else "to4"
+    assert not [key for key in lab.client.counters() if key[0] == way and key[2:] == (host, "53")]

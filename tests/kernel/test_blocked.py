@@ -1,0 +1,171 @@
+"""What a block lets be, what it cuts, what rules and modes do: by the packets that arrive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from jail import Jail
+from lab import CLIENT4, CLIENT6, MORE4, PEER4, PEER6, Lab
+from watched import Tattle, until
+from ways import WAYS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jail import Judge
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("host", [CLIENT4, CLIENT6])
+def test_replies_pass(host: str, lab: Lab, jail: Jail) -> None:
+    """Its clients are answered, also by a listener that was there before the block; not when strict."""
+    jail.unblock()
+    port = lab.port()
+    server = lab.start(
+        "tcp.py", op="serve", host=host, port=port, up=24, down=MIB, times=2, cgroup=jail.inside
+    )
+    server.ready()
+    jail.block()
+    server.go()
+    assert lab.peer.ask(do="call", host=host, port=port, up=24, down=MIB)["bytes_received"] == MIB
+    jail.block("--strict")
+    with pytest.raises(RuntimeError, match="timed out"):
+        lab.peer.ask(do="call", host=host, port=port, up=24, down=MIB)
+    jail.block()
+    assert lab.peer.ask(do="call", host=host, port=port, up=24, down=MIB)["bytes_received"] == MIB
+    assert server.result()["bytes_sent"] == 2 * MIB
+
+
+def test_loopback_passes(lab: Lab, jail: Jail) -> None:
+    """Its own services on loopback work, also under --strict."""
+    for options in ((), ("--strict",)):
+        jail.block(*options)
+        port = lab.port()
+        server = lab.start(
+            "tcp.py", op="serve", host="127.0.0.1", port=port, up=24, down=MIB, cgroup=jail.inside
+        )
+        server.ready()
+        server.go()
+        _, said = lab.run("tcp.py", op="transfer", host="127.0.0.1", port=port, down=MIB, cgroup=jail.inside)
+        assert said["bytes_received"] == MIB
+        server.result()
+    jail.block()
+
+
+def test_a_datagram_server_answers_who_asked(lab: Lab, jail: Jail, judge: Judge) -> None:
+    """Replies go to who asked, not to anybody else; under --strict to nobody."""
+    port = lab.port()
+    server = lab.start("udp.py", op="answer", host=CLIENT4, port=port, times=1, cgroup=jail.inside)
+    server.ready()
+    server.go()
+    call = {"do": "call", "kind": "udp", "host": CLIENT4, "port": port, "up": 100, "down": 200}
+    assert lab.peer.ask(**call)["bytes_received"] == 200
+    assert server.result()["errno"] is None
+    jail.block("--strict")
+    server = lab.start("udp.py", op="answer", host=CLIENT4, port=port, times=1, cgroup=jail.inside)
+    server.ready()
+    server.go()
+    before = judge.arrived()
+    lab.peer.tell(**call)
+    assert server.result()["errno"] == "EPERM"
+    assert judge.arrived() == before
+    with pytest.raises(RuntimeError):
+        lab.peer.answer()
+    jail.block()
+
+
+@pytest.mark.parametrize("host", [PEER4, PEER6])
+def test_open_connections_are_cut(host: str, lab: Lab, jail: Jail, judge: Judge) -> None:
+    """One that was there before the block is reset at both ends, and no data leaves any more."""
+    jail.unblock()
+    port = lab.peer.serve(host=host)
+    program = lab.start("tcp.py", op="held", host=host, port=port, early=1000, up=5000, cgroup=jail.inside)
+    program.ready()
+    lab.drained(port, 1024)
+    assert "1 open connection cut" in jail.block()
+    before = judge.arrived()
+    until(lambda: [] if lab.peer.stats(port).get("broken") else ["the peer was not told"])
+    program.go()
+    _, errors = program.process.communicate(timeout=20)
+    assert "ConnectionResetError" in errors or "BrokenPipeError" in errors
+    assert judge.arrived().packets == before.packets
+
+
+def test_a_waiting_program_is_told(lab: Lab, jail: Jail) -> None:
+    """Who is waiting for data on a connection that is cut, waits no longer."""
+    jail.unblock()
+    port = lab.peer.serve()
+    program = lab.start("tcp.py", op="transfer", host=PEER4, port=port, down=1 << 40, cgroup=jail.inside)
+    lab.drained(port, 24)
+    jail.block()
+    assert program.result()["errno"] == "ECONNRESET"
+
+
+def test_a_connected_datagram_socket_is_cut(lab: Lab, jail: Jail, judge: Judge) -> None:
+    """One that was connected before the block sends nothing any more."""
+    jail.unblock()
+    program = lab.start(
+        "udp.py", op="held", host=PEER4, port=lab.peer.serve("udp"), count=5, cgroup=jail.inside
+    )
+    program.ready()
+    jail.block()
+    before = judge.arrived()
+    program.go()
+    assert program.result()["errors"] == {"EPERM": 5}
+    assert judge.arrived() == before
+
+
+def test_what_is_allowed_passes(lab: Lab, jail: Jail, judge: Judge) -> None:
+    """Of three destinations in one call, the one that a rule names gets its datagrams."""
+    ports = [lab.peer.serve("udp") for _ in range(3)]
+    jail.block("--allow", f"{PEER4}:{ports[0]}/udp", "--allow", f"{MORE4[0]}/32", "--deny", f"{MORE4[0]}:80")
+    before = judge.arrived()
+    lab.run("batch.c", "send", "96", "500", PEER4, *map(str, ports), cgroup=jail.inside)
+    # Each call ends at the first message that is refused, and the program begins again.
+    assert judge.arrived().packets - before.packets == 96
+    assert [lab.peer.stats(port).get("datagrams", 0) for port in ports] == [96, 0, 0]
+    for port, expected in ((80, "EPERM"), (81, "ECONNREFUSED")):
+        _, said = lab.run("tcp.py", op="probe", host=MORE4[0], port=port, cgroup=jail.inside)
+        assert said["errno"] == expected
+    jail.block()
+
+
+def test_audit_changes_nothing(lab: Lab, jail: Jail, judge: Judge) -> None:
+    """An audited target's packets arrive; the log has what would be denied. Then block, without a gap."""
+    jail.block("--audit")
+    assert (jail.state()["mode"], jail.state()["active"]) == ("audit", True)
+    before = judge.arrived()
+    tried = WAYS["s19-sixty"](lab, jail.inside)
+    assert tried.said["errno"] is None
+    assert judge.arrived().packets > before.packets
+    assert jail.denials(*tried.comms) == 0
+    until(
+        lambda: (
+            []
+            if {("would-deny", "default deny")}
+            == {(e["verdict"], e["rule"]) for e in jail.daemon.events(*tried.comms) if e["event"] == "deny"}
+            else ["no would-deny in the log"]
+        )
+    )
+    jail.block()
+    before = judge.arrived()
+    assert WAYS["s01-tcp"](lab, jail.inside).said["errno"] == "EPERM"
+    assert judge.arrived() == before
+
+
+def test_a_watched_target_inside_is_blocked_too(lab: Lab, scratch: Path) -> None:
+    """What is merely watched below a blocked cgroup has the policy above it."""
+    inner = lab.cgroup(f"lab-{lab.token}/{lab.name('outer')}/inner")
+    daemon = Tattle(scratch, "--target", f"cgroup:{lab.cgroup_path(inner)}")
+    try:
+        daemon.start()
+        made = Jail(lab, daemon)
+        made.selector = f"cgroup:{lab.cgroup_path(inner.parent)}"
+        made.block()
+        assert WAYS["s01-tcp"](lab, inner).said["errno"] == "EPERM"
+        made.unblock()
+        assert WAYS["s01-tcp"](lab, inner).said["errno"] is None
+    finally:
+        daemon.remove()
