@@ -63,6 +63,8 @@ struct ipv4_header { /* RFC 791 3.1 */
 	__be32 source, destination;
 };
 
+enum { IPV6_EXTENSIONS = 6 }; /* so many are looked behind; a packet with more is unreadable */
+
 struct ipv6_header { /* RFC 8200 3 */
 	__be32 version_class_label;
 	__be16 payload_length;
@@ -93,26 +95,36 @@ static __always_inline bool has_ports(__u8 proto)
 	       proto == PROTO_DCCP;
 }
 
-/* Step over one IPv6 extension header (RFC 8200 4); false: none is left. */
-static __always_inline bool skip_extension(struct __sk_buff *skb, __u32 *offset, __u8 *proto)
+static __always_inline bool is_extension(__u8 proto)
 {
+	return proto == PROTO_HOPOPTS || proto == PROTO_ROUTING || proto == PROTO_DSTOPTS ||
+	       proto == PROTO_FRAGMENT || proto == PROTO_AH;
+}
+
+/*
+ * Behind the extension headers (RFC 8200 4): the transport's offset, with its protocol in the low byte;
+ * 0 where that is not to be found. Not static: see current_target().
+ */
+__noinline __u32 ipv6_transport(struct __sk_buff *skb, __u32 next)
+{
+	__u32 offset = sizeof(struct ipv6_header);
+	__u8 proto = next;
 	struct {
 		__u8 next, words;
 	} head;
 
-	if (*proto != PROTO_HOPOPTS && *proto != PROTO_ROUTING && *proto != PROTO_DSTOPTS &&
-	    *proto != PROTO_FRAGMENT && *proto != PROTO_AH)
-		return false;
-	if (!load(skb, *offset, &head))
-		return false;
-	if (*proto == PROTO_FRAGMENT)
-		*offset += 8;
-	else if (*proto == PROTO_AH)
-		*offset += (head.words + 2) * 4;
-	else
-		*offset += (head.words + 1) * 8;
-	*proto = head.next;
-	return true;
+	for (int i = 0; i < IPV6_EXTENSIONS && is_extension(proto); i++) {
+		if (!load(skb, offset, &head))
+			return 0;
+		if (proto == PROTO_FRAGMENT)
+			offset += 8;
+		else if (proto == PROTO_AH)
+			offset += (head.words + 2) * 4;
+		else
+			offset += (head.words + 1) * 8;
+		proto = head.next;
+	}
+	return is_extension(proto) ? 0 : offset << 8 | proto;
 }
 
 /* Returns the length of the IP headers, or 0 where the packet cannot be read. */
@@ -130,16 +142,14 @@ static __always_inline __u32 read_ipv4(struct __sk_buff *skb, bool out, struct p
 static __always_inline __u32 read_ipv6(struct __sk_buff *skb, bool out, struct peer *peer)
 {
 	struct ipv6_header ip;
-	__u32 offset = sizeof(ip);
+	__u32 transport;
 
 	if (!load(skb, 0, &ip))
 		return 0;
 	peer->remote = out ? ip.destination : ip.source;
-	peer->proto = ip.next;
-	for (int i = 0; i < 6; i++)
-		if (!skip_extension(skb, &offset, &peer->proto))
-			break;
-	return offset;
+	transport = ipv6_transport(skb, ip.next);
+	peer->proto = transport;
+	return transport >> 8 & 0x3fff; /* said again for the verifier */
 }
 
 /* Who is at the other end of this packet; false: unreadable. */

@@ -61,30 +61,32 @@ static __always_inline enum verdict verdict_of(__u32 judged)
 	return judged & 0xff;
 }
 
-/* The first port rule that fits decides; user space puts those that deny before those that allow. */
-static __always_inline bool ask_prefix(__u32 number, const struct peer *peer, __u32 *answer)
+enum { SPOKEN = 0x100 }; /* a rule said so: above the verdict, below the rule's number */
+
+/*
+ * What the rules of the longest prefix say of this port, with SPOKEN, or 0. The first that fits
+ * decides; user space puts those that deny before those that allow.
+ */
+__noinline __u32 ask_prefix(__u32 number, __u64 high, __u64 low, __u32 port_proto)
 {
 	struct rule_key key = {.prefix_bits = 32 + 128, .policy = number};
+	union address remote = {.halves = {high, low}};
+	__u16 port = bpf_ntohs(port_proto >> 16);
 	const struct rules *found;
-	__u16 port = bpf_ntohs(peer->port);
 
-	__builtin_memcpy(key.address, &peer->remote, ADDRESS_LEN);
+	__builtin_memcpy(key.address, &remote, ADDRESS_LEN);
 	found = map_lookup(rules, &key);
 	if (!found)
-		return false;
+		return 0;
 	for (int i = 0; i < RULE_PORTS; i++) {
 		const struct rule_port *rule = &found->ports[i];
 
 		if (!rule->rule)
-			return false;
-		if (rule->port && rule->port != port)
-			continue;
-		if (rule->proto && rule->proto != peer->proto)
-			continue;
-		*answer = by_rule(rule->deny, rule->rule);
-		return true;
+			return 0;
+		if ((!rule->port || rule->port == port) && (!rule->proto || rule->proto == (__u8)port_proto))
+			return SPOKEN | by_rule(rule->deny, rule->rule);
 	}
-	return false;
+	return 0;
 }
 
 /* The policy of a target that has one, and does something. */
@@ -105,8 +107,7 @@ __noinline __u32 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_p
 	const struct policy *policy = policy_of(target);
 	enum scope_index place = scope_of(&peer.remote);
 	enum scope_index scope = peer.port == bpf_htons(DNS_PORT) ? DNS : place;
-	__u32 answer = 0;
-	bool spoken;
+	__u32 answer;
 
 	if (!policy)
 		return VERDICT_ALLOWED;
@@ -114,8 +115,8 @@ __noinline __u32 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_p
 		return by_rule(VERDICT_DENIED, policy->deny_rule[scope]);
 	if (policy->deny_scopes & 1 << place)
 		return by_rule(VERDICT_DENIED, policy->deny_rule[place]);
-	spoken = ask_prefix(policy->number, &peer, &answer);
-	if (spoken)
+	answer = ask_prefix(policy->number, high, low, port_proto);
+	if (answer & SPOKEN)
 		return answer;
 	if (policy->allow_scopes & 1 << scope)
 		return by_rule(VERDICT_ALLOWED, policy->allow_rule[scope]);
