@@ -84,8 +84,11 @@ class Enforcement:
         """Give the targets that have a policy, with their cgroups."""
         return tuple(Target(name, self._book.number(name), one.cgroups) for name, one in self.saved().items())
 
-    def block(self, policy: Policy) -> Blocked:
-        """Put a policy in force and keep it. UsageError or HostError, and then nothing has changed."""
+    def block(self, policy: Policy, *, cut_open: bool = True) -> Blocked:
+        """Put a policy in force and keep it. UsageError or HostError, and then nothing has changed.
+
+        Open connections that it denies are cut, unless `cut_open` is false: then they just fall silent.
+        """
         with self.locked():
             self._require_hooks()
             policies = self.saved()
@@ -94,7 +97,7 @@ class Enforcement:
             with self._file.replaced({**policies, policy.target: fresh}):
                 self._put(fresh, before, {*policies, policy.target})
             present = tuple(path for path in fresh.cgroups if self._directory(path).is_dir())
-        return Blocked(fresh.cgroups, present, self.cut(policy))
+        return Blocked(fresh.cgroups, present, self.cut(policy) if cut_open else 0)
 
     def unblock(self, text: str, *, watched: bool) -> Saved:
         """Take a target's policy away; its cgroups stay in the target where it is `watched` anyway.
