@@ -45,7 +45,8 @@ class Want:
     `wire` is where the truth is counted (protocol, address, port), when it is not the flow's own address.
     `unseen_out` and `unseen_in` list the packets that no hook can see, as (size, at most how many): a closed
     socket's last acknowledgement is sent and its peer's FIN received by a TIME_WAIT entry, which is no
-    socket with a cgroup. `exact` replaces the truth where the hook's packet is not the wire's (fragments).
+    socket with a cgroup. `offloaded` says that the wire carries super-packets. `exact`
+    replaces the truth where the hook's packet is not the wire's (fragments).
     """
 
     comm: str
@@ -64,7 +65,7 @@ class Want:
     unseen_out: Unseen = ()
     unseen_in: Unseen = ()
     exact: Wire | None = None
-    bounds: tuple[int, int] | None = None
+    offloaded: bool = False
     more: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -185,13 +186,27 @@ def _few(values: Iterable[Any]) -> str:
 
 def _bytes(want: Want, group: list[dict[str, Any]], wire: Wire, where: str) -> list[str]:
     got = Wire(*(_total(group, key) for key in Wire._fields))
-    if want.bounds:
-        low, high = want.bounds
-        return [] if low <= got.bytes_out <= high else [f"{where}: bytes_out {got} not in {want.bounds}"]
+    if want.offloaded:
+        return [] if segmented(got, wire) else [f"{where}: {got}, the wire had super-packets {wire}"]
     missing = wire.less(got)
     out = explained(missing.bytes_out, missing.packets_out, want.unseen_out)
     into = explained(missing.bytes_in, missing.packets_in, want.unseen_in)
     return [] if out and into else [f"{where}: {got}, the wire had {wire}: missing {missing}"]
+
+
+def segmented(got: Wire, wire: Wire) -> bool:
+    """Say whether a report has the payload of the wire's IPv6 super-packets, and a header for each segment.
+
+    A BIG TCP super-packet has 8 bytes of jumbo header (RFC 2675) that no segment has.
+    """
+    payload = got.bytes_out - got.packets_out * TIMESTAMPED6
+    jumbos, left = divmod(wire.bytes_out - wire.packets_out * TIMESTAMPED6 - payload, 8)
+    enough = payload // (1500 - TIMESTAMPED6)
+    return (
+        left == 0
+        and 0 <= jumbos <= wire.packets_out
+        and enough <= got.packets_out <= enough + wire.packets_out
+    )
 
 
 def explained(size: int, packets: int, unseen: Unseen) -> bool:
