@@ -147,6 +147,7 @@ static __always_inline void tcp_listening(struct bpf_sock_ops *ops)
 		lost(LOSS_STORAGE_REFUSED);
 		return;
 	}
+	reset(state);
 	start_flow(state, identify(), PROTO_TCP, DIRECTION_IN);
 	state->listener = bpf_get_socket_cookie(ops);
 	state->flags = wanted ? SOCKET_LOOPBACK : 0;
