@@ -143,4 +143,5 @@ def figures(world: World, scratch: Path) -> Figures:
     with daemon() as running:
         scrape = scrape_seconds(world, running, 50_000)
         at_50000 = resident_mib(running.process.pid)
-    return Figures(at_10000, *map(median, zip(*starts, strict=True)), idle, events, lost, scrape, at_50000)
+    first, first_cpu = (median(column) for column in zip(*starts, strict=True))
+    return Figures(at_10000, first, first_cpu, idle, events, lost, scrape, at_50000)

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,8 @@ LOAD_CPU = 1
 TWO_CORES = " on 2 cores"
 """Kinds with this ending have the server on the other core, and the wall clock is read."""
 SERVER_CPU = 0
-PATIENCE_SECONDS = 900
-"""How long to wait until nobody else's hooks are in the way."""
-BESIDE = "BENCH_BESIDE"
-"""Set in the environment: do not wait, for comparisons of builds among each other."""
+PATIENCE_SECONDS = int(os.environ.get("BENCH_PATIENCE", "300"))
+"""How long to wait in all until nobody else's hooks are in the way; then go on, and say so."""
 STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 
 Samples = dict[str, dict[str, dict[str, list[float]]]]
@@ -49,46 +48,53 @@ def _plain(nested: Any) -> Any:  # noqa: ANN401 - any depth of mappings
     return {key: _plain(value) for key, value in nested.items()}
 
 
-def alternate(
-    world: World, variants: Sequence[Variant], count: int, milliseconds: int, tell: Callable[[str], None]
-) -> Samples:
+@dataclass
+class Bench:
+    """What all parts need: the world, how long a load takes, whom to tell; and what disturbed."""
+
+    world: World
+    milliseconds: int
+    tell: Callable[[str], None]
+    disturbed: int = 0
+    patience: float = PATIENCE_SECONDS
+
+
+def alternate(bench: Bench, variants: Sequence[Variant], count: int) -> Samples:
     """Measure A B C D A B C D ...: neighbours' noise that changes slowly hits all variants alike."""
     samples: Samples = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for turn in range(count):
         for variant in variants:
-            tell(f"round {turn + 1} of {count}: {variant.name}")
-            for (road, kind), cost in _undisturbed(world, variant, milliseconds, tell).items():
+            bench.tell(f"round {turn + 1} of {count}: {variant.name}")
+            for (road, kind), cost in _undisturbed(bench, variant).items():
                 samples[road][kind][variant.name].append(cost)
-    return _plain(samples)
+    made: Samples = _plain(samples)
+    return made
 
 
-def _undisturbed(
-    world: World, variant: Variant, milliseconds: int, tell: Callable[[str], None]
-) -> dict[tuple[str, str], float]:
+def _undisturbed(bench: Bench, variant: Variant) -> dict[tuple[str, str], float]:
     """Run all loads of a variant, once more if somebody else's hooks came meanwhile."""
     while True:
-        _wait_for_others(world, tell)
+        _wait_for_others(bench)
         costs = {}
-        with variant.enter(world):
-            for road, kind in _cases(world, variant):
-                costs[road.name, kind] = load(kind, road, *_how(variant, milliseconds))[figure(kind)]
-        if not _hooks_of_others(world):
+        with variant.enter(bench.world):
+            for road, kind in _cases(bench.world, variant):
+                costs[road.name, kind] = load(kind, road, *_how(variant, bench.milliseconds))[figure(kind)]
+        if not _hooks_of_others(bench.world):
+            return costs
+        if bench.patience <= 0:
+            bench.disturbed += 1
             return costs
 
 
-def _wait_for_others(world: World, tell: Callable[[str], None]) -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while _hooks_of_others(world):
-        tell(f"waiting: others' BPF programs are attached to {world.cgroup_root}")
-        if time.monotonic() > until:
-            raise SystemExit(f"bench: BPF programs stay attached to {world.cgroup_root}\n  stop their owner")
+def _wait_for_others(bench: Bench) -> None:
+    while bench.patience > 0 and _hooks_of_others(bench.world):
+        bench.tell(f"waiting: others' BPF programs are attached to {bench.world.cgroup_root}")
+        bench.patience -= 1
         time.sleep(1)
 
 
 def _hooks_of_others(world: World) -> list[object]:
     """Programs at the root of the cgroups: they would be measured, too."""
-    if BESIDE in os.environ:
-        return []
     return list(
         json.loads(command("bpftool", "-j", "cgroup", "show", str(world.cgroup_root)).strip() or "[]")
     )
@@ -122,21 +128,20 @@ def _programs() -> dict[int, tuple[str, int, int]]:
     return {p["id"]: (p.get("name", "?"), p.get("run_cnt", 0), p.get("run_time_ns", 0)) for p in listed}
 
 
-def program_costs(
-    world: World, variants: Sequence[Variant], milliseconds: int, tell: Callable[[str], None]
-) -> ProgramCosts:
+def program_costs(bench: Bench, variants: Sequence[Variant]) -> ProgramCosts:
     """Time the programs themselves: less noisy than their effect on a load, but blind to the hook's cost."""
     costs: ProgramCosts = defaultdict(lambda: defaultdict(dict))
     for variant in variants:
-        tell(f"program times: {variant.name}")
+        bench.tell(f"program times: {variant.name}")
         foreign = set(_programs())
-        with variant.enter(world), _statistics():
+        with variant.enter(bench.world), _statistics():
             own = set(_programs()) - foreign
-            for road, kind in _cases(world, variant):
+            for road, kind in _cases(bench.world, variant):
                 before = _programs()
-                operations = load(kind, road, *_how(variant, milliseconds))["operations"]
+                operations = load(kind, road, *_how(variant, bench.milliseconds))["operations"]
                 costs[road.name][kind][variant.name] = _difference(before, _programs(), own, operations)
-    return _plain(costs)
+    made: ProgramCosts = _plain(costs)
+    return made
 
 
 def _difference(

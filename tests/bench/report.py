@@ -71,10 +71,9 @@ def machine_lines(machine: Mapping[str, Any]) -> list[str]:
         f"load average at the start {machine['load_average']:.2f}, stolen {machine['stolen_percent']:.1f} % "
         f"of the time, none's quartiles {machine['noise_percent']:.1f} % apart (median of the loads)"
     )
-    return [
-        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, {machine['date']}",
-        noise,
-    ]
+    where = f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, {machine['date']}"
+    beside = f"{machine['disturbed']} of the variants' turns ran beside BPF programs of others"
+    return [where, noise, *([beside] if machine["disturbed"] else [])]
 
 
 def show(console: Console, title: str, head: Sequence[str], rows: Rows) -> None:

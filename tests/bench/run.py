@@ -16,7 +16,7 @@ from typing import Any
 import goals
 import report
 from daemon import figures
-from measure import alternate, program_costs
+from measure import Bench, alternate, program_costs
 from rich.console import Console
 from rounds import quartiles
 from variants import BLOCKING, HERE, KERNEL_HALF, TRACING, Variant, build
@@ -87,25 +87,29 @@ def machine(before: Sequence[int], load_average: float, samples: dict[str, Any])
 def run_all(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Measure what was asked for; each part's raw numbers by its name."""
     before, load_average = cpu_times(), os.getloadavg()[0]
-    variants = chosen(KERNEL_HALF if args.kernel_half else TRACING, args)
-    variants += chosen([build(path) for path in args.objects or ()], args)
     results: dict[str, Any] = {"samples": {}}
     with built() as world, console.status("building") as status, tempfile.TemporaryDirectory() as scratch:
-        if "loads" in args.only:
-            results["samples"] = alternate(world, variants, args.rounds, args.milliseconds, status.update)
-        if "blocking" in args.only and not args.kernel_half:
-            blocking = chosen(BLOCKING, args)
-            results["blocking"] = alternate(world, blocking, args.rounds, args.milliseconds, status.update)
-        if "programs" in args.only:
-            timed = [v for v in variants if not v.name.startswith(("none", "nft"))]
-            if "blocking" in args.only and not args.kernel_half:
-                timed += [v for v in chosen(BLOCKING, args) if v.name.startswith(("block", "IPAddress"))]
-            results["programs"] = program_costs(world, timed, args.milliseconds, status.update)
+        bench = Bench(world, args.milliseconds, status.update)
+        _run_parts(args, bench, results)
         if "daemon" in args.only and not args.kernel_half:
             status.update("the daemon's own cost (a minute)")
             results["daemon"] = asdict(figures(world, Path(scratch)))
-    results["machine"] = machine(before, load_average, results["samples"])
+    results["machine"] = machine(before, load_average, results["samples"]) | {"disturbed": bench.disturbed}
     return results
+
+
+def _run_parts(args: argparse.Namespace, bench: Bench, results: dict[str, Any]) -> None:
+    variants = chosen(KERNEL_HALF if args.kernel_half else TRACING, args)
+    variants += chosen([build(path) for path in args.objects or ()], args)
+    blocking = [] if args.kernel_half or "blocking" not in args.only else chosen(BLOCKING, args)
+    if "loads" in args.only:
+        results["samples"] = alternate(bench, variants, args.rounds)
+    if blocking:
+        results["blocking"] = alternate(bench, blocking, args.rounds)
+    if "programs" in args.only:
+        timed = [v for v in variants if not v.name.startswith(("none", "nft"))]
+        timed += [v for v in blocking if v.name.startswith(("block", "IPAddress"))]
+        results["programs"] = program_costs(bench, timed)
 
 
 def tables(results: dict[str, Any]) -> list[tuple[str, Sequence[str], report.Rows]]:
