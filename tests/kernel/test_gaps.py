@@ -1,0 +1,236 @@
+"""No gap: services that restart, policies that change, a tattle that dies, under traffic. Nothing arrives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from jail import Jail, tattle
+from lab import PEER4
+from watched import ROOT, Tattle, command, until
+from wire import enter
+
+from tracer import libbpf
+from tracer.enforce import PolicyTables
+from tracer.engine import Engine
+from tracer.policy import Policy, compile_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jail import Judge
+    from lab import Lab
+
+ROUNDS = 1000
+
+
+@pytest.fixture
+def daemon(scratch: Path) -> Iterator[Tattle]:
+    """Run a daemon of one's own, which may be killed."""
+    made = Tattle(scratch)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def cell(lab: Lab, daemon: Tattle) -> Jail:
+    """Block a cgroup by a daemon of one's own."""
+    made = Jail(lab, daemon)
+    made.block()
+    return made
+
+
+def remade(lab: Lab, path: Path, rounds: int, where: str = "") -> list[int]:
+    """Remove and make a cgroup so many times, with a first datagram and connect at once in each."""
+    port = lab.peer.serve("udp")
+    command_ = lab.program("remade.c", lab.name("remade"))
+    done = subprocess.run(
+        [*command_, str(path), where, PEER4, str(port), str(rounds)],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: enter(lab.client.fd),
+    )
+    found: list[int] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(("where", "rounds"), [("", ROUNDS), ("/below", ROUNDS // 2)])
+def test_a_cgroup_made_again_is_covered(where: str, rounds: int, lab: Lab, cell: Jail, judge: Judge) -> None:
+    """A thousand times removed, made and used at once, itself or a cgroup in it: each call fails."""
+    before = judge.arrived()
+    assert remade(lab, cell.inside, rounds, where) == [0, 2 * rounds]
+    assert judge.arrived() == before
+    cell.inside.mkdir(exist_ok=True)
+    until(lambda: [] if cell.state()["active"] else ["not active"])
+
+
+def test_a_target_that_is_not_there_yet(lab: Lab, daemon: Tattle, judge: Judge) -> None:
+    """Is blocked before it exists, and covered when it appears."""
+    made = Jail(lab, daemon)
+    made.inside.rmdir()
+    assert "not there yet, covered when it appears" in made.block()
+    before = judge.arrived()
+    assert remade(lab, made.inside, 5) == [0, 10]
+    assert judge.arrived() == before
+    made.inside.mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def flood(lab: Lab, jail: Jail, judge: Judge) -> Iterator[list[str]]:
+    """Have programs inside try without a pause; in the end they still run, and nothing has arrived."""
+    port = lab.peer.serve("udp")
+    programs = [
+        lab.start("batch.c", "send", "1000000000", "100", PEER4, str(port), cgroup=jail.inside),
+        lab.start("tcp.py", op="burst", host=PEER4, port=port, times=1 << 40, cgroup=jail.inside),
+    ]
+    names = [program.name for program in programs]
+    before = judge.arrived()
+    try:
+        until(lambda: [] if jail.denials(*names) else ["nobody tries"], 10)
+        yield names
+        assert [program.process.poll() for program in programs] == [None, None]
+    finally:
+        for program in programs:
+            program.process.kill()
+            program.process.communicate()
+    assert judge.arrived() == before
+
+
+def test_policies_are_swapped_whole(lab: Lab, cell: Jail, judge: Judge) -> None:
+    """A thousand changes between policies that both deny it, each by other rules: nothing slips through."""
+    others = tuple(f"203.0.113.{n}/32:443" for n in range(20))
+    policies = [
+        Policy(cell.selector, allow=others),
+        Policy(cell.selector, deny=("198.51.100.0/24", *others), default_allow=True),
+    ]
+    with flood(lab, cell, judge), Engine.attach_readonly(cell.daemon.instance) as engine:
+        tables, (number,) = PolicyTables(engine.maps, engine.abi), set(engine.maps.target_paths().values())
+        compiled = [compile_policy(policy) for policy in policies]
+        for swap in range(ROUNDS + 1):
+            tables.put(number, compiled[swap % 2])
+        assert tables.in_force().keys() == {number}
+        left = list(libbpf.keys(engine.maps.fd("rules"), engine.maps.shape("rules").key_size))
+        assert len(left) == len(others)
+
+
+def test_killed_under_traffic(lab: Lab, cell: Jail, judge: Judge) -> None:
+    """SIGKILL, and started again: not one packet meanwhile, and the counters go on."""
+    with flood(lab, cell, judge) as names:
+        for _ in range(3):
+            counted = cell.denials(*names)
+            cell.daemon.kill()
+            assert cell.state()["active"]
+            cell.daemon.start()
+            assert cell.state()["active"]
+            assert cell.denials(*names) > counted > 0
+
+
+def test_stopped_it_stays_in_force(lab: Lab, cell: Jail, judge: Judge) -> None:
+    """Stopping leaves it; unblock without a daemon takes everything away."""
+    with flood(lab, cell, judge):
+        assert cell.daemon.stop() == 0
+        assert cell.state()["active"]
+    cell.unblock()
+    assert not Path(f"/sys/fs/bpf/{cell.daemon.instance}").exists()
+    assert cell.daemon.ask("status")["hooks"] == []
+
+
+def test_without_a_daemon(lab: Lab, scratch: Path, judge: Judge) -> None:
+    """Block needs none: it loads, pins and goes; a daemon that starts later goes on with it."""
+    later = Tattle(scratch)
+    made = Jail(lab, later)
+    try:
+        made.block()
+        later.start()
+        with flood(lab, made, judge):
+            assert made.state()["active"]
+            assert later.stop() == 0
+            made.block("--allow", "203.0.113.0/24")
+            assert made.state()["rules"] == ["allow 203.0.113.0/24"]
+        made.unblock()
+    finally:
+        later.remove()
+
+
+def test_restored_when_nothing_is_left(lab: Lab, scratch: Path, judge: Judge) -> None:
+    """After a reboot, which leaves no pin, what was kept is in force before READY=1."""
+    again = Tattle(scratch)
+    made = Jail(lab, again)
+    try:
+        made.block("--allow", "203.0.113.0/24:443")
+        shutil.rmtree(f"/sys/fs/bpf/{again.instance}")
+        assert made.state()["active"] is False
+        again.start()
+        assert made.state()["active"] is True
+        with flood(lab, made, judge):
+            tattle(again.instance, "status")
+    finally:
+        again.remove()
+
+
+def test_another_build_takes_over_without_a_gap(lab: Lab, cell: Jail, judge: Judge) -> None:
+    """A successor with tables of other sizes brings its own, in force before the old ones go."""
+    config = cell.daemon.log.with_suffix(".toml")
+    config.write_text("[limits]\nflows = 4096\n")
+    with flood(lab, cell, judge):
+        cell.daemon.kill()
+        cell.daemon.options = ("--config", str(config))
+        cell.daemon.start()
+        assert cell.state()["active"]
+
+
+def reload(daemon: Tattle) -> None:
+    """Have it read its configuration again."""
+    assert daemon.process
+    daemon.process.send_signal(signal.SIGHUP)
+
+
+def test_configured_policies(lab: Lab, scratch: Path, judge: Judge) -> None:
+    """[[policy]] is in force from the start; SIGHUP applies what has changed, and drops what is gone."""
+    config = scratch / f"{lab.name('conf')}.toml"
+    config.write_text("")
+    daemon = Tattle(scratch, "--config", str(config))
+    made = Jail(lab, daemon)
+    table = f'[[policy]]\ntarget = "{made.selector}"\nallow = ["203.0.113.0/24"]\n'
+    try:
+        config.write_text(table)
+        daemon.start()
+        assert made.state()["active"]
+        with flood(lab, made, judge):
+            config.write_text(table + 'strict = true\ndeny = ["@dns"]\n')
+            reload(daemon)
+            until(lambda: [] if "deny @dns" in made.state()["rules"] else ["not reloaded"], 20)
+            config.write_text(table + 'deny = ["nonsense//"]\n')
+            reload(daemon)
+            until(lambda: [] if "'nonsense//'" in daemon.errors.read_text() else ["not refused"], 20)
+            assert made.state()["active"]
+        config.write_text("")
+        reload(daemon)
+        until(lambda: [] if not daemon.ask("status")["targets"] else ["still there"], 20)
+    finally:
+        daemon.remove()
+
+
+def test_what_cannot_be_kept_is_said(lab: Lab, scratch: Path) -> None:
+    """A damaged file of policies: the daemon does not start as if nothing was, and says why."""
+    daemon = Tattle(scratch)
+    made = Jail(lab, daemon)
+    try:
+        made.block()
+        Path(f"/var/lib/{daemon.instance}/policies.json").write_text("[{")
+        line = command("run", "--instance", daemon.instance, "--listen", f"127.0.0.1:{daemon.port}")
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=20)
+        assert done.returncode == 3
+        assert "policies.json is damaged" in done.stderr
+    finally:
+        daemon.remove()
