@@ -9,10 +9,10 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from tracer import capabilities, config, control, hostfs
-from tracer.blocking import POLICIES, Enforcement, find_policy
+from tracer.blocking import MAPS, POLICIES, Enforcement, find_policy
 from tracer.core import engine_options
 from tracer.engine import Engine
-from tracer.errors import AbiError, DaemonAbsent, InstanceBusy, TattleError
+from tracer.errors import AbiError, DaemonAbsent, HostError, InstanceBusy, TattleError
 from tracer.names import escape
 from tracer.policy import Mode, compile_policy
 from tracer.saved import PolicyFile
@@ -58,6 +58,8 @@ def unblock(instance: str, text: str) -> int:
 
 
 def _lift(engine: Engine, text: str) -> str:
+    if missing := sorted({*MAPS} - engine.pinned()):
+        raise HostError(f"nothing can be unblocked: the pin of {missing[0]} is gone", "restart tattle first")
     enforcement = _enforcement(engine)
     with _no_daemon(engine.paths) as alone:
         gone = enforcement.unblock(text, watched=not alone)
@@ -79,22 +81,25 @@ def _forget(paths: InstancePaths, text: str) -> str:
 @contextlib.contextmanager
 def _in_kernel(instance: str) -> Iterator[Enforcement]:
     """Use what is pinned, if it is whole; else load it, with all policies that are kept."""
+    lack = "it has just started, or is about to end"
     try:
         engine = Engine.attach_readonly(instance)
     except (DaemonAbsent, AbiError):
         pass
     else:
         with engine:
-            enforcement = _enforcement(engine)
-            if enforcement.hooked():
+            missing = sorted({*MAPS} - engine.pinned())
+            enforcement = None if missing else _enforcement(engine)
+            if enforcement is not None and enforcement.hooked():
                 yield enforcement
                 return
-    with _loaded(instance) as enforcement:
+            lack = (enforcement.lack() if enforcement else None) or f"the pin of {missing[0]} is gone"
+    with _loaded(instance, lack) as enforcement:
         yield enforcement
 
 
 @contextlib.contextmanager
-def _loaded(instance: str) -> Iterator[Enforcement]:
+def _loaded(instance: str, lack: str) -> Iterator[Enforcement]:
     found: list[Enforcement] = []
 
     def prepare(engine: Engine) -> None:
@@ -104,9 +109,11 @@ def _loaded(instance: str) -> Iterator[Enforcement]:
 
     try:
         engine = Engine.open(engine_options(instance, config.load(None)), prepare)
-    except InstanceBusy as busy:
-        busy.hint = "it has lost a hook or a pin: restart it, then block again"
-        raise
+    except InstanceBusy:
+        raise HostError(
+            f"nothing can be blocked, though a daemon runs: {lack}",
+            "restart it, then block again",
+        ) from None
     with engine:
         yield found[0]
 

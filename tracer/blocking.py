@@ -127,6 +127,7 @@ class Enforcement:
                 try:
                     wanted[name] = self._renewed(one, old.get(name), set(wanted))
                 except TattleError as error:
+                    wanted[name] = old.get(name, one)  # what may still be in force, not what was wished for
                     failures.append(error)
             try:
                 with self._file.replaced(wanted):
@@ -167,7 +168,15 @@ class Enforcement:
 
     def hooked(self) -> bool:
         """Say whether every hook is attached, by our own programs, and pinned with all that it needs."""
-        return not self._unhooked() and {*HOOKS, *MAPS} <= self._engine.pinned()
+        return self.lack() is None
+
+    def lack(self) -> str | None:
+        """Name a hook that is not attached or a pin that is gone; None where all is there."""
+        if gone := self._unhooked():
+            return f"hook {gone[0]} is not attached"
+        if unpinned := sorted({*HOOKS, *MAPS} - self._engine.pinned()):
+            return f"the pin of {unpinned[0]} is gone"
+        return None
 
     def _unhooked(self) -> list[str]:
         """Name the hooks that are not attached, or whose program somebody has exchanged."""
@@ -307,7 +316,7 @@ class Enforcement:
         whole = (
             hooked
             and in_force is not None
-            and in_force.mode is one.policy.mode
+            and in_force[1:] == (one.policy.mode, one.policy.default_allow, one.policy.strict)
             and all(paths.get(os.fsencode(path)) == number for path in one.cgroups)
             and all(self._is_covered(cgroup, path, number, paths) for cgroup, path in below)
         )

@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tracer.blocking import POLICIES, Enforcement
+from tracer.blocking import MAPS, POLICIES, Enforcement
 from tracer.engine import Engine
 from tracer.errors import DaemonAbsent
 from tracer.saved import PolicyFile
@@ -40,7 +40,7 @@ def status(instance: str) -> Json:
             "engine": ENGINE,
             "hooks": [hook._asdict() for hook in engine.hooks()],
             "maps": [size._asdict() for size in maps.sizes()],
-            "targets": _targets(engine),
+            "targets": _targets(engine) if {*MAPS} <= engine.pinned() else _kept(instance),
             "losses": maps.losses(),
         }
 

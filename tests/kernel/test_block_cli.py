@@ -1,0 +1,120 @@
+"""What cannot be blocked is refused with a reason, and nothing is half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from jail import Jail, tattle
+from watched import Tattle
+from ways import WAYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab import Lab
+
+
+@pytest.fixture
+def cell(lab: Lab, scratch: Path) -> Iterator[Jail]:
+    """Give a cgroup and an instance that is not loaded."""
+    made = Jail(lab, Tattle(scratch))
+    try:
+        yield made
+    finally:
+        made.daemon.remove()
+
+
+@pytest.mark.parametrize(
+    "rule", ["1.2.3", "1.2.3.4/33", "@everything", "2001:db8::1", "1.2.3.4:99999", "a b"]
+)
+@pytest.mark.parametrize("option", ["--allow", "--deny"])
+def test_a_malformed_rule_is_quoted(rule: str, option: str, cell: Jail) -> None:
+    """Exit code 2, the rule in the message, and nothing is loaded."""
+    told = tattle(cell.daemon.instance, "block", cell.selector, option, rule, code=2)
+    assert f"'{rule}' is no rule" in told
+    assert "to mend it" in told
+    assert not Path(f"/sys/fs/bpf/{cell.daemon.instance}").exists()
+
+
+@pytest.mark.parametrize("rule", ["registry.ollama.ai", "*.ollama.ai:443"])
+def test_a_rule_by_name_is_not_yet(rule: str, cell: Jail) -> None:
+    """Understood and refused."""
+    told = tattle(cell.daemon.instance, "block", cell.selector, "--allow", rule, code=2)
+    assert f"'{rule}' is by name" in told
+
+
+REFUSED = {
+    "nonsense": (2, "'nonsense'"),
+    "cgroup:relative": (2, "'cgroup:relative' is no target"),
+    "cgroup:/": (3, "root cgroup"),
+    "pid:4194304": (3, "no such process: 4194304"),
+    "container:nobody-knows-it": (3, "no such container: nobody-knows-it"),
+}
+
+
+@pytest.mark.parametrize("target", REFUSED)
+def test_an_unknown_target_is_refused(target: str, cell: Jail) -> None:
+    """Named, with the reason and a way to mend it; nothing is kept."""
+    code, words = REFUSED[target]
+    told = tattle(cell.daemon.instance, "block", target, code=code)
+    assert words in told
+    assert "to mend it" in told
+    assert cell.daemon.ask("status")["targets"] == []
+
+
+def test_tattle_does_not_block_itself(cell: Jail) -> None:
+    """The cgroup that it runs in is refused, also by pid."""
+    line = [sys.executable, "-m", "tracer", "block", cell.selector, "--instance", cell.daemon.instance]
+    own = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip()
+    (cell.inside / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        done = subprocess.run(
+            line, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+        )
+    finally:
+        (cell.lab.cgroup_root / own.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
+    assert done.returncode == 3
+    assert "tattle's own cgroup" in done.stderr
+
+
+def test_one_cgroup_has_one_policy(cell: Jail) -> None:
+    """Blocked under another name, it is refused; by the same name it is replaced."""
+    cell.block()
+    pid = subprocess.Popen(["sleep", "60"])
+    try:
+        (cell.inside / "cgroup.procs").write_text(str(pid.pid))
+        told = tattle(cell.daemon.instance, "block", f"pid:{pid.pid}", code=2)
+        assert f"blocked as '{cell.selector}'" in told
+    finally:
+        pid.kill()
+        pid.wait()
+    cell.block("--allow", "203.0.113.1")
+    assert cell.state()["rules"] == ["allow 203.0.113.1"]
+    assert tattle(cell.daemon.instance, "unblock", "cgroup:/not/blocked", code=2)
+
+
+def test_a_full_table_changes_nothing(lab: Lab, cell: Jail, scratch: Path) -> None:
+    """More prefixes than there is room for: refused, the old policy as it was, no rule left behind."""
+    config = scratch / f"{lab.name('many')}.toml"
+    rules = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(65_535)]
+    config.write_text(f"[[policy]]\ntarget = {json.dumps(cell.selector)}\nallow = {json.dumps(rules)}\n")
+    assert "2 rules" in cell.block("--allow", "203.0.113.2", "--allow", "203.0.113.3")
+    cell.daemon.options = ("--config", str(config))
+    cell.daemon.start()
+    assert "more than there is room for" in cell.daemon.errors.read_text()
+    assert cell.state()["rules"] == ["allow 203.0.113.2", "allow 203.0.113.3"]
+    assert WAYS["s01-tcp"](lab, cell.inside).said["errno"] == "EPERM"
+
+
+def test_help_shows_the_flow() -> None:
+    """Watch, audit, block, verify, unblock: as commands that can be typed."""
+    told = tattle("tattle", "block", "--help")
+    steps = ["tattle watch ollama", "--audit", "--allow", "tattle status", "tattle unblock ollama"]
+    places = [told.rindex(step) for step in steps]
+    assert places == sorted(places)
