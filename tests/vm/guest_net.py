@@ -29,7 +29,7 @@ SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 PACKET_STATISTICS = 6  # include/uapi/linux/if_packet.h
 SOL_PACKET = 263  # include/linux/socket.h
 FIN, RST = 1, 4  # RFC 9293 3.1
-COUNTS = ("bytes_out", "bytes_in", "packets_out", "packets_in", "late_out", "late_in", "longest")
+COUNTS = ("bytes_out", "bytes_in", "packets_out", "packets_in", "late", "longest")
 TIME_WAIT = "06"  # include/net/tcp_states.h
 ETH_P_ALL = 3  # include/uapi/linux/if_ether.h
 
@@ -155,19 +155,26 @@ class Tap:
         self._socket.close()
 
     def total(self, conversation: Conversation) -> dict[str, int]:
-        """Sum up packets and IP bytes of `conversation`; `late` are packets after the client's FIN."""
+        """Sum up packets and IP bytes of `conversation`, as long as the client has a socket.
+
+        The socket ends when its FIN is acknowledged. What comes after (a repeated acknowledgment, and the
+        reset that answers it) belongs to no socket and passes no cgroup hook; it is counted as `late`.
+        """
         total = Counter(dict.fromkeys(COUNTS, 0))
-        ended = False
         far = ipaddress.ip_address(ADDRESSES[conversation.family][1]).packed
+        fin_end, ended = None, False
         while packet := self._next():
             source, target, ports, size = _parsed(packet)
             way = "out" if target == far else "in"
-            if far in {source, target} and ports[way == "out"] == conversation.port:
-                total[f"bytes_{way}"] += size
-                total[f"packets_{way}"] += 1
-                total["longest"] = max(total["longest"], size)
-                total[f"late_{way}"] += ended
-                ended = ended or (way == "out" and _tcp_flags(packet) & FIN)
+            if far not in {source, target} or ports[way == "out"] != conversation.port:
+                continue
+            total["longest"] = max(total["longest"], size)
+            total["late" if ended else f"packets_{way}"] += 1
+            total[f"bytes_{way}"] += 0 if ended else size
+            segment = _segment(packet, size)
+            if way == "out" and segment and segment.flags & FIN:
+                fin_end = segment.end
+            ended = ended or (way == "in" and segment is not None and segment.acknowledged == fin_end)
         return {**total, "tap_dropped": self._dropped()}
 
     def leaving(self) -> int:
@@ -200,16 +207,29 @@ def _parsed(packet: bytes) -> tuple[bytes, bytes, tuple[int, int], int]:
     return source, target, struct.unpack("!HH", packet[head : head + 4].ljust(4, b"\0")), size
 
 
-def _tcp_flags(packet: bytes) -> int:
-    """Give the flags of a TCP segment (RFC 9293 3.1), 0 for any other packet."""
-    proto, flags = (packet[9:10], packet[33:34]) if packet[0] >> 4 == 4 else (packet[6:7], packet[53:54])
-    return int.from_bytes(flags) if proto == bytes([socket.IPPROTO_TCP]) else 0
+class _Segment(NamedTuple):
+    """What a TCP segment says; `end` is the sequence number after it."""
+
+    flags: int
+    end: int
+    acknowledged: int
+
+
+def _segment(packet: bytes, size: int) -> _Segment | None:
+    """Read the header of RFC 9293 3.1; None for a packet of another protocol."""
+    head, proto = (20, packet[9]) if packet[0] >> 4 == 4 else (40, packet[6])
+    if proto != socket.IPPROTO_TCP:
+        return None
+    sequence, acknowledged, words, flags = struct.unpack("!4xIIBB", packet[head : head + 14])
+    payload = size - head - (words >> 4) * 4
+    return _Segment(flags, (sequence + payload + (flags & FIN)) % (1 << 32), acknowledged)
 
 
 def _is_exempt(packet: bytes) -> bool:
     """Tell if this is a TCP reset or a neighbour message (RFC 4861 4)."""
-    if _tcp_flags(packet) & RST:
-        return True
+    segment = _segment(packet, 0)
+    if segment:
+        return bool(segment.flags & RST)
     return packet[0] >> 4 == 6 and packet[6] == socket.IPPROTO_ICMPV6 and 133 <= packet[40] <= 137
 
 

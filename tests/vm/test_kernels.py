@@ -8,6 +8,7 @@ from machine import Outcome
 from table import attached, detached, difference, flow, wire_is_sound
 
 KINDS = pytest.mark.parametrize("conversation", CONVERSATIONS, ids=[wish.kind for wish in CONVERSATIONS])
+LEAST_HEADER, MOST_HEADER = 40, 100  # bytes of IP and TCP headers, without and with all options
 WAYS = ("tcp4", "tcp6", "tcp4-mapped", "udp4", "udp6", "udp4-connected", "udp6-connected", "raw4", "loopback")
 HOOKS = {
     *(
@@ -27,7 +28,7 @@ HOOKS = {
 @pytest.fixture
 def result(outcome: Outcome) -> dict[str, Any]:
     """Give what the guest said; where it said nothing, its console is the failure."""
-    assert outcome.result is not None, f"no result after {outcome.seconds:.0f} s:\n{outcome.console[-4000:]}"
+    assert outcome.result is not None, f"no result after {outcome.seconds:.0f} s:\n{outcome.console[-2000:]}"
     return outcome.result
 
 
@@ -72,8 +73,9 @@ def test_flow_is_what_the_wire_saw(daemon: dict[str, Any], conversation: Convers
 def test_accepted_connections_belong_to_the_server(daemon: dict[str, Any]) -> None:
     """The far side has a flow `in` for each TCP connection, its handshake's packets included.
 
-    Packets after the client's FIN may be missing: the server closes first, so they can come from and go to
-    its TIME_WAIT entry, which is no socket any more and passes no cgroup hook (net/ipv4/tcp_minisocks.c).
+    Bare acknowledgments may be missing: the server closes first, so the last packets come from and go to its
+    TIME_WAIT entry, which is no socket any more and passes no cgroup hook. The kernel makes that entry early,
+    in FIN_WAIT2 (net/ipv4/tcp_input.c, tcp_rcv_state_process). Nothing that carries data is missing.
     """
     rows = [
         row for row in daemon["flows"]["flows"] if row["pid"] == daemon["server"] and row["proto"] == "tcp"
@@ -82,8 +84,10 @@ def test_accepted_connections_belong_to_the_server(daemon: dict[str, Any]) -> No
     assert [row["established"] for row in rows] == [1, 1]
     for row in rows:
         wire = daemon["wire"][f"tcp{row['family'][-1]}"]
-        assert 0 <= wire["packets_in"] - row["packets_out"] <= wire["late_in"], (row, wire)
-        assert 0 <= wire["packets_out"] - row["packets_in"] <= wire["late_out"], (row, wire)
+        for ours, theirs in (("out", "in"), ("in", "out")):
+            packets = wire[f"packets_{theirs}"] - row[f"packets_{ours}"]
+            missing = wire[f"bytes_{theirs}"] - row[f"bytes_{ours}"]
+            assert 0 <= packets * LEAST_HEADER <= missing <= packets * MOST_HEADER, f"{row}\n{wire}"
 
 
 def test_nothing_was_lost(daemon: dict[str, Any]) -> None:
