@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tracer.abi import FlowRow
     from tracer.decode import Decoder
     from tracer.maps import MapSize
+    from tracer.targeting import TargetState
 
 # Which loss says that a map was full
 _FULL_MAPS: Final = {name: f"{name}_full" for name in ("flows", "processes", "cgroups", "handshakes")}
@@ -44,15 +45,6 @@ class HookState(Protocol):
     def runs(self) -> int: ...  # noqa: D102
     @property
     def run_ns(self) -> int: ...  # noqa: D102
-
-
-class TargetState(NamedTuple):
-    """A target as it is now; `mode` is observe until a policy says otherwise."""
-
-    target: str
-    mode: str
-    enforced: bool
-    processes: int
 
 
 class Source(Protocol):

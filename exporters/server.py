@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-import socketserver
 import threading
 from typing import TYPE_CHECKING, Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from tracer.errors import HostError
-
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable
 
     from prometheus_client.registry import Collector
@@ -25,12 +22,12 @@ Start = Any  # wsgiref's start_response
 
 class _Server(ThreadingWSGIServer):
     daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 64
 
-    def server_bind(self) -> None:
-        """Bind as the base classes do, but ask no resolver for this host's name: nothing may go out."""
-        socketserver.TCPServer.server_bind(self)
+    def __init__(self, door: socket.socket, handler: type[WSGIRequestHandler]) -> None:
+        super().__init__(door.getsockname()[:2], handler, bind_and_activate=False)
+        self.socket.close()  # of the base class's own making; the door is open already
+        self.socket = door
+        # Where the base class binds it also asks a resolver for this host's name: nothing may go out.
         host, port = self.server_address[:2]
         self.server_name, self.server_port = str(host), int(port)
         self.setup_environ()
@@ -44,20 +41,11 @@ class _Quiet(WSGIRequestHandler):
 
 
 class MetricsServer:
-    """Listens at once, serves after `start`."""
+    """Serves on a socket that listens already, after `start`."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Bind; raises HostError that names the address."""
-        kind = type(
-            "Server", (_Server,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET}
-        )
-        try:
-            self._server: _Server = make_server(host, port, self._answer, kind, handler_class=_Quiet)
-        except OSError as error:
-            raise HostError(
-                f"cannot listen on {host}:{port}: {error.strerror}",
-                "end what holds the port (ss -ltnp), or choose another: --listen 127.0.0.1:PORT",
-            ) from None
+    def __init__(self, door: socket.socket) -> None:
+        self._server = _Server(door, _Quiet)
+        self._server.set_app(self._answer)
         self.port = int(self._server.server_port)
         self._metrics: Callable[..., Iterable[bytes]] | None = None
         self._ill: Callable[[], list[str]] = list

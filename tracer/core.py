@@ -7,7 +7,6 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from exporters.prometheus import TargetState
 from tracer.accounts import Accounts
 from tracer.blocking import Enforcement
 from tracer.clock import BootClock
@@ -17,7 +16,7 @@ from tracer.engine import Engine, EngineOptions
 from tracer.hostfs import cgroup2_root
 from tracer.names import escape
 from tracer.registry import Registry
-from tracer.targeting import OBSERVE, Targeting
+from tracer.targeting import OBSERVE, Targeting, TargetState
 from tracer.targets import Finder, TargetBook
 
 if TYPE_CHECKING:

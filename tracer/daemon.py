@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from exporters import door
 from exporters.eventlog import EventLog
-from exporters.prometheus import Collector
 from exporters.series import Book
-from exporters.server import MetricsServer
 from tracer import capabilities, config, hostfs, sdnotify
 from tracer.control import EVERYBODY, Client, ControlServer, encode, notice
 from tracer.core import Core, Line, engine_options
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from exporters.server import MetricsServer
     from tracer.hostfs import InstancePaths
 
 log = logging.getLogger("tattle")
@@ -78,10 +78,9 @@ def run(options: RunOptions) -> int:
         signals = Signals()
         stack.callback(signals.close)
         paths = hostfs.instance_paths(options.instance, hostfs.bpffs_root())
-        server = None
+        listening = None
         if not _locked(paths):  # else the engine says who holds it, which says more than a taken port
-            server = MetricsServer(*config.address(settings.listen))
-            stack.callback(server.close)
+            listening = stack.enter_context(door.listen(*config.address(settings.listen)))
         engine = engine_options(
             options.instance,
             settings,
@@ -91,11 +90,11 @@ def run(options: RunOptions) -> int:
         core = Core(engine, paths.state, settings.policies())
         stack.callback(core.close)
         core.cut()
-        assert server is not None  # the engine was opened, hence the lock was free
+        assert listening is not None  # the engine was opened, hence the lock was free
         daemon = Daemon(options, settings, core, signals)
         stack.callback(daemon.close)
         capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
-        daemon.serve(server, paths.control)
+        daemon.serve(listening, paths.control)
         daemon.loop()
         sdnotify.notify("STOPPING=1", "STATUS=Detaching")
     return 0
@@ -152,6 +151,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._stop = False
         self._control: ControlServer | None = None
+        self._server: MetricsServer | None = None
         self._waker = select.epoll()
         accounts = core.accounts
         self._book = Book(
@@ -164,13 +164,18 @@ class Daemon:
     def _open_log(self, target: str | None) -> EventLog | None:
         return EventLog(target, self._core.accounts.count_lost, notice) if target else None
 
-    def serve(self, server: MetricsServer, control: Path) -> None:
+    def serve(self, listening: socket.socket, control: Path) -> None:
         """Begin to answer: metrics, the control socket, the service manager, the human."""
+        # Not before the hooks are attached: these take as long to import as the rest together
+        from exporters.prometheus import Collector  # noqa: PLC0415
+        from exporters.server import MetricsServer  # noqa: PLC0415
+
         core = self._core
         collector = Collector(
             core.accounts, self._book, core.accounts.decoder, core.engine.hooks, core.states
         )
-        server.start(collector, self.ill)
+        self._server = MetricsServer(listening)
+        self._server.start(collector, self.ill)
         self._control = ControlServer(control, self._selector, self._answer, core.accounts.count_lost)
         self._selector.register(self._signals.receiver, selectors.EVENT_READ, self._signalled)
         # Edge-triggered, in an epoll of its own: the ring is readable as long as anything is in it, but
@@ -312,6 +317,8 @@ class Daemon:
 
     def close(self) -> None:
         """Hang up, and write what waits for the log."""
+        if self._server is not None:
+            self._server.close()
         if self._control is not None:
             self._control.close()
         if self._log is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import HostError
 from tracer.targets import Finder, Target, TargetBook, parse
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("tattle")
 
 OBSERVE: Final = "observe"
+
+
+class TargetState(NamedTuple):
+    """A target as it is now; `mode` is observe until a policy says otherwise."""
+
+    target: str
+    mode: str
+    enforced: bool
+    processes: int
 
 
 class Targeting:

@@ -17,7 +17,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporters.prometheus import Collector, TargetState
+from exporters import door
+from exporters.prometheus import Collector
 from exporters.series import OTHER, PROCESSES_MAX, Book
 from exporters.server import MetricsServer
 from tracer.accounts import Accounts, alive
@@ -25,6 +26,7 @@ from tracer.clock import BootClock
 from tracer.decode import Decoder
 from tracer.errors import HostError
 from tracer.registry import Registry
+from tracer.targeting import TargetState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -316,7 +318,7 @@ def get(port: int, path: str, **headers: str) -> tuple[int, str, bytes]:
 def test_server_speaks_what_it_is_asked_for() -> None:
     """Text, OpenMetrics and gzip; health by what is wrong now; and nothing else."""
     wrong: list[str] = []
-    server = MetricsServer("127.0.0.1", 0)
+    server = MetricsServer(door.listen("127.0.0.1", 0))
     server.start(Collector(*collector_parts()), lambda: wrong)
     try:
         status, kind, body = get(server.port, "/metrics")
@@ -342,11 +344,11 @@ def collector_parts() -> tuple[Any, ...]:
 
 def test_a_port_in_use_says_which() -> None:
     """And how to choose another."""
-    first = MetricsServer("127.0.0.1", 0)
-    with pytest.raises(HostError, match=f"127.0.0.1:{first.port}") as error:
-        MetricsServer("127.0.0.1", first.port)
+    with door.listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(HostError, match=f"127.0.0.1:{port}") as error:
+            door.listen("127.0.0.1", port)
     assert "--listen" in error.value.hint
-    first.close()
 
 
 def test_scrapes_at_once_do_not_mix() -> None:
