@@ -33,13 +33,14 @@ run: ## install what is missing, build, start the daemon in the foreground (root
 	$(give-back)
 	@exec $(TATTLE) run $(ARGS)
 
-test: ## install what tests need; lint, unit and kernel tests (root)
+test: ## install what tests need; lint, unit, kernel and end-to-end tests (root)
 	$(needs-root)
 	@deploy/packages.sh test
 	@$(MAKE) dev bpf
 	$(give-back)
 	@$(MAKE) lint
-	@$(call pytest-no-skips,tests/unit tests/kernel)
+	@$(BIN)/python tests/world/install.py
+	@$(call pytest-no-skips,tests/unit tests/kernel tests/world)
 
 test-unit: dev bpf ## tests that need no root
 	@$(PYTEST) -q tests/unit $(ARGS)
