@@ -93,9 +93,9 @@ class Jail:
         return tattle(self.daemon.instance, "unblock", self.selector)
 
     def flows(self, *comms: str) -> list[dict[str, Any]]:
-        """Return the flows of these programs, inside and outside; not those of the rest of the host."""
-        free = f"cgroup:{self.lab.cgroup_path(self.outside)}"
-        found: list[dict[str, Any]] = self.daemon.ask("flows", self.selector, free)["flows"]
+        """Return the flows of these programs, in whichever of the lab's cgroups; not those of the host."""
+        asked = self.daemon.ask("flows", f"cgroup:/lab-{self.lab.token}")
+        found: list[dict[str, Any]] = asked["flows"]
         return [flow for flow in found if flow["comm"] in comms]
 
     def denials(self, *comms: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +11,10 @@ from jail import Jail
 from lab import CLIENT4, CLIENT6, MORE4, PEER4, PEER6, Lab
 from watched import Tattle, until
 from ways import WAYS
+
+from tracer.enforce import PolicyTables
+from tracer.engine import Engine
+from tracer.policy import Policy, compile_policy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,3 +175,51 @@ def test_a_watched_target_inside_is_blocked_too(lab: Lab, scratch: Path) -> None
         assert WAYS["s01-tcp"](lab, inner).said["errno"] is None
     finally:
         daemon.remove()
+
+
+RULES = (
+    *("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16:443", "10.1.2.0/24:443/tcp", "10.1.2.3", "127.0.0.0/8:53/udp"),
+    *(
+        "[::]/0:443",
+        "[2001:db8::]/32",
+        "[2001:db8:1::]/48:53",
+        "[fe80::]/10",
+        "[::1]",
+        "203.0.113.0/24:53/tcp",
+    ),
+    *("@loopback", "@lan", "@internet", "@dns"),
+)
+PEERS = [
+    (host, port)
+    for host in ("10.0.0.1", "10.1.2.3", "10.1.2.4", "127.0.0.1", "203.0.113.9", "192.0.2.1", "224.0.0.251")
+    for port in (53, 443, 8080)
+] + [(host, port) for host in ("2001:db8::1", "2001:db8:1::1", "::1", "2600::1") for port in (53, 443, 8080)]
+
+
+def test_the_kernel_judges_as_the_rules_say(lab: Lab, jail: Jail) -> None:
+    """For random policies each call is refused or not as the policy's tables say, which unit tests hold."""
+    dice = random.Random(20)  # noqa: S311 - the same policies each time
+    with Engine.attach_readonly(jail.daemon.instance) as engine:
+        tables, number = PolicyTables(engine.maps, engine.abi), number_of(engine, jail)
+        for _ in range(25):
+            allow, deny = (tuple(dice.sample(RULES, dice.randrange(6))) for _ in range(2))
+            policy = Policy(jail.selector, allow, deny, default_allow=dice.random() < 0.5)
+            table = compile_policy(policy)
+            tables.put(number, table)
+            _, said = lab.run("udp.py", op="survey", peers=PEERS, cgroup=jail.inside)
+            expected = [
+                table.judge(packed(host), port, proto).denied for host, port in PEERS for proto in (17, 6)
+            ]
+            assert said["refused"] == expected, policy
+    jail.block()
+
+
+def number_of(engine: Engine, jail: Jail) -> int:
+    """Return the number that the kernel knows the jail by."""
+    return engine.maps.target_paths()[jail.lab.cgroup_path(jail.inside).encode()]
+
+
+def packed(host: str) -> bytes:
+    """Return 16 bytes, IPv4 mapped."""
+    address = ipaddress.ip_address(host)
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed

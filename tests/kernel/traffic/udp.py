@@ -1,5 +1,6 @@
 """UDP as programs do it: unconnected, connected, re-connected, mapped, to groups, large, silent."""
 
+import errno
 import socket
 from typing import Any
 
@@ -126,6 +127,25 @@ def routed(outcome: Outcome, a: dict[str, Any]) -> None:
             outcome.sent += outcome.call(sock.sendmsg, [bytes(100)], message, 0, peer) or 0
 
 
+def survey(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Try each peer by a datagram and by a TCP connect that does not wait; tell which calls were refused."""
+    refused = []
+    for host, port in a["peers"]:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            with socket.socket(family_of(host), kind) as sock:
+                sock.setblocking(False)  # noqa: FBT003
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                try:
+                    if kind == socket.SOCK_DGRAM:
+                        sock.sendto(b"x", (host, port))
+                    else:
+                        sock.connect((host, port))
+                    refused.append(False)
+                except OSError as error:
+                    refused.append(error.errno == errno.EPERM)
+    outcome.extra["refused"] = refused
+
+
 def answer(outcome: Outcome, a: dict[str, Any]) -> None:
     """Serve: answer each of `times` datagrams from one unconnected socket, twice as long."""
     with _socket(a) as sock:
@@ -167,6 +187,7 @@ if __name__ == "__main__":
             "group": group,
             "options": options,
             "routed": routed,
+            "survey": survey,
             "answer": answer,
             "spread": spread,
             "held": held,

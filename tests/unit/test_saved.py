@@ -1,0 +1,93 @@
+"""Policies that are kept: read as they were written, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer import saved
+from tracer.enforce import heirs
+from tracer.errors import HostError
+from tracer.policy import Mode, Policy
+from tracer.saved import PolicyFile, Saved, Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ONE = Saved(
+    Policy("ollama", ("10.0.0.0/8",), ("@dns",), default_allow=True, mode=Mode.AUDIT, strict=True),
+    Source.CONFIG,
+    ("/system.slice/ollama.service", "/b\udcffad"),
+)
+OTHER = Saved(Policy("cgroup:/x"), Source.COMMAND, ("/x",))
+
+
+def keep(file: PolicyFile, *policies: Saved) -> None:
+    """Write these policies."""
+    with file.replaced({one.policy.target: one for one in policies}):
+        pass
+
+
+def test_what_is_kept_comes_back(tmp_path: Path) -> None:
+    """Every field, also paths that are no UTF-8; the file is its owner's only."""
+    file = PolicyFile(tmp_path / "deep" / "policies.json")
+    assert file.load() == {}
+    keep(file, ONE, OTHER)
+    assert file.load() == {"ollama": ONE, "cgroup:/x": OTHER}
+    assert file.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_failure_inside_keeps_the_old_ones(tmp_path: Path) -> None:
+    """What could not be put in force is not kept either, and leaves nothing lying about."""
+    file = PolicyFile(tmp_path / "policies.json")
+    keep(file, ONE)
+    with pytest.raises(ZeroDivisionError), file.replaced({"cgroup:/x": OTHER}):
+        raise ZeroDivisionError
+    assert file.load() == {"ollama": ONE}
+    assert list(tmp_path.iterdir()) == [file.path]
+
+
+def test_a_full_disk_is_told_before_anything_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block does not run when the file could not be written."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(saved, "write_whole", full)
+    file, ran = PolicyFile(tmp_path / "policies.json"), False
+    with pytest.raises(HostError, match="No space left"), file.replaced({}):
+        ran = True
+    assert not ran
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"[{", b"{}", b"[1]", b'[{"target": "x"}]', b"\xff", b'[{"more": 1}]']
+)
+def test_a_damaged_file_is_named(damage: bytes, tmp_path: Path) -> None:
+    """It is never taken for an empty one: that would unblock."""
+    file = PolicyFile(tmp_path / "policies.json")
+    file.path.write_bytes(damage)
+    with pytest.raises(HostError, match=r"policies\.json is damaged"):
+        file.load()
+
+
+def test_what_lies_inside_is_an_heir() -> None:
+    """A target without a policy has that of the nearest one above that has one; others have none."""
+    paths = {b"/a": 1, b"/a/b": 2, b"/a/b/c": 3, b"/ab": 4, b"/d/e": 5, b"/d": 6}
+    assert heirs(paths, {1}) == {2: 1, 3: 1}
+    assert heirs(paths, {1, 2}) == {3: 2}
+    assert heirs(paths, {6}) == {5: 6}
+    assert heirs(paths, set()) == {}
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=5), st.integers(1, 5))
+def test_an_heir_is_below_its_owner(parts: list[str], at: int) -> None:
+    """Whatever the tree looks like, and never by half a name."""
+    path = "".join(f"/{part}" for part in parts).encode()
+    above = "".join(f"/{part}" for part in parts[:at]).encode()
+    found = heirs({path: 1, above: 2} if path != above else {path: 1}, {2})
+    assert found == ({1: 2} if above and path != above else {})
