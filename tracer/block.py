@@ -15,7 +15,7 @@ from tracer.engine import Engine
 from tracer.errors import AbiError, DaemonAbsent, HostError, InstanceBusy, TattleError
 from tracer.names import escape
 from tracer.policy import Mode, compile_policy
-from tracer.saved import PolicyFile
+from tracer.saved import PolicyFile, Source
 from tracer.targets import Finder, TargetBook, parse
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tracer.blocking import Blocked
     from tracer.hostfs import InstancePaths
     from tracer.policy import Policy
+    from tracer.saved import Saved
 
 log = logging.getLogger("tattle")
 _BOOK: Final = "targets.json"
@@ -48,16 +49,18 @@ def unblock(instance: str, text: str) -> int:
     try:
         engine = Engine.attach_readonly(instance)
     except DaemonAbsent:
-        name = _forget(paths, text)
+        gone = _forget(paths, text)
     else:
         with engine:
-            name = _lift(engine, text)
+            gone = _lift(engine, text)
     _tell_daemon(instance)
-    sys.stdout.write(f"{escape(name)} is not blocked any more\n")
+    sys.stdout.write(f"{escape(gone.policy.target)} is not blocked any more\n")
+    if gone.source is Source.CONFIG:
+        sys.stdout.write("  the configuration blocks it: it will be again, until its [[policy]] is gone there\n")
     return 0
 
 
-def _lift(engine: Engine, text: str) -> str:
+def _lift(engine: Engine, text: str) -> Saved:
     if missing := sorted({*MAPS} - engine.pinned()):
         raise HostError(f"nothing can be unblocked: the pin of {missing[0]} is gone", "restart tattle first")
     enforcement = _enforcement(engine)
@@ -65,17 +68,16 @@ def _lift(engine: Engine, text: str) -> str:
         gone = enforcement.unblock(text, watched=not alone)
         if alone and not engine.maps.enforcing():
             engine.unpin()
-    return gone.policy.target
+    return gone
 
 
-def _forget(paths: InstancePaths, text: str) -> str:
+def _forget(paths: InstancePaths, text: str) -> Saved:
     """Take a policy out of the file, where nothing of it is in the kernel."""
     file = PolicyFile(paths.state / POLICIES)
     policies = file.load()
-    name = find_policy(text, policies)
-    del policies[name]
+    gone = policies.pop(find_policy(text, policies))
     with file.replaced(policies):
-        return name
+        return gone
 
 
 @contextlib.contextmanager
