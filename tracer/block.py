@@ -56,7 +56,7 @@ def unblock(instance: str, text: str) -> int:
     _tell_daemon(instance)
     sys.stdout.write(f"{escape(gone.policy.target)} is not blocked any more\n")
     if gone.source is Source.CONFIG:
-        sys.stdout.write("  the configuration blocks it: it will be again, until its [[policy]] is gone there\n")
+        sys.stdout.write("  the configuration blocks it: it will be again, until [[policy]] is gone there\n")
     return 0
 
 
