@@ -114,17 +114,28 @@ def options(outcome: Outcome, a: dict[str, Any]) -> None:
             outcome.sent += outcome.call(sock.sendto, bytes(100), (a["host"], a["port"])) or 0
 
 
+def _route(host: str) -> tuple[int, int, int, bytes]:
+    """Give level, socket option, control message and bytes of a source route by `host`."""
+    if ":" not in host:  # loose source route, RFC 791 3.1
+        route = b"\x83\7\4" + socket.inet_aton(host) + b"\1"
+        return socket.IPPROTO_IP, socket.IP_OPTIONS, socket.IP_RETOPTS, route
+    # segment routing header, RFC 8754 2: 4 units of 8 bytes, one segment left, of two
+    route = bytes([0, 4, 4, 1, 1, 0, 0, 0]) + bytes(16) + socket.inet_pton(socket.AF_INET6, host)
+    return socket.IPPROTO_IPV6, socket.IPV6_RTHDR, socket.IPV6_RTHDR, route
+
+
 def routed(outcome: Outcome, a: dict[str, Any]) -> None:
-    """Name one address and have the packet go to another: a loose source route, RFC 791 3.1."""
-    route = b"\x83\7\4" + socket.inet_aton(a["host"]) + b"\1"
-    peer = (a["claimed"], a["port"])
-    message = [(socket.IPPROTO_IP, socket.IP_RETOPTS, route)]
+    """Name one address and have the packet go to another."""
+    level, option, kind, route = _route(a["host"])
+    message = [(level, kind, route)]
     with _socket(a) as sock:
         if a.get("by") != "message":
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, route)
+            sock.setsockopt(level, option, route)
             message = []
         for _ in range(a["count"]):
-            outcome.sent += outcome.call(sock.sendmsg, [bytes(100)], message, 0, peer) or 0
+            outcome.sent += (
+                outcome.call(sock.sendmsg, [bytes(100)], message, 0, (a["claimed"], a["port"])) or 0
+            )
 
 
 def survey(outcome: Outcome, a: dict[str, Any]) -> None:
