@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 IDENTITY = ("pid", "ppid", "comm", "parent_comm", "exe", "uid", "cgroup", "unit", "container", "target")
 
 
+@pytest.fixture(autouse=True)
+def _read_from_here(plain: Tattle) -> None:
+    """Look at the log only from the test's beginning on."""
+    plain.mark()
+
+
 @pytest.mark.parametrize("parent", ["docker", "system.slice"])
 def test_a_container_is_named(lab: Lab, plain: Tattle, parent: str) -> None:
     """Both of Docker's cgroup drivers: the container's short id, and the cgroup it came from."""
@@ -112,7 +118,7 @@ def test_hostile_names_harm_no_log(lab: Lab, plain: Tattle, scratch: Path) -> No
     program, _ = lab.run("rename.c", PEER4, str(lab.peer.serve()), "1000", name=name)
     shown = rf"\x1b]0;x\x07\x0d{lab.token}"
     until(lambda: [] if plain.events(shown) else ["no event"])
-    log = plain.log.read_bytes()
+    log = plain.text()
     log.decode("utf-8", errors="strict")
     assert re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", log) is None
     assert {event["comm"] for event in plain.events(shown)} == {shown}
