@@ -479,7 +479,10 @@ int main(int argc, char **argv)
 	parse(argc, argv);
 	kind = find_kind();
 	move_into(options.cgroup);
-	setpriority(PRIO_PROCESS, 0, -20);
+	if (options.count) /* the daemon is what is measured: leave it its share */
+		options.cpu = -1;
+	else
+		setpriority(PRIO_PROCESS, 0, -20);
 	pin(options.cpu);
 	pthread_barrier_init(&server_is_up, NULL, 2);
 	if (pthread_create(&server, NULL, run_server, (void *)kind))
