@@ -130,7 +130,11 @@ class Accounts:
         """Settle idle flows and forget dead processes where a map passes 80 %; returns flows settled."""
         sizes = {size.map: size for size in self.maps.sizes()}
         full = {name: size.entries / size.max_entries for name, size in sizes.items()}
-        settled = self._settle(int(sizes["flows"].max_entries * LOW)) if full["flows"] > HIGH else 0
+        settled = 0
+        if full["flows"] > HIGH:
+            settled = self._settle(int(sizes["flows"].max_entries * LOW))
+        elif self.maps.ported() > HIGH:
+            settled = self._settle(int(sizes["flows"].entries * LOW))
         if full["processes"] > HIGH:
             self._forget_dead()
         if full["handshakes"] > HANDSHAKES_HIGH:

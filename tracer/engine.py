@@ -341,7 +341,7 @@ class Engine:
         self.maps.settings = self.maps.settings._replace(
             loopback=int(options.loopback),
             wake_bytes=options.ring_bytes // 4,
-            ported_max=options.flows_max // 4,
+            ported_max=options.flows_max // 2,
         )
 
     def _fill_cgroups(self) -> None:

@@ -142,6 +142,15 @@ class Maps:
         key = struct.pack(self._abi.flow_key.format, *row[: len(KEY_FIELDS)])
         return bytes(_ports_to_host(self._abi, key))
 
+    def ported(self) -> float:
+        """Return how full the share of accepted flows with a port of their own is, 0 to 1 (`enum usage`)."""
+        index = self._abi.enums["usage"]
+        made, gone = (
+            struct.unpack("<Q", self._at("usage", index[name]))[0]
+            for name in ("USAGE_PORTED_MADE", "USAGE_PORTED_GONE")
+        )
+        return (made - gone) / max(self.settings.ported_max, 1)
+
     def _count_gone(self, count: int) -> None:
         """Make room for as many accepted flows that keep the port of their peer (`enum usage`)."""
         index = self._abi.enums["usage"]["USAGE_PORTED_GONE"]

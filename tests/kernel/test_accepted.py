@@ -8,7 +8,7 @@ import time
 from tracer.engine import Engine, EngineOptions
 
 PORTED = 16
-OPTIONS = EngineOptions(instance="accepted", pin=False, flows_max=4 * PORTED, loopback=True)
+OPTIONS = EngineOptions(instance="accepted", pin=False, flows_max=2 * PORTED, loopback=True)
 
 
 def test_clients_beyond_the_bound_share_one_row_and_no_byte_is_lost() -> None:
@@ -16,7 +16,7 @@ def test_clients_beyond_the_bound_share_one_row_and_no_byte_is_lost() -> None:
     clients = 3 * PORTED
     with (
         Engine.open(
-            EngineOptions(instance="accepted", pin=False, flows_max=4 * PORTED, loopback=True)
+            EngineOptions(instance="accepted", pin=False, flows_max=2 * PORTED, loopback=True)
         ) as engine,
         socket.create_server(("127.0.0.77", 0)) as server,
     ):

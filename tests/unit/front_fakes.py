@@ -67,6 +67,7 @@ class FakeMaps:
         self.groups = {row.id: row for row in cgroups}
         self.paths: dict[bytes, int] = {}
         self.knocks: list[FlowRow] = []
+        self.share_ported = 0.0
         self.flows_max = flows_max
         self.lost = {"ring_full": 0, "flows_full": 0}
 
@@ -85,6 +86,9 @@ class FakeMaps:
         before = len(self.rows)
         self.rows = [row for row in self.rows if row[:5] not in keys]
         return before - len(self.rows)
+
+    def ported(self) -> float:
+        return self.share_ported
 
     def take_handshakes(self, before_ns: int) -> list[FlowRow]:
         taken = [row for row in self.knocks if row.first_ns < before_ns]

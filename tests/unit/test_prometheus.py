@@ -294,6 +294,15 @@ def test_what_found_no_room_is_a_row_of_the_flows_too() -> None:
     assert head["totals"]["unknown"]["bytes_out"] == 99
 
 
+def test_idle_clients_make_room_for_new_ones() -> None:
+    """Accepted flows have a share of the table; when it is nearly full, idle ones are settled."""
+    maps = FakeMaps([flow(direction=1, remote_port=port) for port in range(1, 11)], flows_max=1000)
+    book = accounts(maps)
+    assert book.tidy() == 0
+    maps.share_ported = 0.9
+    assert book.tidy() == 4
+
+
 def test_old_knocks_leave_the_table_and_no_sum() -> None:
     """A flood of SYNs that nobody accepted is settled by address, so that real clients find room."""
     maps = FakeMaps()
