@@ -149,7 +149,7 @@ class Maps:
             struct.unpack("<Q", self._at("usage", index[name]))[0]
             for name in ("USAGE_PORTED_MADE", "USAGE_PORTED_GONE")
         )
-        return (made - gone) / max(self.settings.ported_max, 1)
+        return float((made - gone) / max(self.settings.ported_max, 1))
 
     def _count_gone(self, count: int) -> None:
         """Make room for as many accepted flows that keep the port of their peer (`enum usage`)."""
