@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,7 +30,7 @@ def lab(scratch: Path) -> Iterator[Lab]:
     """Set the lab up; it is taken down whatever happens."""
     if os.geteuid():
         pytest.fail("kernel tests need root")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that finalizers run
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated"))  # so that finalizers run
     sweep()
     made = Lab(scratch)
     try:
