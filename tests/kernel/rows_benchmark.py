@@ -126,17 +126,18 @@ def s11(lab: Lab) -> Expectation:
 @row("s12-af-packet")
 def s12(lab: Lab) -> Expectation:
     """No cgroup hook sees hand-made frames: nothing is reported, and nothing is made up."""
+    port = lab.port()
     program, result = lab.run(
         "raw.py",
         op="frames",
         host=PEER4,
         sender="198.51.100.77",
-        port=4242,
+        port=port,
         device="wire",
         mac=lab.peer_mac(),
         count=20,
     )
-    if lab.wire("udp", PEER4, 4242).packets_out != 20 or result["errno"]:
+    if lab.wire("udp", PEER4, port).packets_out != 20 or result["errno"]:
         raise AssertionError("the frames did not arrive")
     return expect(silent=(program.name,))
 
