@@ -37,7 +37,7 @@ log = logging.getLogger("tattle")
 
 DRAIN_S: Final = 0.05  # with a log or a watcher: events come at most so late
 IDLE_S: Final = 0.5  # with neither: only to be there when the kernel's wake-up got lost
-TIDY_S: Final = 10.0
+TIDY_S: Final = 30.0
 _FIXED: Final = ("listen", "limits", "engine", "program_stats")  # need a restart
 
 
