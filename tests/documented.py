@@ -47,8 +47,13 @@ def arguments(words: tuple[str, ...]) -> list[str]:
 
 
 def quote(readme: str, mark: str, results: str) -> str:
-    """Replace what stands between the two comments of `mark` by the tables in `results`, headings as text."""
-    lines = [re.sub(r"^#+ (.*)", r"**\1**", line) for line in results.splitlines()[1:]]
+    """Replace what stands between the two comments of `mark` by the tables in `results`.
+
+    Headings become text, and links lead from here.
+    """
+    here = Path(RESULTS[mark]).parent
+    text = re.sub(r"\]\((?![a-z]+:|/|#)", f"]({here}/", results)
+    lines = [re.sub(r"^#+ (.*)", r"**\1**", line) for line in text.splitlines()[1:]]
     body = "\n".join(lines).strip()
     pattern = rf"<!-- {mark} -->.*?<!-- /{mark} -->"
     whole = f"<!-- {mark} -->\n\n{body}\n\n<!-- /{mark} -->"
