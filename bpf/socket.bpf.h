@@ -66,6 +66,8 @@ static __always_inline void reset(struct socket_state *state)
 	end_peer(state);
 	state->flags = 0;
 	state->generation = 0;
+	state->asked_target = 0; /* what was allowed once (SOCKET_ASK_AGAIN) is not remembered as allowed */
+	state->asked_generation = 0;
 }
 
 static __always_inline void forget_peer(struct socket_state *state)
