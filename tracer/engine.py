@@ -149,9 +149,7 @@ class Engine:
         the maps is in force from the first call and packet on, and before a predecessor is let go.
         """
         capabilities.require_loading()
-        # 5.10 charges BPF memory to this limit (changed in 5.11): 8 MiB would not do.
-        with contextlib.suppress(ValueError):  # without CAP_SYS_RESOURCE: loading says whether it matters
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        _raise_memory_limit()
         root = hostfs.cgroup2_root()
         paths = hostfs.instance_paths(options.instance, hostfs.bpffs_root())
         elf = _read_object(options.object_path or OBJECT)

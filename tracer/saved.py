@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +113,3 @@ def _records(policies: Mapping[str, Saved]) -> list[Any]:
         }
         for _, one in sorted(policies.items())
     ]
-
-
-def with_cgroups(saved: Saved, cgroups: tuple[str, ...]) -> Saved:
-    """Give the same policy, found elsewhere."""
-    return replace(saved, cgroups=cgroups)
