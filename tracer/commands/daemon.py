@@ -1,0 +1,65 @@
+"""`tattle run`."""
+
+# ruff: noqa: PLC0415 - a command imports what it needs, so that the daemon stays small
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from tracer.commands.base import Command
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="default: /etc/tattle/tattle.toml, if there is one"
+    )
+    parser.add_argument("--listen", metavar="HOST:PORT", help="of the metrics; default: 127.0.0.1:9753")
+    parser.add_argument(
+        "--target", action="append", default=[], metavar="TARGET", help="what to name; may be repeated"
+    )
+    parser.add_argument(
+        "--log-file", metavar="FILE", help="events, one JSON object a line; - is standard output"
+    )
+    parser.add_argument(
+        "--loopback", action="store_true", help="count loopback of all processes, not of targets only"
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="HOOK",
+        help="go on without this hook if it is refused",
+    )
+    parser.add_argument("--object", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from tracer.daemon import RunOptions, run
+
+    options = RunOptions(
+        instance=arguments.instance,
+        config_file=arguments.config,
+        listen=arguments.listen,
+        log_file=arguments.log_file,
+        targets=tuple(arguments.target),
+        loopback=arguments.loopback,
+        allow_missing=frozenset(arguments.allow_missing),
+        object_path=arguments.object,
+    )
+    return run(options)
+
+
+COMMANDS: Final = (
+    Command(
+        "run",
+        "the daemon: watch this host, export metrics, write the event log",
+        "Load the programs, attach them, and stay in the foreground until SIGINT or SIGTERM; then nothing is "
+        "left attached, unless a target is blocked. SIGHUP reads the configuration again. Speaks to systemd "
+        "(Type=notify).",
+        "  sudo tattle run\n  sudo tattle run --target ollama --log-file /var/log/tattle/events.jsonl",
+        _add_run,
+        _run,
+    ),
+)
