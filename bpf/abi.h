@@ -25,6 +25,8 @@ enum limits {
 	DENY_REPORT_MS = 1000, /* denials of one flow are reported so often, with their number */
 	FLUSH_SLOTS = 256,     /* slots that one run of `flush` folds */
 	CGROUP_PATH_LEN = 256,
+	SAMPLE_SHORT = 512, /* bytes of a packet that a sample of either size has room for */
+	SAMPLE_LONG = 2048,
 };
 
 enum event_kind {
@@ -45,6 +47,25 @@ enum verdict {
 	VERDICT_ALLOWED = 0,
 	VERDICT_DENIED = 1,
 	VERDICT_WOULD_DENY = 2,
+};
+
+/* What a runtime was doing when a byte left: its own API says so (see talk.bpf.h). */
+enum phase {
+	PHASE_UNKNOWN = 0, /* no runtime, or none whose API is known */
+	PHASE_STARTUP,	   /* from its start to its first listening socket, and a grace */
+	PHASE_IDLE,
+	PHASE_INFERENCE,
+	PHASE_PULL,
+	PHASE_ACCOUNT,
+	PHASES,
+};
+
+/* Packets of which a part is copied to user space, see struct sample. */
+enum sample_kind {
+	SAMPLE_DNS = 1,	    /* to or from port 53: the payload; of TCP with its two bytes of length */
+	SAMPLE_HELLO,	    /* what a client says first: TLS, HTTP, QUIC */
+	SAMPLE_REQUEST,	    /* an API request begins: its request line, nothing of its body */
+	SAMPLE_REQUEST_END, /* it is over; no data */
 };
 
 /* What a target's policy does. */
@@ -153,7 +174,8 @@ struct flow_key {
 	__be16 remote_port; /* 0: the protocol has none */
 	__u8 proto;	    /* IANA protocol number */
 	__u8 direction;
-	__u32 reserved;
+	__u8 phase; /* enum phase */
+	__u8 reserved[3];
 };
 
 /* Value of `flows`. Bytes are bytes of IP packets, headers included. */
@@ -335,8 +357,32 @@ struct event {
 	__u8 proto;
 	__u8 direction;
 	__u8 verdict;
-	__u16 flags; /* enum flow_flags */
+	__u8 flags; /* enum flow_flags */
+	__u8 phase; /* enum phase */
 	__u16 rule;
+};
+
+/*
+ * What the ring `samples` carries: a header, then `length` bytes of the packet's payload. A record has
+ * room for SAMPLE_SHORT or SAMPLE_LONG of them.
+ */
+struct sample {
+	__u64 time_ns;	   /* CLOCK_BOOTTIME */
+	__u64 process;	   /* key of `processes` */
+	__u64 socket;	   /* cookie */
+	__u64 duration_ns; /* of a request that is over */
+	__u8 remote[ADDRESS_LEN]; /* as the program asked for it, before any NAT */
+	__be16 remote_port;
+	__be16 local_port; /* 0: not known */
+	__u32 sequence;	   /* of the first payload byte: TCP's own number; 0 for others */
+	__u32 payload;	   /* bytes of payload that the packet had */
+	__u16 length;	   /* bytes of it that follow here */
+	__u8 kind;	   /* enum sample_kind */
+	__u8 proto;
+	__u8 direction; /* of the flow */
+	__u8 outgoing;	/* 1: the packet left, 0: it came */
+	__u8 phase;
+	__u8 reserved[5];
 };
 
 #define ABI_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " has changed its size")
@@ -355,5 +401,6 @@ ABI_SIZE(struct handshake_key, 32);
 ABI_SIZE(struct handshake, 48);
 ABI_SIZE(struct descriptor, 24);
 ABI_SIZE(struct event, 112);
+ABI_SIZE(struct sample, 72);
 
 #endif /* TATTLE_ABI_H */

@@ -25,6 +25,7 @@ static __always_inline struct event *event_new(enum event_kind kind, const struc
 	event->remote_port = flow->remote_port;
 	event->proto = flow->proto;
 	event->direction = flow->direction;
+	event->phase = flow->phase;
 	event->result = RESULT_UNKNOWN;
 	return event;
 }

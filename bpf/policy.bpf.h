@@ -201,7 +201,8 @@ static __always_inline void flow_key_of(struct flow_key *key, __u64 process, con
 	key->remote_port = peer->port;
 	key->proto = peer->proto;
 	key->direction = DIRECTION_OUT;
-	key->reserved = 0;
+	key->phase = PHASE_UNKNOWN;
+	__builtin_memset(key->reserved, 0, sizeof(key->reserved));
 }
 
 /* Has this peer sent a datagram to this socket of late? */

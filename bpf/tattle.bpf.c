@@ -32,6 +32,9 @@ const enum cgroup_flags *_cgroup_flags __attribute__((used));
 const enum process_flags *_process_flags __attribute__((used));
 const enum policy_mode *_policy_mode __attribute__((used));
 const enum scope_bit *_scope_bit __attribute__((used));
+const enum phase *_phase __attribute__((used));
+const enum sample_kind *_sample_kind __attribute__((used));
+const struct sample *_sample __attribute__((used));
 
 static __always_inline void user_ipv4(struct bpf_sock_addr *ctx, union address *remote)
 {

@@ -13,7 +13,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from exporters.series import Labels, Series, overflow
 from tracer import __version__
-from tracer.decode import PHASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -85,7 +84,7 @@ class Collector:
     def _families(self) -> Iterator[Metric]:
         series = self._book.fold(self._source.rows(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         series += overflow(self._source.overflow(), self._decoder)
-        yield from flow_families(series, pid=self._book.pid)
+        yield from flow_families(series, self._decoder.phase, pid=self._book.pid)
         yield from target_families(self._targets())
         losses = self._source.losses()
         yield from map_families(self._source.sizes(), losses)
@@ -114,7 +113,7 @@ def _counter(name: str, text: str, labels: list[str], values: dict[str, int]) ->
     return family
 
 
-def flow_families(series: Sequence[Series], *, pid: bool) -> Iterator[Metric]:
+def flow_families(series: Sequence[Series], phase: Callable[[int], str], *, pid: bool) -> Iterator[Metric]:
     """Yield the families of traffic: attempts, established, bytes, packets, denied packets."""
     extra = ("pid",) if pid else ()
     attempts = _family(
@@ -138,13 +137,15 @@ def flow_families(series: Sequence[Series], *, pid: bool) -> Iterator[Metric]:
     ]
     dropped = _family("denied_packets", "Packets that were dropped by a policy.", (*_WHO, *extra))
     for one in series:
-        _, made, denied, would_deny, denied_packets, *moved = one.now
+        _, made, denied, would_deny, denied_packets = one.now
         for verdict, value in (("allowed", one.allowed), ("denied", denied), ("would-deny", would_deny)):
             if value or verdict == "allowed":
                 attempts.add_metric(_labels(one.labels, verdict, pid=pid), value)
         established.add_metric(_labels(one.labels, "allowed", pid=pid), made)
-        for family, value in zip(traffic, moved, strict=True):
-            family.add_metric(_labels(one.labels, PHASE, pid=pid), value)
+        for number, moved in one.traffic.items():
+            labels = _labels(one.labels, phase(number), pid=pid)
+            for family, value in zip(traffic, moved, strict=True):
+                family.add_metric(labels, value)
         if denied_packets:
             dropped.add_metric([*one.labels[:5], *_labels(one.labels, "", pid=pid)[7:]], denied_packets)
     yield from (attempts, established, *traffic, dropped)

@@ -30,7 +30,8 @@ SERIES_MAX: Final = 10_000  # beyond it, flows fold by target, scope, protocol a
 IDLE_NS: Final = 24 * 3600 * 1_000_000_000
 LABEL_MAX: Final = 128  # characters
 
-_SUMS: Final = 9  # attempts to packets_in: the counters of a flow, in their order
+_CALLS: Final = 5  # attempts to denied_packets: the counters of calls, in their order
+_TRAFFIC: Final = 4  # bytes_out to packets_in
 Sums = list[int]
 FlowKey = tuple[int, bytes, int, int, int]
 
@@ -48,21 +49,39 @@ class Labels(NamedTuple):
 
 
 class Series:
-    """Counters under one set of labels: `settled` ones of flows that are gone, and those `now`."""
+    """Counters under one set of labels: `settled` ones of flows that are gone, and those `now`.
 
-    __slots__ = ("allowed", "labels", "last_ns", "now", "settled", "used")
+    Calls are five counters; traffic four for each phase that had any.
+    """
+
+    __slots__ = ("allowed", "labels", "last_ns", "now", "settled", "settled_traffic", "traffic", "used")
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
-        self.settled: Sums = [0] * _SUMS
-        self.now: Sums = [0] * _SUMS
+        self.settled: Sums = [0] * _CALLS
+        self.settled_traffic: dict[int, Sums] = {}
+        self.now: Sums = [0] * _CALLS
+        self.traffic: dict[int, Sums] = {}
         self.last_ns = 0
         self.allowed = 0
         self.used = False
 
+    def begin(self) -> None:
+        """Start a new sum from what is settled."""
+        self.now = self.settled.copy()
+        self.traffic = {phase: sums.copy() for phase, sums in self.settled_traffic.items()}
+        self.used = False
+
+    def settle(self, row: FlowRow) -> None:
+        """Add the counts of a flow for good."""
+        self.settled = [a + b for a, b in zip(self.settled, row[6:11], strict=True)]
+        before = self.settled_traffic.get(row.phase) or [0] * _TRAFFIC
+        self.settled_traffic[row.phase] = [a + b for a, b in zip(before, row[11:15], strict=True)]
+        self.last_ns = max(self.last_ns, row.last_ns)
+
     def finish(self) -> None:
         """Work out the allowed attempts; a denial counted a moment after its attempt takes none back."""
-        attempts, _, denied, would_deny, *_ = self.now
+        attempts, _, denied, would_deny, _ = self.now
         self.allowed = max(self.allowed, attempts - denied - would_deny)
 
 
@@ -87,17 +106,15 @@ class Book:
         via = row.flags & self._decoder.via_loopback
         key = (row.process, row.remote, row.proto, row.direction, via)
         series = self._given.get(key) or self._give(key)
-        series.settled = [a + b for a, b in zip(series.settled, row[5:14], strict=True)]
-        series.last_ns = max(series.last_ns, row.last_ns)
+        series.settle(row)
         self._left = True
 
     def fold(self, rows: Sequence[FlowRow], now_ns: int) -> list[Series]:
         """Sum the table's flows up; returns the series to export. `now_ns` is CLOCK_BOOTTIME."""
         for series in self._series.values():
-            series.now = series.settled.copy()
-            series.used = False
+            series.begin()
         given, via = self._given, self._decoder.via_loopback
-        for process, remote, _, proto, direction, a, b, c, d, e, f, g, h, i, _, last, flags in rows:
+        for process, remote, _, proto, direction, phase, a, b, c, d, e, f, g, h, i, _, last, flags in rows:
             key = (process, remote, proto, direction, flags & via)
             series = given.get(key) or self._give(key)
             now = series.now
@@ -106,10 +123,13 @@ class Book:
             now[2] += c
             now[3] += d
             now[4] += e
-            now[5] += f
-            now[6] += g
-            now[7] += h
-            now[8] += i
+            moved = series.traffic.get(phase)
+            if moved is None:
+                moved = series.traffic[phase] = [0] * _TRAFFIC
+            moved[0] += f
+            moved[1] += g
+            moved[2] += h
+            moved[3] += i
             if last > series.last_ns:  # noqa: PLR1730 - a call to max() for each flow costs a tenth of a scrape
                 series.last_ns = last
             series.used = True
@@ -175,8 +195,8 @@ def overflow(rows: Iterable[FlowRow], decoder: Decoder) -> list[Series]:
     for row in rows:
         labels = Labels("", "unknown", OTHER, Scope.UNKNOWN, OTHER, decoder.direction(row.direction))
         series = Series(labels)
-        series.now = list(row[5:14])
+        series.now, series.traffic = list(row[6:11]), {row.phase: list(row[11:15])}
         series.finish()
-        if any(series.now):
+        if any(row[6:15]):
             found.append(series)
     return found

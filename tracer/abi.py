@@ -41,6 +41,7 @@ class EventTuple(NamedTuple):
     direction: int
     verdict: int
     flags: int
+    phase: int
     rule: int
 
 
@@ -52,6 +53,7 @@ class FlowRow(NamedTuple):
     remote_port: int
     proto: int
     direction: int
+    phase: int
     attempts: int
     established: int
     denied: int
@@ -93,8 +95,8 @@ class CgroupRow(NamedTuple):
     path: bytes
 
 
-KEY_FIELDS: Final = FlowRow._fields[:5]
-FLOW_FIELDS: Final = FlowRow._fields[5:]
+KEY_FIELDS: Final = FlowRow._fields[:6]
+FLOW_FIELDS: Final = FlowRow._fields[6:]
 _KEY_OF_PROCESS = ("start_ns", "cgroup", "tgid", "exec_id", "uid", "target", "comm")
 PROCESS_FIELDS: Final = (*(f"key.{name}" for name in _KEY_OF_PROCESS), *ProcessRow._fields[8:])
 _ENUMS = (
@@ -102,6 +104,7 @@ _ENUMS = (
     "event_kind",
     "direction",
     "verdict",
+    "phase",
     "loss_reason",
     "flow_flags",
     "socket_mode",

@@ -72,7 +72,7 @@ class Accounts:
     def _unplaced(self) -> Iterator[SettledRow]:
         for row in self.overflow():
             if row.packets_out or row.packets_in or row.attempts:
-                yield Settled(NOBODY, None, Scope.UNKNOWN, None, row.direction), row
+                yield Settled(NOBODY, None, Scope.UNKNOWN, None, row.direction, row.phase), row
 
     def sizes(self) -> list[MapSize]:
         """Give how full the kernel's maps are."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-PHASE: Final = "unknown"
+PHASE: Final = "unknown"  # of what no runtime's API tells
 
 # IANA protocol numbers, keywords in lower case
 PROTOCOLS: Final = {
@@ -91,12 +91,17 @@ class Decoder:
         self._kinds = _words(enums["event_kind"], "EVENT_")
         self._directions = _words(enums["direction"], "DIRECTION_")
         self._verdicts = _words(enums["verdict"], "VERDICT_")
+        self._phases = _words(enums["phase"], "PHASE_")
         self._unknown = enums["result"]["RESULT_UNKNOWN"]
         self.via_loopback = enums["flow_flags"]["FLOW_VIA_LOOPBACK"]
 
     def direction(self, number: int) -> str:
         """Name a direction."""
         return self._directions[number]
+
+    def phase(self, number: int) -> str:
+        """Name a phase."""
+        return self._phases[number]
 
     def event(self, row: EventTuple, who: ProcessInfo | None, boot_ns: int, rule: str | None = None) -> Json:
         """Give one event by contract; `boot_ns` is the wall clock's time when the boot clock read zero."""
@@ -115,7 +120,7 @@ class Decoder:
             "name": None,
             "name_source": NO_NAME_SOURCE,
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
-            "phase": PHASE,
+            "phase": self._phases[row.phase],
             "verdict": self._verdicts.get(row.verdict),
             "rule": rule,
             "result": None if row.result == self._unknown else outcome(row.result),
@@ -140,6 +145,7 @@ class Decoder:
             "name": None,
             "name_source": NO_NAME_SOURCE,
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
+            "phase": self._phases[row.phase],
             "attempts": row.attempts,
             "established": row.established,
             "denied": denials(row),

@@ -29,6 +29,7 @@ class Settled(NamedTuple):
     scope: Scope
     proto: int | None
     direction: int
+    phase: int
 
 
 class Ledger:
@@ -45,7 +46,12 @@ class Ledger:
         """Add a flow that is about to leave the kernel's table."""
         nameless = (who or NOBODY)._replace(pid=None, ppid=None)
         key = Settled(
-            nameless, row.remote, scope(row.remote, via_loopback=via_loopback), row.proto, row.direction
+            nameless,
+            row.remote,
+            scope(row.remote, via_loopback=via_loopback),
+            row.proto,
+            row.direction,
+            row.phase,
         )
         if key not in self._rows and len(self._rows) >= self._rows_max:
             key = key._replace(who=NOBODY._replace(target=nameless.target), remote=None)

@@ -111,7 +111,7 @@ class Maps:
 
     def _overflow(self, direction: int) -> FlowRow:
         value = self._at("overflow", direction)
-        return FlowRow(0, bytes(16), 0, 0, direction, *struct.unpack(self._abi.flow.format, value))
+        return FlowRow(0, bytes(16), 0, 0, direction, 0, *struct.unpack(self._abi.flow.format, value))
 
     def delete_flows(self, gone: Iterable[FlowRow]) -> int:
         """Delete flows by the keys of these rows; returns how many were there."""
@@ -133,7 +133,9 @@ class Maps:
                 was = dict(zip(names, line, strict=True))
                 if was["seen_ns"] < before_ns and libbpf.delete(self._fds["handshakes"], key):
                     at = self._abi.handshake_key.offset("remote")
-                    row = FlowRow(was["process"], key[at : at + 16], 0, socket.IPPROTO_TCP, inward, *[0] * 12)
+                    row = FlowRow(
+                        was["process"], key[at : at + 16], 0, socket.IPPROTO_TCP, inward, 0, *[0] * 12
+                    )
                     counted = {name: was[f"fresh.{name}"] for name in _TRAFFIC}
                     taken.append(row._replace(first_ns=was["seen_ns"], last_ns=was["seen_ns"], **counted))
         return taken

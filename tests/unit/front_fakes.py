@@ -20,6 +20,10 @@ ENUMS = {
     },
     "direction": {"DIRECTION_OUT": 0, "DIRECTION_IN": 1},
     "verdict": {"VERDICT_ALLOWED": 0, "VERDICT_DENIED": 1, "VERDICT_WOULD_DENY": 2},
+    "phase": {
+        f"PHASE_{name}": number
+        for number, name in enumerate(("UNKNOWN", "STARTUP", "IDLE", "INFERENCE", "PULL", "ACCOUNT"))
+    },
     "result": {"RESULT_OK": 0, "RESULT_UNKNOWN": -1},
     "flow_flags": {"FLOW_VIA_LOOPBACK": 1, "FLOW_PREEXISTING": 2},
     "process_flags": {"PROCESS_READY": 1, "PROCESS_EXE_CUT": 2, "PROCESS_EXE_UNKNOWN": 4},
@@ -34,14 +38,14 @@ def packed(text: str) -> bytes:
 
 def flow(remote: str = "203.0.113.7", **changes: Any) -> FlowRow:
     """Give a flow of process 1 to port 443 by TCP, with nothing counted."""
-    row = FlowRow(1, packed(remote), 443, 6, 0, *([0] * 9), first_ns=10**9, last_ns=2 * 10**9, flags=0)
+    row = FlowRow(1, packed(remote), 443, 6, 0, 0, *([0] * 9), first_ns=10**9, last_ns=2 * 10**9, flags=0)
     return row._replace(**changes)
 
 
 def event(**changes: Any) -> EventTuple:
     """Give a connect to 203.0.113.7:443 of process 1."""
     row = EventTuple(
-        10**9, 1, 77, 0, 0, 0, 0, 0, bytes(16), packed("203.0.113.7"), 0, 443, -1, 1, 6, 0, 0, 0, 0
+        10**9, 1, 77, 0, 0, 0, 0, 0, bytes(16), packed("203.0.113.7"), 0, 443, -1, 1, 6, 0, 0, 0, 0, 0
     )
     return row._replace(**changes)
 

@@ -25,7 +25,7 @@ EVENT_KEYS = (
 ).split()
 FLOW_KEYS = (
     "target pid ppid comm parent_comm exe uid cgroup unit container proto family direction local_addr "
-    "local_port remote_addr remote_port name name_source scope attempts established denied "
+    "local_port remote_addr remote_port name name_source scope phase attempts established denied "
     "bytes_out bytes_in packets_out packets_in first_seen last_seen"
 ).split()
 

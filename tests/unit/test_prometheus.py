@@ -239,7 +239,7 @@ def test_series_end_after_a_day_and_begin_again() -> None:
     assert len(book.fold(maps.rows, boot)) == 1
     assert not book.fold(maps.rows, boot + 25 * 3600 * 10**9)
     maps.rows[0] = maps.rows[0]._replace(bytes_out=6, last_ns=boot + 25 * 3600 * 10**9)
-    assert [series.now[5] for series in book.fold(maps.rows, boot + 25 * 3600 * 10**9)] == [6]
+    assert [series.traffic[0][0] for series in book.fold(maps.rows, boot + 25 * 3600 * 10**9)] == [6]
 
 
 def test_settling_keeps_recent_flows_and_stops_at_the_low_mark() -> None:
