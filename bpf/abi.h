@@ -27,6 +27,15 @@ enum limits {
 	CGROUP_PATH_LEN = 256,
 	SAMPLE_SHORT = 512, /* bytes of a packet that a sample of either size has room for */
 	SAMPLE_LONG = 2048,
+	HELLO_PACKETS = 8,   /* of data, that a client's socket is looked at for its first words */
+	HELLO_DATAGRAMS = 3, /* so many, of QUIC: a hello may need two */
+	NAME_LEN = 120,	     /* bytes of a name in a rule, as DNS writes it (RFC 1035 3.1) */
+	LABELS = 16,	     /* labels of a name that may match a rule */
+	OPENINGS = 4,	     /* names that can open one address at the same time */
+	LOOKUPS = 8,	     /* queries that wait for their answer on one socket */
+	LOOKUP_SECONDS = 10, /* an answer that is later opens nothing */
+	OPEN_SECONDS = 10,   /* an answer opens for its TTL, but at least so long */
+	OPEN_SECONDS_MAX = 86400,
 };
 
 enum event_kind {
@@ -101,6 +110,8 @@ enum loss_reason {
 	LOSS_HANDSHAKES_FULL,	/* no room for a half-open accept: its handshake is in `overflow` */
 	LOSS_NAME_UNREADABLE,	/* a process name or executable could not be read */
 	LOSS_PACKET_UNREADABLE, /* a packet of an unconnected socket had no readable addresses */
+	LOSS_SAMPLES_FULL,	/* a copy of a packet did not fit into its ring: a name is not known */
+	LOSS_OPENINGS_FULL,	/* no room for an address that an answer has opened: it stays closed */
 	LOSS_REASONS,
 };
 
@@ -125,6 +136,17 @@ enum socket_flags {
 	SOCKET_SENT = 32,	/* a first packet was seen: scope decided, `send` reported */
 	SOCKET_ASK_AGAIN = 128, /* sendmsg to `asked` was allowed this once */
 	SOCKET_LOOPBACK = 64,	/* somebody asked to see its loopback traffic */
+	SOCKET_NAMED = 256,	/* its server's name was seen and may be spoken to */
+};
+
+/* What a socket's packets need beside being counted. */
+enum care {
+	CARE_HELLO = 1,	 /* the client has not said its first words yet */
+	CARE_DNS = 2,	 /* port 53: copied */
+	CARE_QUERY = 4,	 /* port 53 of a target with rules by name: questions and answers are read */
+	CARE_SNI = 8,	 /* allowed as far as its server's name is */
+	CARE_PHASE = 16, /* of a target whose phases are known */
+	CARE_TALK = 32,	 /* its peer speaks to the API of such a target */
 };
 
 enum cgroup_flags {
@@ -243,7 +265,12 @@ struct socket_state {
 	__u16 rule; /* that denies it */
 	__u8 verdict;
 	__u8 mode;
-	__u8 reserved[6];
+	__u8 care;	  /* enum care */
+	__u8 hello_seen;  /* packets of data that were looked at */
+	__u16 hello_left; /* bytes of a ClientHello that are still to come */
+	__u8 reserved[2];
+	__u32 target; /* of the socket's own cgroup, as of `generation` */
+	__u32 name;   /* the rule by name that has let it pass, see struct name_rules */
 };
 
 /* Key and value of `handshakes`: packets of a connection that nobody accepted yet. */
@@ -279,6 +306,8 @@ struct policy {
 	__u32 mode;
 	__u32 default_allow; /* 0: deny what no rule names, but loopback */
 	__u32 strict;	     /* 1: deny replies on accepted connections, too */
+	__u32 names;	     /* enum name_kinds: which kinds of rules by name it has */
+	__u32 reserved;
 	__u32 allow_scopes;
 	__u32 deny_scopes;
 	__u16 allow_rule[8]; /* by bit number of the scope: which rule said so */
@@ -304,6 +333,79 @@ struct rule_port {
 struct rules {
 	__u32 count;
 	struct rule_port ports[RULE_PORTS];
+};
+
+/* Bits of policy.names. */
+enum name_kinds {
+	NAMES_ALLOWED = 1,
+	NAMES_DENIED = 2,
+};
+
+/* How a name is written in name_key.text, in lower case, and whether it stands for those below it. */
+enum name_form {
+	NAME_WIRE = 0,	     /* as DNS has it: each label after its length, the root included */
+	NAME_WIRE_BELOW = 1, /* *.name */
+	NAME_TEXT = 2,	     /* as TLS has it: with dots */
+	NAME_TEXT_BELOW = 3,
+};
+
+/* Key of `names`. */
+struct name_key {
+	__u32 policy; /* number of the policy */
+	__u16 form;
+	__u16 length;
+	char text[NAME_LEN]; /* zero behind its end */
+};
+
+enum name_flags {
+	NAME_PLAIN = 1, /* its connections need not be TLS */
+	NAME_LAN = 2,	/* its answers may open private addresses */
+};
+
+/* Value of `names` and `named`: all that rules say of this name, those of wider ones included. */
+struct name_rules {
+	__u32 id;   /* the same for the same name in each policy; never 0 */
+	__u8 deny;  /* 1: not even its DNS query may leave */
+	__u8 flags; /* enum name_flags */
+	__u16 rule; /* that decides on the query */
+	struct rules rules;
+	__u32 reserved;
+};
+
+/* Key of `named`. */
+struct named_key {
+	__u32 policy; /* number of the policy */
+	__u32 id;
+};
+
+/* Key of `openings` (number: the target's) and of `resolvers` (number: the policy's). */
+struct numbered_address {
+	__u32 number;
+	__u8 address[ADDRESS_LEN];
+};
+
+/* Value of `openings`: the names for which the target was given this address. */
+struct opening {
+	struct {
+		__u32 name;  /* struct name_rules.id; 0: none */
+		__u32 until; /* CLOCK_BOOTTIME, seconds */
+	} by[OPENINGS];
+};
+
+/* A question that a target's socket has asked and that its policy allows. */
+struct lookup {
+	__u8 resolver[ADDRESS_LEN];
+	__u64 asked_ns;
+	__u32 name; /* struct name_rules.id; 0: no question */
+	__u16 id;   /* RFC 1035 4.1.1, as it stands in the message */
+	__u16 type;
+};
+
+/* Value of `lookups`, a socket storage. */
+struct lookups {
+	struct lookup asked[LOOKUPS];
+	__u32 next;
+	__u32 reserved;
 };
 
 /* Key of `asked_peers`: who has sent a datagram to a socket of a target lately, and may be answered. */
@@ -367,10 +469,10 @@ struct event {
  * room for SAMPLE_SHORT or SAMPLE_LONG of them.
  */
 struct sample {
-	__u64 time_ns;	   /* CLOCK_BOOTTIME */
-	__u64 process;	   /* key of `processes` */
-	__u64 socket;	   /* cookie */
-	__u64 duration_ns; /* of a request that is over */
+	__u64 time_ns;		  /* CLOCK_BOOTTIME */
+	__u64 process;		  /* key of `processes` */
+	__u64 socket;		  /* cookie */
+	__u64 duration_ns;	  /* of a request that is over */
 	__u8 remote[ADDRESS_LEN]; /* as the program asked for it, before any NAT */
 	__be16 remote_port;
 	__be16 local_port; /* 0: not known */
@@ -391,12 +493,15 @@ ABI_SIZE(struct process, 48 + 8 + COMM_LEN + CGROUP_PATH_LEN + 8 + EXE_LEN);
 ABI_SIZE(struct cgroup_entry, 8 + CGROUP_PATH_LEN);
 ABI_SIZE(struct flow_key, 32);
 ABI_SIZE(struct flow, 112);
-ABI_SIZE(struct policy, 56);
+ABI_SIZE(struct policy, 64);
+ABI_SIZE(struct name_key, 128);
+ABI_SIZE(struct name_rules, 8 + 4 + 8 * RULE_PORTS + 4);
+ABI_SIZE(struct lookup, 32);
 ABI_SIZE(struct rule_key, 24);
 ABI_SIZE(struct rules, 4 + 8 * RULE_PORTS);
 ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct slot, 128);
-ABI_SIZE(struct socket_state, 112);
+ABI_SIZE(struct socket_state, 120);
 ABI_SIZE(struct handshake_key, 32);
 ABI_SIZE(struct handshake, 48);
 ABI_SIZE(struct descriptor, 24);

@@ -172,8 +172,10 @@ static __always_inline bool read_peer(struct __sk_buff *skb, bool out, struct pe
 	return true;
 }
 
-/* IP and transport header of a packet, which each further segment repeats. Not static: checked once. */
-__noinline __u32 header_bytes(struct __sk_buff *skb)
+/*
+ * Where the transport's header starts (upper half) and ends; 0: unreadable. Not static: checked once.
+ */
+__noinline __u32 transport_header(struct __sk_buff *skb)
 {
 	struct peer peer = {};
 	__u32 offset = skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, true, &peer)
@@ -183,10 +185,21 @@ __noinline __u32 header_bytes(struct __sk_buff *skb)
 	if (!offset)
 		return 0;
 	if (peer.proto != PROTO_TCP)
-		return offset + 8; /* UDP, RFC 768 */
+		return offset << 16 | (offset + 8); /* UDP, RFC 768 */
 	if (!load(skb, offset + 12, &words))
-		return offset;
-	return offset + (words >> 4) * 4; /* RFC 9293 3.1: data offset */
+		return 0;
+	return offset << 16 | (offset + (words >> 4) * 4); /* RFC 9293 3.1: data offset */
+}
+
+static __always_inline __u32 transport_at(__u32 header)
+{
+	return header >> 16 & 0x3fff; /* the verifier wants a bound below 64 KiB */
+}
+
+/* IP and transport header of a packet, which each further segment repeats. */
+static __always_inline __u32 header_bytes(struct __sk_buff *skb)
+{
+	return transport_header(skb) & 0xffff;
 }
 
 #endif /* TATTLE_ADDRESS_BPF_H */

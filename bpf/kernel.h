@@ -23,6 +23,7 @@ enum {
 	LOOPBACK_IFINDEX = 1, /* include/net/flow.h: in each network namespace */
 	EPERM = 1,	      /* include/uapi/asm-generic/errno-base.h */
 	DNS_PORT = 53,	      /* RFC 1035 4.2 */
+	QUIC_PORT = 443,      /* RFC 9114 3.1 */
 };
 
 /* IANA protocol numbers; MPTCP's is Linux' own (include/uapi/linux/in.h). */

@@ -99,10 +99,18 @@ MAP_ARRAY(clock, struct clock, 1);
 MAP_ARRAY(usage, __u64, USAGES);
 MAP_HASH(policies, __u32, struct policy, 1024, 0);
 MAP_PREFIX(rules, struct rule_key, struct rules, 65536);
+/* Rules by name: by what they are called (asked by DNS and TLS), and by number (asked by address). */
+MAP_HASH(names, struct name_key, struct name_rules, 16384, BPF_F_NO_PREALLOC);
+MAP_HASH(named, struct named_key, struct name_rules, 16384, BPF_F_NO_PREALLOC);
+MAP_HASH(openings, struct numbered_address, struct opening, 16384, BPF_F_NO_PREALLOC);
+MAP_HASH(resolvers, struct numbered_address, __u32, 4096, BPF_F_NO_PREALLOC);
+/* Only of sockets that ask for names that a rule allows. */
+MAP_SOCKET_STORAGE(lookups, struct lookups);
 /* An LRU, for what it forgets is a permission. */
 MAP_LRU(asked_peers, struct peer_key, __u64, 8192);
 MAP_SOCKET_STORAGE(sockets, struct socket_state);
 MAP_RING(events, 2 << 20);
+MAP_RING(samples, 1 << 20);
 
 #define add(counter, n) ((void)__sync_fetch_and_add(counter, n))
 

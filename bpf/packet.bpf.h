@@ -89,8 +89,13 @@ static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_sta
 		lost(LOSS_PACKET_UNREADABLE);
 		return !state->policed;
 	}
+	if (peer.proto == PROTO_UDP &&
+	    (peer.port == bpf_htons(DNS_PORT) || (out && asks_names(state, &peer))))
+		sample_asked(skb, state, &peer, out);
 	if (state->policed && out && !datagram_allowed(skb, state, &peer))
 		return false;
+	if (state->policed && !out && peer.port == bpf_htons(DNS_PORT))
+		read_answer(skb, state, &peer.remote);
 	if (state->policed && !out && peer.proto == PROTO_UDP)
 		note_asked(bpf_get_socket_cookie(skb), &peer);
 	if (is_loopback(&peer.remote) && !(state->flags & SOCKET_LOOPBACK) &&
@@ -102,6 +107,9 @@ static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_sta
 	flow = out ? find_out(skb, state, &key) : find_in(&key);
 	if (!flow)
 		return true;
+	if (out && peer.port == bpf_htons(QUIC_PORT) && peer.proto == PROTO_UDP &&
+	    flow->packets_out < HELLO_DATAGRAMS)
+		sample_datagram(skb, state, &peer);
 	count_flow(flow, bytes, packets, out);
 	flow->last_ns = coarse_now();
 	return true;
@@ -230,6 +238,30 @@ static __noinline bool stranger(struct __sk_buff *skb, bool out)
 	return slowly(skb, state, out);
 }
 
+/* A packet that is worth more than counting. False: drop it. */
+static __noinline bool careful(struct __sk_buff *skb, struct socket_state *state, bool out)
+{
+	struct flow_key key = state->flow;
+	struct peer peer = {.port = key.remote_port, .proto = key.proto};
+	const struct policy *policy;
+
+	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
+	if (state->care & CARE_DNS)
+		sample_dns(skb, state, NULL, out);
+	if (state->care & CARE_HELLO && out)
+		sample_hello(skb, state);
+	if (state->care & CARE_SNI && out)
+		return hello_passes(skb, state);
+	if (!(state->care & CARE_QUERY))
+		return true;
+	if (!out) {
+		read_answer(skb, state, &peer.remote);
+		return true;
+	}
+	policy = policy_of(state->policed);
+	return !policy || !has_payload(skb) || query_passes(skb, state, policy, &peer);
+}
+
 /* False: drop it. */
 static __always_inline bool packet(struct __sk_buff *skb, bool out)
 {
@@ -246,6 +278,8 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 	if (state->generation != generation())
 		judge_socket(skb, state);
 	if (state->verdict == VERDICT_DENIED && !pass_denied(skb, state, out))
+		return false;
+	if (state->care && !careful(skb, state, out))
 		return false;
 	if (state->policed && out && has_options(skb) && !options_allowed(skb, state))
 		return false;

@@ -9,7 +9,7 @@
 #ifndef TATTLE_POLICY_BPF_H
 #define TATTLE_POLICY_BPF_H
 
-#include "socket.bpf.h"
+#include "name.bpf.h"
 
 /* What denied() counts. */
 enum { DENIED_CALL = 1, DENIED_PACKET = 2, DENIED_NOT = 4 /* audit */ };
@@ -50,19 +50,6 @@ static __always_inline enum scope_index scope_of(const union address *remote)
 	return INTERNET;
 }
 
-/* A verdict and the rule that gave it (0: the default), in one number. */
-static __always_inline __u32 by_rule(enum verdict verdict, __u16 rule)
-{
-	return verdict | (__u32)rule << 16;
-}
-
-static __always_inline enum verdict verdict_of(__u32 judged)
-{
-	return judged & 0xff;
-}
-
-enum { SPOKEN = 0x100 }; /* a rule said so: above the verdict, below the rule's number */
-
 /*
  * What the rules of the longest prefix say of this port, with SPOKEN, or 0. The first that fits
  * decides; user space puts those that deny before those that allow.
@@ -97,17 +84,32 @@ static __always_inline const struct policy *policy_of(__u32 target)
 	return policy && policy->mode != POLICY_OBSERVE ? policy : NULL;
 }
 
+/* What the rules by name say of a peer that the other rules deny by default. */
+static __always_inline __u64 judge_by_name(__u32 target, const struct policy *policy, const struct peer *peer)
+{
+	__u64 answer;
+
+	if (!(policy->names & NAMES_ALLOWED))
+		return VERDICT_DENIED;
+	if (peer->port == bpf_htons(DNS_PORT) && is_resolver(policy->number, &peer->remote))
+		return VERDICT_ALLOWED | ASK_NAME;
+	answer = ask_opening(target, policy->number, peer->remote.halves[0], peer->remote.halves[1],
+			     (__u32)peer->port << 16 | peer->proto);
+	return answer ? answer | ASK_NAME : VERDICT_DENIED;
+}
+
 /*
  * May this target speak to this peer? The address in two halves, then port (network order) and
  * protocol. A scope that is denied is denied with its DNS; one that is allowed does not allow DNS.
+ * In the upper half of the answer the name that has opened the address, if one has.
  */
-__noinline __u32 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_proto)
+__noinline __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_proto)
 {
 	struct peer peer = {.remote.halves = {high, low}, .port = port_proto >> 16, .proto = port_proto};
 	const struct policy *policy = policy_of(target);
 	enum scope_index place = scope_of(&peer.remote);
 	enum scope_index scope = peer.port == bpf_htons(DNS_PORT) ? DNS : place;
-	__u32 answer;
+	__u64 answer;
 
 	if (!policy)
 		return VERDICT_ALLOWED;
@@ -116,14 +118,16 @@ __noinline __u32 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_p
 	if (policy->deny_scopes & 1 << place)
 		return by_rule(VERDICT_DENIED, policy->deny_rule[place]);
 	answer = ask_prefix(policy->number, high, low, port_proto);
-	if (answer & SPOKEN)
-		return answer;
-	if (policy->allow_scopes & 1 << scope)
-		return by_rule(VERDICT_ALLOWED, policy->allow_rule[scope]);
-	return policy->default_allow || scope == LOOPBACK ? VERDICT_ALLOWED : VERDICT_DENIED;
+	if (!(answer & SPOKEN) && policy->allow_scopes & 1 << scope)
+		answer = by_rule(VERDICT_ALLOWED, policy->allow_rule[scope]) | SPOKEN;
+	if (scope == LOOPBACK && !(answer & SPOKEN))
+		return VERDICT_ALLOWED;
+	if (answer & SPOKEN || policy->default_allow)
+		return answer | (policy->names & NAMES_DENIED ? ASK_DENIED : 0);
+	return judge_by_name(target, policy, &peer);
 }
 
-static __always_inline __u32 judge(__u32 target, const struct peer *peer)
+static __always_inline __u64 judge(__u32 target, const struct peer *peer)
 {
 	return judge_numbers(target, peer->remote.halves[0], peer->remote.halves[1],
 			     (__u32)peer->port << 16 | peer->proto);
@@ -235,11 +239,11 @@ enum answer {
 
 static __always_inline enum answer ask_call(const struct peer *peer, __u32 target, __u64 cookie)
 {
-	__u32 judged = judge(target, peer);
+	__u64 judged = judge(target, peer);
 	const struct policy *policy;
 	struct flow_key key;
 
-	if (verdict_of(judged) == VERDICT_ALLOWED)
+	if (verdict_of(judged) == VERDICT_ALLOWED) /* if need be, its packets are asked for a name */
 		return ANSWER_YES;
 	policy = policy_of(target);
 	if (!policy || (peer->proto == PROTO_UDP && !policy->strict && has_asked(cookie, peer)))

@@ -29,6 +29,18 @@ static __always_inline void start_flow(struct socket_state *state, __u64 process
 	state->opened_ns = bpf_ktime_get_boot_ns();
 }
 
+/* Which packets of a socket that got this peer are worth more than counting. */
+static __always_inline __u8 cares_for(const struct flow_key *flow)
+{
+	if (flow->direction != DIRECTION_OUT)
+		return 0;
+	if (flow->remote_port == bpf_htons(DNS_PORT))
+		return CARE_DNS;
+	if (flow->proto == PROTO_TCP || flow->remote_port == bpf_htons(QUIC_PORT))
+		return CARE_HELLO;
+	return 0;
+}
+
 /* One peer from here on: the socket gets counters of its own. */
 static __always_inline void set_peer(struct socket_state *state, const union address *remote, __be16 port)
 {
@@ -37,6 +49,7 @@ static __always_inline void set_peer(struct socket_state *state, const union add
 	__builtin_memcpy(state->flow.remote, remote, ADDRESS_LEN);
 	state->flow.remote_port = port;
 	state->mode = MODE_FIXED;
+	state->care = cares_for(&state->flow);
 	slot = slot_take(&state->slot);
 	if (!slot)
 		return;
@@ -68,6 +81,10 @@ static __always_inline void reset(struct socket_state *state)
 	state->generation = 0;
 	state->asked_target = 0; /* what was allowed once (SOCKET_ASK_AGAIN) is not remembered as allowed */
 	state->asked_generation = 0;
+	state->care = 0;
+	state->hello_seen = 0;
+	state->hello_left = 0;
+	state->name = 0;
 }
 
 static __always_inline void forget_peer(struct socket_state *state)

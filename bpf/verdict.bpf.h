@@ -6,7 +6,8 @@
 #ifndef TATTLE_VERDICT_BPF_H
 #define TATTLE_VERDICT_BPF_H
 
-#include "policy.bpf.h"
+#include "dns.bpf.h"
+#include "sni.bpf.h"
 
 /* Not static: see current_target(). */
 __noinline __u32 packet_target(struct __sk_buff *skb)
@@ -22,17 +23,46 @@ __noinline __u32 packet_target(struct __sk_buff *skb)
 	return entry ? entry->target : target_above(bpf_skb_ancestor_cgroup_id, skb, );
 }
 
+/* May the rule that has opened this address still be used? Answers that expire close for new connections. */
+static __always_inline __u64 judge_named(const struct socket_state *state, const struct policy *policy,
+					 const struct peer *peer)
+{
+	__u32 answer = state->name
+			       ? ask_named(policy->number, state->name, (__u32)peer->port << 16 | peer->proto)
+			       : 0;
+
+	return answer ? (__u64)state->name << 32 | answer | ASK_NAME : VERDICT_DENIED;
+}
+
+/* What is allowed, is it as far as its content tells a name? */
+static __always_inline void ask_content(struct socket_state *state, const struct policy *policy, __u64 answer)
+{
+	bool ask = answer & (ASK_NAME | ASK_DENIED);
+
+	if (answer & ASK_NAME)
+		state->name = answer >> 32;
+	if (ask && state->flow.remote_port == bpf_htons(DNS_PORT))
+		state->care |= CARE_QUERY;
+	else if (ask && state->flow.proto == PROTO_TCP && !(state->flags & SOCKET_NAMED) &&
+		 !(state->name && name_flags_of(policy->number, state->name) & NAME_PLAIN))
+		state->care |= CARE_SNI;
+}
+
 /* Connect was judged for the caller's cgroup; if that is the socket's too, it has been counted. */
 static __always_inline void judge_fixed(struct socket_state *state, const struct policy *policy, __u32 target)
 {
 	struct flow_key key = state->flow;
 	struct peer peer = {.port = key.remote_port, .proto = key.proto};
-	__u32 answer;
+	__u64 answer;
 
 	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
 	answer = judge(target, &peer);
-	if (verdict_of(answer) == VERDICT_ALLOWED)
+	if (verdict_of(answer) == VERDICT_DENIED)
+		answer = answer & SPOKEN ? answer : judge_named(state, policy, &peer);
+	if (verdict_of(answer) == VERDICT_ALLOWED) {
+		ask_content(state, policy, answer);
 		return;
+	}
 	state->rule = answer >> 16;
 	if (policy->mode == POLICY_ENFORCE)
 		state->verdict = VERDICT_DENIED;
@@ -61,11 +91,16 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 
 	state->verdict = VERDICT_ALLOWED;
 	state->policed = policy ? target : 0;
+	state->target = target;
+	state->care &= ~(CARE_QUERY | CARE_SNI);
 	if (policy && (state->mode == MODE_LISTENER ||
 		       (state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN)))
 		judge_answers(state, policy);
 	else if (policy && state->mode == MODE_FIXED)
 		judge_fixed(state, policy, target);
+	if (policy && policy->names && policy->mode == POLICY_ENFORCE && skb->sk &&
+	    skb->sk->src_port == DNS_PORT)
+		state->verdict = VERDICT_DENIED; /* whoever answers its own questions opens what it likes */
 	state->generation = now;
 }
 
@@ -109,15 +144,18 @@ static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_st
 static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct socket_state *state,
 					     const struct peer *peer)
 {
-	const struct policy *policy;
+	const struct policy *policy = policy_of(state->policed);
 	struct bpf_sock *sk = skb->sk;
 	struct flow_key key;
-	__u32 answer;
+	__u64 answer;
 
+	if (policy && policy->names && asks_names(state, peer))
+		return query_passes(skb, state, policy, peer);
+	if (policy && policy->names && from_dns_port(skb, peer->proto))
+		return policy->mode == POLICY_AUDIT;
 	if (state->asked_target == state->policed && state->asked_generation == generation() && sk &&
 	    (!sk->dst_port || (peer->port == state->asked_port && same_address(&peer->remote, state->asked))))
 		return true;
-	policy = policy_of(state->policed);
 	if (!policy)
 		return true;
 	answer = judge(state->policed, peer);
@@ -154,7 +192,7 @@ static __noinline bool options_allowed(struct __sk_buff *skb, const struct socke
 	const struct policy *policy = policy_of(state->policed);
 	struct peer peer = {};
 	struct flow_key key;
-	__u32 answer;
+	__u64 answer;
 
 	if (!policy)
 		return true;
@@ -163,7 +201,7 @@ static __noinline bool options_allowed(struct __sk_buff *skb, const struct socke
 	if (state->mode == MODE_FIXED && same_address(&peer.remote, state->flow.remote))
 		return true;
 	answer = judge(state->policed, &peer);
-	if (verdict_of(answer) == VERDICT_ALLOWED)
+	if (verdict_of(answer) == VERDICT_ALLOWED && !(answer & ASK_NAME))
 		return true;
 	flow_key_of(&key, state->flow.process, &peer);
 	denied(&key, policy, answer, peer.proto == PROTO_TCP ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
@@ -176,10 +214,14 @@ static __noinline bool stateless_allowed(struct __sk_buff *skb, bool out)
 	__u32 target = packet_target(skb);
 	const struct policy *policy = policy_of(target);
 	struct peer peer = {};
+	__u64 answer;
 
 	if (!policy || policy->mode != POLICY_ENFORCE || !out)
 		return true;
-	return read_peer(skb, out, &peer) && verdict_of(judge(target, &peer)) == VERDICT_ALLOWED;
+	if (!read_peer(skb, out, &peer))
+		return false;
+	answer = judge(target, &peer);
+	return verdict_of(answer) == VERDICT_ALLOWED && !(answer & (ASK_NAME | ASK_DENIED));
 }
 
 #endif /* TATTLE_VERDICT_BPF_H */

@@ -66,7 +66,7 @@ def killed_daemon(name: str) -> Iterator[None]:
 
 def ask(*words: str) -> list[dict[str, Any]]:
     """Ask bpftool, which is independent of what is tested."""
-    answer: Any = json.loads(subprocess.check_output(["bpftool", "--json", *words]) or b"[]")
+    answer: Any = json.loads(subprocess.check_output(["bpftool", "--json", *words]).strip() or b"[]")
     return answer if isinstance(answer, list) else [answer]
 
 
