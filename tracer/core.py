@@ -71,18 +71,26 @@ def readers(engine: Engine, book: TargetBook, finder: Finder) -> tuple[Accounts,
 class Core:
     """An attached engine and its readers; `close` takes it out of the kernel."""
 
-    def __init__(self, options: EngineOptions, state: Path | None, configured: Iterable[Policy] = ()) -> None:
+    def __init__(
+        self,
+        options: EngineOptions,
+        state: Path | None,
+        configured: Iterable[Policy] = (),
+        early: Iterable[str] = (),
+    ) -> None:
         """Load and attach, policies in force first.
 
         `state` is where targets' numbers and policies are kept (None: nowhere). Raises what went wrong with
-        the first policy where none can be put in force; others that fail are logged.
+        the first policy where none can be put in force; others that fail are logged. `early` are targets
+        that have to exist, told to the kernel before sockets that are open already are taken in.
         """
         self.book = TargetBook(state / "targets.json" if state else None)
         self._finder = Finder(cgroup2_root())
         self.enforcement: Enforcement | None = None
         self._policies: dict[str, Policy] = {}
         self._configured = tuple(configured)
-        self.engine = Engine.open(options, self._restore if state else None)
+        self._early = tuple(early)
+        self.engine = Engine.open(options, self._restore if state else self._name_early)
         self.accounts, self.targeting = readers(self.engine, self.book, self._finder)
         self.ring = self.engine.ring()
         self._losses = LossTeller(self.engine.maps)
@@ -92,6 +100,10 @@ class Core:
         failures = self.restore(self._configured)
         if failures and not engine.maps.enforcing():
             raise failures[0]
+
+    def _name_early(self, engine: Engine) -> None:
+        targeting = Targeting(engine.maps, self._finder, self.book)
+        targeting.apply(targeting.find(self._early, absent_ok=False))
 
     def restore(self, configured: Iterable[Policy]) -> list[TattleError]:
         """Put the policies that are kept, and those of the configuration, in force; log what fails."""

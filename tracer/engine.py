@@ -195,6 +195,11 @@ class Engine:
         here = hostfs.cgroup_id(self._root)
         return [self._hook(spec, here) for spec in HOOKS]
 
+    def links(self) -> dict[str, tuple[int, int]]:
+        """Ask the kernel for the ids of each hook's link and of the program behind it now."""
+        found = {hook: libbpf.link_info(fd) for hook, fd in self._links.items()}
+        return {hook: (info.id, info.program_id) for hook, info in found.items()}
+
     def _hook(self, spec: HookSpec, root_id: int) -> Hook:
         link = self._links.get(spec.hook)
         if link is None:
