@@ -11,10 +11,8 @@ import contextlib
 import json
 import os
 import re
-import tomllib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,11 +21,11 @@ from tracer.errors import HostError, TargetRefused, UsageError
 from tracer.files import locked, rename_whole, write_whole
 from tracer.identity import container_id
 from tracer.names import escape
+from tracer.runtimes import runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PROFILES: Final = Path(__file__).with_name("profiles")
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.@\\-]+\Z")  # systemd.unit(5): what a unit name may be made of
 _SHORT_ID: Final = re.compile(r"[0-9a-f]{12,64}\Z")
 _FORMS: Final = "a runtime's name, unit:NAME, cgroup:/PATH, pid:N or container:NAME"
@@ -61,26 +59,6 @@ class Target:
     cgroups: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Profile:
-    """How a runtime is found: by its units, else by its executables' names."""
-
-    name: str
-    units: tuple[str, ...]
-    exes: tuple[str, ...]
-
-
-@cache
-def profiles() -> dict[str, Profile]:
-    """Read the profiles that come with tattle."""
-    found = {}
-    for path in sorted(_PROFILES.glob("*.toml")):
-        document = tomllib.loads(path.read_text())
-        find = document["find"]
-        found[document["name"]] = Profile(document["name"], tuple(find["units"]), tuple(find["exes"]))
-    return found
-
-
 def parse(text: str) -> Selector:
     """Take a selector apart; raises UsageError that quotes it."""
     prefix, colon, value = text.partition(":")
@@ -102,8 +80,8 @@ def parse(text: str) -> Selector:
 
 
 def _profile(text: str) -> Selector:
-    if text not in profiles():
-        known = ", ".join(profiles())
+    if text not in runtimes():
+        known = ", ".join(runtimes())
         raise UsageError(
             f"no runtime is known by the name '{escape(text)}'", f"known: {known}; or give {_FORMS}"
         )
@@ -142,7 +120,7 @@ class Finder:
         if selector.kind is Kind.UNIT:
             return (f"/system.slice/{selector.value}",)
         if selector.kind is Kind.PROFILE:
-            return tuple(f"/system.slice/{unit}" for unit in profiles()[selector.value].units)
+            return tuple(f"/system.slice/{unit}" for unit in runtimes()[selector.value].find.units)
         return ()
 
     def _refuse(self, selector: Selector, path: str) -> None:
@@ -203,14 +181,12 @@ class Finder:
         return _outermost(found)
 
     def _by_profile(self, value: str) -> list[str]:
-        profile = profiles()[value]
-        wanted = set(profile.units)
+        by = runtimes()[value].find
+        wanted = set(by.units)
         found = [path for path in self._walk() if path.rpartition("/")[2] in wanted]
-        found = found or sorted(
-            {path for pid in self._running(profile.exes) if (path := self.cgroup_of(pid))}
-        )
+        found = found or sorted({path for pid in self._running(by.exes) if (path := self.cgroup_of(pid))})
         if not found:
-            units = " or ".join(profile.units)
+            units = " or ".join(by.units or by.exes)
             raise HostError(
                 f"{value} does not run here", f"start it ({units}), or name its place: cgroup:/PATH"
             )

@@ -19,7 +19,8 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 ABI = (ROOT / "bpf" / "abi.h").read_text()
 
 # Bytes in, values out: what they may not know of. `os` is the world; `time` is a clock.
-PURE = {"btf", "decode", "identity", "names", "scope", "policy", "rules", "dns", "sni"}
+PURE = {"btf", "decode", "identity", "names", "scope", "policy", "namerules", "rules"}
+PURE |= {"dns", "hello", "naming", "quic", "stream"}
 IMPURE = {"os", "time", "pathlib", "socket", "subprocess", "ctypes", "mmap", "select", "threading", "logging"}
 PURE_OF_SOCKET = {"AF_INET", "AF_INET6", "inet_ntop", "inet_pton"}  # addresses from and to text
 
@@ -36,10 +37,19 @@ FLOORS = (
         "tracer.files",
         "tracer.syscalls",
     },
-    {"tracer.maps", "tracer.ring"},
+    {"tracer.maps", "tracer.ring", "tracer.samples"},
     {
         f"tracer.{name}"
-        for name in ("registry", "containers", "targets", "inventory", "config", "enforce", "saved")
+        for name in (
+            "registry",
+            "containers",
+            "targets",
+            "runtimes",
+            "inventory",
+            "config",
+            "enforce",
+            "saved",
+        )
     },
     {"tracer.engine"},
 )
@@ -127,7 +137,8 @@ def test_ctypes_stay_behind_one_door(path: Path) -> None:
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
 def test_dependencies_are_the_declared_ones(path: Path) -> None:
     """What is imported is the standard library or stands in pyproject.toml."""
-    declared = {"argcomplete", "msgspec", "prometheus_client", "rich", "rich_argparse", "tracer", "exporters"}
+    declared = {"argcomplete", "cryptography", "dnslib", "msgspec", "prometheus_client"}
+    declared |= {"rich", "rich_argparse", "tracer", "exporters"}
     roots = {module.split(".")[0] for module in imports(path)}
     assert not roots - declared - sys.stdlib_module_names
 

@@ -16,7 +16,7 @@ from tracer.containers import ContainerEngines
 from tracer.errors import HostError, UsageError
 from tracer.identity import NOBODY
 from tracer.targeting import Targeting, chooser
-from tracer.targets import Finder, Kind, TargetBook, parse, profiles
+from tracer.targets import Finder, Kind, TargetBook, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,12 +159,6 @@ def test_numbers_stay(tmp_path: Path) -> None:
     file.write_text("[1")
     with pytest.raises(HostError, match="damaged"):
         TargetBook(file)
-
-
-def test_profiles_come_with_tattle() -> None:
-    """Each says how its runtime is found."""
-    assert {"ollama", "llama.cpp", "vllm"} <= set(profiles())
-    assert all(profile.units and profile.exes for profile in profiles().values())
 
 
 def rows(*paths: str) -> list[CgroupRow]:
