@@ -45,6 +45,26 @@ class EventTuple(NamedTuple):
     rule: int
 
 
+class SampleTuple(NamedTuple):
+    """`struct sample`: time is CLOCK_BOOTTIME ns, ports in host order; `length` bytes follow it."""
+
+    time_ns: int
+    process: int
+    socket: int
+    duration_ns: int
+    remote: bytes
+    remote_port: int
+    local_port: int
+    sequence: int
+    payload: int
+    length: int
+    kind: int
+    proto: int
+    direction: int
+    outgoing: int
+    phase: int
+
+
 class FlowRow(NamedTuple):
     """`struct flow_key` and `struct flow`: one flow with its totals, port in host order."""
 
@@ -105,6 +125,7 @@ _ENUMS = (
     "direction",
     "verdict",
     "phase",
+    "sample_kind",
     "loss_reason",
     "flow_flags",
     "socket_mode",
@@ -113,6 +134,8 @@ _ENUMS = (
     "process_flags",
     "policy_mode",
     "scope_bit",
+    "name_kinds",
+    "name_form",
 )
 
 
@@ -121,6 +144,7 @@ class Abi:
     """Layouts and enums of one object; equal objects understand each other's maps."""
 
     event: Layout
+    sample: Layout
     flow_key: Layout
     flow: Layout
     process_key: Layout
@@ -135,6 +159,11 @@ class Abi:
     policy: Layout
     rule_key: Layout
     rules: Layout
+    name_key: Layout
+    name_rules: Layout
+    named_key: Layout
+    numbered_address: Layout
+    opening: Layout
     enums: dict[str, dict[str, int]]
 
     @classmethod
@@ -145,6 +174,7 @@ class Abi:
         found = {name: btf.layout(types, name) for name in names}
         asked = {
             "event": EventTuple._fields,
+            "sample": SampleTuple._fields,
             "flow_key": KEY_FIELDS,
             "flow": FLOW_FIELDS,
             "process": PROCESS_FIELDS,

@@ -1,13 +1,22 @@
 """Names of strangers, made safe: for terminals, log lines and labels alike.
 
-Process names, paths and (later) DNS names are chosen by whoever is watched. `escape` is the one place
-where such bytes become text. Names of destinations are not known yet: `name` is null, `name_source` none.
+Process names, paths and names of hosts are chosen by whoever is watched. `escape` is the one place where
+such bytes become text; `host` makes names of hosts comparable first.
 """
 
 from __future__ import annotations
 
+from socket import AF_INET, AF_INET6, inet_pton
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 NO_NAME_SOURCE = "none"
 _CUT = "…"
+LABEL_MAX: Final = 63  # RFC 1035 2.3.4, in bytes
+NAME_MAX: Final = 255  # likewise, of a name as DNS writes it
+_PLAIN: Final = frozenset(range(0x21, 0x7F)) - frozenset(rb".\\")
 
 
 def escape(raw: bytes | str, limit: int = 0) -> str:
@@ -33,3 +42,43 @@ def _escaped(char: str) -> str:
     if code < 0x80:  # noqa: PLR2004 - ASCII: byte and code point are the same
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - the plane that four digits reach
+
+
+def host(labels: Iterable[bytes]) -> str | None:
+    r"""Give a host's name from its labels: lower case, printable ASCII, no dot at its end, the root ``.``.
+
+    A dot or backslash in a label stands behind a backslash, other bytes as ``\DDD`` (RFC 1035 5.1): two names
+    that differ look different, and none looks like another with more labels. Punycode stays as it is, so
+    look-alikes of other scripts show as such. None: too long for a name, or with an empty label.
+    """
+    found = tuple(labels)
+    if sum(map(len, found)) + len(found) + 1 > NAME_MAX:
+        return None
+    if not all(0 < len(one) <= LABEL_MAX for one in found):
+        return None
+    return ".".join("".join(map(_byte, one.lower())) for one in found) or "."
+
+
+def _byte(value: int) -> str:
+    if value in _PLAIN:
+        return chr(value)
+    return f"\\{chr(value)}" if value in b".\\" else f"\\{value:03d}"
+
+
+def dotted(raw: bytes) -> str | None:
+    """Give a host's name that is written with dots, as TLS and HTTP do; None: no name, or an address."""
+    text = raw.removesuffix(b".")
+    if not text or is_address(text.strip(b"[]")):
+        return None
+    return host(text.split(b"."))
+
+
+def is_address(raw: bytes) -> bool:
+    """Say whether a text is an IP address and no name (RFC 6066 3 has none of these)."""
+    for family in (AF_INET, AF_INET6):
+        try:
+            inet_pton(family, raw.decode("ascii"))
+        except (OSError, ValueError):
+            continue
+        return True
+    return False

@@ -1,4 +1,4 @@
-"""The event ring: whole batches out of the mapped pages, no system call and no Python call a record.
+"""The kernel half's rings: whole batches out of the mapped pages, no system call or Python call a record.
 
 The layout is that of kernel/bpf/ringbuf.c: a page with the consumer's position, a page with the
 producer's, then the data, which is mapped twice in a row so that no record is ever cut in two. Each
@@ -15,9 +15,11 @@ from tracer import libbpf
 from tracer.abi import EventTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tracer.btf import Layout
 
-__all__ = ["EventTuple", "Ring", "decode"]
+__all__ = ["EventTuple", "Pages", "Ring", "decode", "records"]
 
 HEADER: Final = 8  # BPF_RINGBUF_HDR_SZ
 BUSY: Final = 1 << 31  # BPF_RINGBUF_BUSY_BIT
@@ -26,39 +28,50 @@ _POSITION = struct.Struct("<Q")
 _LENGTH = struct.Struct("<I")
 
 
-class Ring:
-    """The one reader of a ring buffer; `close` it before its descriptor."""
+class Pages:
+    """The mapped pages of a ring buffer, for its one reader; `close` them before the descriptor."""
 
-    def __init__(self, events_fd: int, event: Layout) -> None:
-        self._fd = events_fd
-        self._event = event
-        self._mask = libbpf.map_info(events_fd).shape.max_entries - 1
+    def __init__(self, ring_fd: int) -> None:
+        self._fd = ring_fd
+        self._mask = libbpf.map_info(ring_fd).shape.max_entries - 1
         page = mmap.PAGESIZE
-        self._consumer = mmap.mmap(events_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._consumer = mmap.mmap(ring_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._data = mmap.mmap(
-            events_fd, page + 2 * (self._mask + 1), mmap.MAP_SHARED, mmap.PROT_READ, offset=page
+            ring_fd, page + 2 * (self._mask + 1), mmap.MAP_SHARED, mmap.PROT_READ, offset=page
         )
 
     def fileno(self) -> int:
         """Return the descriptor to poll: readable when the kernel half chose to wake us."""
         return self._fd
 
-    def drain(self) -> list[EventTuple]:
-        """Return all finished events in their order and free their room."""
+    def take(self, size: int) -> bytes:
+        """Return all finished records with their headers and free their room; most have `size` bytes."""
         (position,) = _POSITION.unpack_from(self._consumer)
         (end,) = _POSITION.unpack_from(self._data)
         start = mmap.PAGESIZE + (position & self._mask)
         # Copied twice: memcpy may copy a record's end before the header that says that it is finished.
-        ready = finished(self._data[start : start + end - position], self._event.size)
-        events = decode(self._data[start : start + ready], self._event)
+        ready = finished(self._data[start : start + end - position], size)
+        data = self._data[start : start + ready]
         if ready:
             _POSITION.pack_into(self._consumer, 0, position + ready)
-        return events
+        return data
 
     def close(self) -> None:
         """Unmap the ring."""
         self._consumer.close()
         self._data.close()
+
+
+class Ring(Pages):
+    """The ring of events: records of one size."""
+
+    def __init__(self, events_fd: int, event: Layout) -> None:
+        super().__init__(events_fd)
+        self._event = event
+
+    def drain(self) -> list[EventTuple]:
+        """Return all finished events in their order and free their room."""
+        return decode(self.take(self._event.size), self._event)
 
 
 def finished(data: bytes, size: int) -> int:
@@ -100,12 +113,17 @@ def _unpack(data: bytes, event: Layout) -> list[EventTuple]:
     return list(map(EventTuple._make, struct.iter_unpack(form, swapped)))
 
 
-def _kept(data: bytes, size: int) -> bytes:
-    kept, at = bytearray(), 0
+def records(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each record of finished `data` begins, its header passed, and its size in bytes."""
+    at = 0
     while at + HEADER <= len(data):
         (word,) = _LENGTH.unpack_from(data, at)
-        stride = _stride(word & ~DISCARD)
-        if word == size:
-            kept += data[at : at + stride]
-        at += stride
-    return bytes(kept)
+        if not word & DISCARD:
+            yield at + HEADER, word
+        at += _stride(word & ~DISCARD)
+
+
+def _kept(data: bytes, size: int) -> bytes:
+    return b"".join(
+        data[at - HEADER : at - HEADER + _stride(size)] for at, found in records(data) if found == size
+    )

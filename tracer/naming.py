@@ -1,0 +1,217 @@
+"""Which name a destination goes by, and what says so. Pure: times are given, CLOCK_BOOTTIME in ns.
+
+By strength: what the client itself said on this very connection, what it said on another one to the same
+address and port, what this process or target was told by DNS, what others on this host were told, the hosts
+file. Nothing is ever guessed, and nothing is asked: there is no reverse lookup.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tracer.names import NO_NAME_SOURCE
+from tracer.scope import Scope, scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from tracer.dns import Address
+
+SNI: Final = "sni"
+DNS: Final = "dns"
+HOSTS: Final = "hosts"
+
+ENTRIES_MAX: Final = 8192  # names of addresses, in all
+ENTRIES_OF_ONE: Final = 2048  # of one target or process
+NAMES_OF_ADDRESS: Final = 16
+SAID_MAX: Final = 4096  # sockets, and as many peers of processes
+NAMES_OF_PEER: Final = 4
+SHOWN_MAX: Final = 8  # names that are told of one destination
+HOLD_S: Final = 10  # an answer holds for its TTL, but at least so long: as limits.OPEN_SECONDS of bpf/abi.h
+FRESH_NS: Final = 3600 * 1_000_000_000  # what was said is missed for so long when it has to go
+_NAMELESS: Final = frozenset({Scope.LOOPBACK, Scope.MULTICAST, Scope.HOST})
+
+Owner = str | int  # a target's selector or, outside of targets, a process's id
+
+
+class Name(NamedTuple):
+    """One name of a destination; `own` False: it was told to another process than this one."""
+
+    name: str
+    source: str
+    own: bool
+    age_ns: int
+    expired: bool = False
+    encrypted: bool = False  # the hello has an encrypted one in it, which may name another
+
+
+class Named(NamedTuple):
+    """What a destination is called: the best name first; `best` None where none is good enough."""
+
+    best: Name | None
+    names: tuple[Name, ...]
+
+    @property
+    def source(self) -> str:
+        """Give the source of the best name, `none` without one."""
+        return self.best.source if self.best else NO_NAME_SOURCE
+
+
+NAMELESS: Final = Named(None, ())
+
+
+class Peer(NamedTuple):
+    """A process's remote end."""
+
+    process: int
+    remote: bytes
+    port: int
+
+
+class _Told:
+    """When a name was asked for last, and until when its answer holds."""
+
+    __slots__ = ("asked_ns", "until_ns")
+
+    def __init__(self, asked_ns: int, until_ns: int) -> None:
+        self.asked_ns = asked_ns
+        self.until_ns = until_ns
+
+
+class _Said(NamedTuple):
+    name: str
+    ns: int
+    encrypted: bool
+
+
+class NameBook:
+    """What is known of names: bounded, each name that had to go while it was good is counted."""
+
+    def __init__(
+        self,
+        evicted: Callable[[int], None],
+        hosts: Callable[[bytes], Sequence[str]] = lambda _: (),
+        *,
+        entries_max: int = ENTRIES_MAX,
+        of_one: int = ENTRIES_OF_ONE,
+        said_max: int = SAID_MAX,
+    ) -> None:
+        """`evicted` is told how many names went that still held; `hosts` gives the hosts file's names."""
+        self._evicted = evicted
+        self._hosts = hosts
+        self._entries_max = entries_max
+        self._of_one = of_one
+        self._said_max = said_max
+        self._addresses: dict[bytes, dict[tuple[Owner, str], _Told]] = {}
+        self._owners: OrderedDict[Owner, dict[tuple[bytes, str], None]] = OrderedDict()
+        self._entries = 0
+        self._sockets: OrderedDict[Hashable, _Said] = OrderedDict()
+        self._peers: OrderedDict[Peer, dict[str, _Said]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Say how many names of addresses are known by DNS."""
+        return self._entries
+
+    def told(self, owner: Owner, name: str, addresses: Iterable[Address], now_ns: int) -> None:
+        """Note the answer that `owner` was given for the name that it asked for.
+
+        Addresses of this host itself name nobody: whoever answers with them must not rename its traffic.
+        """
+        for packed, ttl in addresses:
+            if scope(packed) not in _NAMELESS:
+                self._put(owner, packed, name, _Told(now_ns, now_ns + max(ttl, HOLD_S) * 1_000_000_000))
+        self._bound(now_ns)
+
+    def _put(self, owner: Owner, packed: bytes, name: str, told: _Told) -> None:
+        own = self._owners.setdefault(owner, {})
+        self._owners.move_to_end(owner)
+        names = self._addresses.setdefault(packed, {})
+        # Taken out and put in again: the newest stands last, in both
+        if names.pop((owner, name), None) is None:
+            self._entries += 1
+        own.pop((packed, name), None)
+        names[owner, name] = told
+        own[packed, name] = None
+        if len(names) > NAMES_OF_ADDRESS:
+            (oldest, its_name), _ = next(iter(names.items()))
+            self._drop(oldest, packed, its_name, told.asked_ns)
+        if len(own) > self._of_one:
+            self._drop(owner, *next(iter(own)), told.asked_ns)
+
+    def _bound(self, now_ns: int) -> None:
+        while self._entries > self._entries_max:
+            owner, own = next(iter(self._owners.items()))
+            self._drop(owner, *next(iter(own)), now_ns)
+
+    def _drop(self, owner: Owner, packed: bytes, name: str, now_ns: int) -> None:
+        names, own = self._addresses[packed], self._owners[owner]
+        gone = names.pop((owner, name))
+        del own[packed, name]
+        self._entries -= 1
+        if not names:
+            del self._addresses[packed]
+        if not own:
+            del self._owners[owner]
+        if gone.until_ns > now_ns:
+            self._evicted(1)
+
+    def said(self, socket: int, peer: Peer, name: str, now_ns: int, *, encrypted: bool = False) -> None:
+        """Note the name that a client itself has said on a connection; a later one takes its place."""
+        said = _Said(name, now_ns, encrypted)
+        key = (socket, peer.remote, peer.port)
+        self._sockets[key] = said
+        self._sockets.move_to_end(key)
+        names = self._peers.setdefault(peer, {})
+        self._peers.move_to_end(peer)
+        names.pop(name, None)
+        names[name] = said
+        gone = [names.pop(next(iter(names)))] if len(names) > NAMES_OF_PEER else []
+        while len(self._peers) > self._said_max:
+            gone += self._peers.popitem(last=False)[1].values()
+        while len(self._sockets) > self._said_max:  # its peer still knows the name
+            self._sockets.popitem(last=False)
+        self._evicted(sum(now_ns - one.ns < FRESH_NS for one in gone))
+
+    def of(
+        self, owner: Owner, peer: Peer, now_ns: int, *, socket: int = 0, via_loopback: bool = False
+    ) -> Named:
+        """Name a destination of `owner`; with `socket` as this connection knows it.
+
+        Traffic that stays on this host gets no name, whatever was said: it goes by its address.
+        """
+        found: dict[str, Name] = {}
+        for name in self._said_to(peer, socket, now_ns):
+            found.setdefault(name.name, name)
+        if scope(peer.remote, via_loopback=via_loopback) in _NAMELESS:
+            return Named(None, tuple(found.values())) if found else NAMELESS
+        for name in self._told_of(owner, peer.remote, now_ns):
+            found.setdefault(name.name, name)
+        for text in self._hosts(peer.remote):
+            found.setdefault(text, Name(text, HOSTS, own=False, age_ns=0))
+        names = tuple(found.values())[:SHOWN_MAX]
+        return Named(names[0], names) if names else NAMELESS
+
+    def _said_to(self, peer: Peer, socket: int, now_ns: int) -> Iterable[Name]:
+        this = self._sockets.get((socket, peer.remote, peer.port)) if socket else None
+        others = self._peers.get(peer)
+        for said in (*((this,) if this else ()), *(reversed(others.values()) if others else ())):
+            yield Name(said.name, SNI, own=True, age_ns=now_ns - said.ns, encrypted=said.encrypted)
+
+    def _told_of(self, owner: Owner, remote: bytes, now_ns: int) -> list[Name]:
+        """Give what DNS said of an address: this owner's first, of each the newest first."""
+        known = self._addresses.get(remote)
+        if not known:
+            return []
+        names = [
+            Name(name, DNS, whose == owner, now_ns - told.asked_ns, told.until_ns < now_ns)
+            for (whose, name), told in known.items()
+        ]
+        names.sort(key=lambda one: (not one.own, one.age_ns))
+        return names
+
+
+def owner_of(process: int, target: str | None) -> Owner:
+    """Say for whom an answer is noted: for the whole target, else for the process."""
+    return target if target is not None else process
