@@ -326,7 +326,8 @@ struct rule_port {
 	__u8 proto; /* 0: all */
 	__u8 deny;  /* 0: allow; those that deny stand first */
 	__u16 rule; /* its number in the policy, from 1 */
-	__u16 reserved;
+	__u8 plain; /* 1: of a name whose connections need not be TLS */
+	__u8 reserved;
 };
 
 /* Value of `rules`: all that rules say of this prefix, those of wider ones included. */
@@ -357,16 +358,11 @@ struct name_key {
 	char text[NAME_LEN]; /* zero behind its end */
 };
 
-enum name_flags {
-	NAME_PLAIN = 1, /* its connections need not be TLS */
-	NAME_LAN = 2,	/* its answers may open private addresses */
-};
-
 /* Value of `names` and `named`: all that rules say of this name, those of wider ones included. */
 struct name_rules {
 	__u32 id;   /* the same for the same name in each policy; never 0 */
 	__u8 deny;  /* 1: not even its DNS query may leave */
-	__u8 flags; /* enum name_flags */
+	__u8 lan;   /* 1: its answers may open private addresses */
 	__u16 rule; /* that decides on the query */
 	struct rules rules;
 	__u32 reserved;

@@ -250,15 +250,15 @@ static __always_inline __u32 open_until(__be32 ttl)
 }
 
 /* A name that comes from outside must not lead inside, unless its rule says so. */
-static __always_inline bool may_open(const union address *address, __u32 flags)
+static __always_inline bool may_open(const union address *address, bool lan)
 {
 	enum scope_index scope = scope_of(address);
 
-	return scope == INTERNET || (scope == LAN && flags & NAME_LAN);
+	return scope == INTERNET || (scope == LAN && lan);
 }
 
 /* Take the address out of a record, if it has one. Not static: checked once. */
-__noinline int open_record(struct __sk_buff *skb, __u32 target_flags, __u32 name, __u32 offset)
+__noinline int open_record(struct __sk_buff *skb, __u32 target_lan, __u32 name, __u32 offset)
 {
 	union address address = {};
 	struct dns_record record;
@@ -277,8 +277,8 @@ __noinline int open_record(struct __sk_buff *skb, __u32 target_flags, __u32 name
 	} else {
 		return 0;
 	}
-	if (may_open(&address, target_flags & 0xffff))
-		open_address(target_flags >> 16, address.halves[0], address.halves[1], name,
+	if (may_open(&address, target_lan & 1))
+		open_address(target_lan >> 1, address.halves[0], address.halves[1], name,
 			     open_until(record.ttl));
 	return 0;
 }
@@ -312,7 +312,7 @@ static __noinline void read_answer(struct __sk_buff *skb, const struct socket_st
 {
 	const struct policy *policy = policy_of(state->policed);
 	struct dns_message message = {};
-	__u32 at, name, target_flags;
+	__u32 at, name, target_lan;
 
 	if (!policy || !read_message(skb, policy->number, dns_start(skb, state->flow.proto), &message) ||
 	    !(message.found >> 32 & NAME_SPOKEN) || message.found >> 32 & NAME_DENIED ||
@@ -321,7 +321,7 @@ static __noinline void read_answer(struct __sk_buff *skb, const struct socket_st
 	    !was_asked(skb, &message, resolver))
 		return;
 	name = message.found;
-	target_flags = state->policed << 16 | name_flags_of(policy->number, name);
+	target_lan = state->policed << 1 | name_opens_lan(policy->number, name);
 	at = message.end;
 	for (int i = 0; i < DNS_ANSWERS && i < bpf_ntohs(message.header.answers); i++) {
 		__be16 length;
@@ -329,7 +329,7 @@ static __noinline void read_answer(struct __sk_buff *skb, const struct socket_st
 		at = skip_name(skb, at);
 		if (!at)
 			return;
-		open_record(skb, target_flags, name, at);
+		open_record(skb, target_lan, name, at);
 		if (bpf_skb_load_bytes(skb, at + sizeof(struct dns_record) - sizeof(length), &length,
 				       sizeof(length)))
 			return;

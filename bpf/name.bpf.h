@@ -23,9 +23,10 @@ static __always_inline enum verdict verdict_of(__u32 judged)
 
 /* Above the verdict, below the rule's number. */
 enum {
-	SPOKEN = 0x100,	    /* a rule said so */
-	ASK_NAME = 0x200,   /* allowed if a rule allows the name that its content tells */
-	ASK_DENIED = 0x400, /* allowed unless a rule denies that name */
+	SPOKEN = 0x100,	     /* a rule said so */
+	ASK_NAME = 0x200,    /* allowed if a rule allows the name that its content tells */
+	ASK_DENIED = 0x400,  /* allowed unless a rule denies that name */
+	ASK_NOTHING = 0x800, /* allowed by a name, whatever the content tells */
 };
 
 /* What ask_name() answers: the rule's number for the name below, which rule it is, and what it says. */
@@ -98,17 +99,17 @@ __noinline __u32 ask_named(__u32 policy, __u32 id, __u32 port_proto)
 		if (!rule->rule)
 			return 0;
 		if ((!rule->port || rule->port == port) && (!rule->proto || rule->proto == (__u8)port_proto))
-			return SPOKEN | by_rule(rule->deny, rule->rule);
+			return SPOKEN | by_rule(rule->deny, rule->rule) | (rule->plain ? ASK_NOTHING : 0);
 	}
 	return 0;
 }
 
-static __always_inline __u32 name_flags_of(__u32 policy, __u32 id)
+static __always_inline bool name_opens_lan(__u32 policy, __u32 id)
 {
 	struct named_key key = {.policy = policy, .id = id};
 	const struct name_rules *found = map_lookup(named, &key);
 
-	return found ? found->flags : 0;
+	return found && found->lan;
 }
 
 static __always_inline __u32 seconds_now(void)

@@ -43,8 +43,8 @@ static __always_inline void ask_content(struct socket_state *state, const struct
 		state->name = answer >> 32;
 	if (ask && state->flow.remote_port == bpf_htons(DNS_PORT))
 		state->care |= CARE_QUERY;
-	else if (ask && state->flow.proto == PROTO_TCP && !(state->flags & SOCKET_NAMED) &&
-		 !(state->name && name_flags_of(policy->number, state->name) & NAME_PLAIN))
+	else if (ask && state->flow.proto == PROTO_TCP && !(answer & ASK_NOTHING) &&
+		 !(state->flags & SOCKET_NAMED))
 		state->care |= CARE_SNI;
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tracer import capabilities, config, control, hostfs
 from tracer.blocking import MAPS, POLICIES, Enforcement, find_policy
 from tracer.core import engine_options
+from tracer.decode import address
 from tracer.engine import Engine
 from tracer.errors import AbiError, DaemonAbsent, HostError, InstanceBusy, TattleError
 from tracer.names import escape
@@ -162,6 +163,9 @@ def _account(instance: str, policy: Policy, done: Blocked) -> str:
         for path in done.cgroups
         if path not in done.present
     ]
+    if done.resolvers:
+        asked = ", ".join(address(one) for one in done.resolvers)
+        lines.append(f"  names may be asked of: {asked}")
     if done.cut:
         lines.append(f"  {done.cut} open connection{'s' if done.cut > 1 else ''} cut")
     what = "would be denied" if policy.mode is Mode.AUDIT else "is denied"

@@ -19,6 +19,7 @@ from tracer.files import locked
 from tracer.hostfs import walk_cgroups
 from tracer.names import escape
 from tracer.policy import Mode, Policy, compile_policy
+from tracer.resolvers import resolvers
 from tracer.saved import PolicyFile, Saved, Source
 from tracer.targeting import spread
 from tracer.targets import Target, parse
@@ -35,7 +36,10 @@ log = logging.getLogger("tattle")
 
 HOOKS: Final = ("connect4", "connect6", "sendmsg4", "sendmsg6", "ingress", "egress", "cgroup_mkdir")
 """Without one of these no promise can be made. Each has the name of its program."""
-MAPS: Final = ("policies", "rules", "settings", "cgroups", "target_paths", "sockets")
+MAPS: Final = (
+    *("policies", "rules", "names", "named", "openings", "resolvers", "lookups"),
+    *("settings", "cgroups", "target_paths", "sockets"),
+)
 """What the programs judge by: pinned, as the hooks are, so that it stays when nobody holds it."""
 POLICIES: Final = "policies.json"
 
@@ -46,6 +50,7 @@ class Blocked(NamedTuple):
     cgroups: tuple[str, ...]
     present: tuple[str, ...]
     cut: int
+    resolvers: tuple[bytes, ...]  # that may be asked for names, 16 bytes each
 
 
 class State(NamedTuple):
@@ -97,7 +102,8 @@ class Enforcement:
             with self._file.replaced({**policies, policy.target: fresh}):
                 self._put(fresh, before, {*policies, policy.target})
             present = tuple(path for path in fresh.cgroups if self._directory(path).is_dir())
-        return Blocked(fresh.cgroups, present, self.cut(policy) if cut_open else 0)
+        asked = self._resolvers(fresh) if compile_policy(policy).names else ()
+        return Blocked(fresh.cgroups, present, self.cut(policy) if cut_open else 0, asked)
 
     def unblock(self, text: str, *, watched: bool) -> Saved:
         """Take a target's policy away; its cgroups stay in the target where it is `watched` anyway.
@@ -159,7 +165,19 @@ class Enforcement:
         owner = self._book.number(policy.target)
         inside = heirs(self._maps.target_paths(), owners)
         numbers = {owner, *(heir for heir, of in inside.items() if of == owner)}
-        return cut(self._engine, numbers, compile_policy(policy))
+        return cut(self._engine, numbers, compile_policy(policy), self._tables.opened(owner))
+
+    def tidy(self) -> None:
+        """Forget addresses whose time is over, and follow a host whose resolvers have changed."""
+        self._tables.tidy()
+        in_force = self._tables.in_force()
+        for name, one in self.saved().items():
+            held = in_force.get(self._book.number(name))
+            if held is not None and held.names:
+                self._tables.allow_resolvers(held.number, self._resolvers(one))
+
+    def _resolvers(self, one: Saved) -> tuple[bytes, ...]:
+        return resolvers(self._directory(path) for path in one.cgroups)
 
     def states(self) -> list[State]:
         """Ask the kernel how each policy stands now."""
@@ -257,7 +275,7 @@ class Enforcement:
         table = compile_policy(fresh.policy)
         entered = self._enter(number, fresh.cgroups)
         try:
-            self._tables.put(number, table)
+            self._tables.put(number, table, self._resolvers(fresh) if table.names else ())
         except TattleError:
             for path, old in entered.items():
                 self._maps.set_target(path, old)
@@ -316,7 +334,7 @@ class Enforcement:
         whole = (
             hooked
             and in_force is not None
-            and in_force[1:] == (one.policy.mode, one.policy.default_allow, one.policy.strict)
+            and in_force[1:4] == (one.policy.mode, one.policy.default_allow, one.policy.strict)
             and all(paths.get(os.fsencode(path)) == number for path in one.cgroups)
             and all(self._is_covered(cgroup, path, number, paths) for cgroup, path in below)
         )

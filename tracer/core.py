@@ -146,6 +146,12 @@ class Core:
         policies = {state.saved.policy.target: state for state in known}
         return [self._state(one, policies.get(one.selector)) for one in self.targeting.targets]
 
+    def tidy(self) -> None:
+        """Make room in the kernel's tables, and follow what has changed on the host."""
+        self.accounts.tidy()
+        if self.enforcement is not None:
+            self.enforcement.tidy()
+
     def unenforced(self) -> list[str]:
         """Tell of each policy that is not in force for all of its target."""
         known = self.enforcement.states() if self.enforcement else []

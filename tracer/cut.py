@@ -35,10 +35,12 @@ class _Connection(NamedTuple):
     outward: bool
 
 
-def cut(engine: Engine, targets: set[int], table: Table) -> int:
+def cut(engine: Engine, targets: set[int], table: Table, opened: set[bytes]) -> int:
     """Cut every TCP connection that a process of these targets holds and the policy denies.
 
-    Returns how many. Datagram sockets need nothing: their next packet is judged.
+    `opened` are addresses that answers have opened: of connections to them the kernel half knows by which
+    name, and whether it may still be used. Returns how many were cut. Datagram sockets need nothing: their
+    next packet is judged.
     """
     listed = engine.inventory()
     if listed is None:
@@ -50,15 +52,19 @@ def cut(engine: Engine, targets: set[int], table: Table) -> int:
         row = engine.maps.process(process) if inode not in ours else None
         if row is not None and row.target in targets:
             ours.add(inode)
-    return sum(_cut_one(engine, table, inode, holders[inode]) for inode in ours)
+    return sum(_cut_one(engine, table, opened, holders[inode], inode) for inode in ours)
 
 
-def _cut_one(engine: Engine, table: Table, inode: int, holders: list[tuple[int, int]]) -> bool:
+def _cut_one(
+    engine: Engine, table: Table, opened: set[bytes], holders: list[tuple[int, int]], inode: int
+) -> bool:
     for tgid, number in holders:
         with inventory.duplicate(tgid, number, inode) as fd:
             if fd is not None:
                 connection = _connection(engine, fd)
-                return connection is not None and _is_denied(connection, table) and _reset(fd)
+                if connection is None or (connection.outward and connection.remote in opened):
+                    return False
+                return _is_denied(connection, table) and _reset(fd)
     return False
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from exporters import door
+from exporters import door, journal
 from exporters.eventlog import EventLog
 from exporters.series import Book
 from tracer import capabilities, config, hostfs, sdnotify
@@ -77,6 +77,9 @@ def run(options: RunOptions) -> int:
     with ExitStack() as stack:
         signals = Signals()
         stack.callback(signals.close)
+        sink = journal.take_over(options.instance)
+        if sink is not None:
+            stack.callback(sink.close)
         paths = hostfs.instance_paths(options.instance, hostfs.bpffs_root())
         listening = None
         if not _locked(paths):  # else the engine says who holds it, which says more than a taken port
@@ -91,7 +94,7 @@ def run(options: RunOptions) -> int:
         stack.callback(core.close)
         core.cut()
         assert listening is not None  # the engine was opened, hence the lock was free
-        daemon = Daemon(options, settings, core, signals)
+        daemon = Daemon(options, settings, core, signals, sink)
         stack.callback(daemon.close)
         capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
         daemon.serve(listening, paths.control)
@@ -143,7 +146,14 @@ class Signals:
 class Daemon:
     """The loop: ring, signals, control socket and timers in one thread; scrapes come from others."""
 
-    def __init__(self, options: RunOptions, settings: config.Config, core: Core, signals: Signals) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        settings: config.Config,
+        core: Core,
+        signals: Signals,
+        sink: journal.Journal | None = None,
+    ) -> None:
         self._options = options
         self._settings = settings
         self._core = core
@@ -159,6 +169,8 @@ class Daemon:
         )
         accounts.on_settle(self._book.settle)
         self._log = self._open_log(settings.log_file)
+        self._teller = journal.EventTeller(sink, accounts.count_lost) if sink else None
+        self._troubles: list[str] = []
         core.retarget(settings.targets)
 
     def _open_log(self, target: str | None) -> EventLog | None:
@@ -211,17 +223,29 @@ class Daemon:
         watchdog = sdnotify.watchdog_interval()
         tidy_at = alive_at = 0.0
         while not self._stop:
-            listening = self._log is not None or bool(self._control and self._control.watchers)
+            listening = bool(self._log or self._teller or (self._control and self._control.watchers))
             for key, mask in self._selector.select(DRAIN_S if listening else IDLE_S):
                 key.data(mask)
             self._pump(listening=listening)
             now = time.monotonic()
             if now >= tidy_at:
                 tidy_at = now + TIDY_S
-                self._core.accounts.tidy()
+                self._say_troubles()
+                self._core.tidy()
             if watchdog and now >= alive_at:
                 alive_at = now + watchdog
                 sdnotify.notify("WATCHDOG=1")
+
+    def _say_troubles(self) -> None:
+        """Log what is wrong now and was not a while ago, and what is well again."""
+        now = self.ill()
+        for what in now:
+            if what not in self._troubles:
+                log.error("%s", what, extra=journal.trouble(what))
+        for what in self._troubles:
+            if what not in now:
+                log.info("no longer: %s", what)
+        self._troubles = now
 
     def _pump(self, *, listening: bool) -> None:
         for lines in self._core.events(wanted=listening):
@@ -231,6 +255,8 @@ class Daemon:
     def _tell(self, lines: list[Line]) -> None:
         if self._log is not None:
             self._log.write(line.text for line in lines)
+        if self._teller is not None:
+            self._teller.tell(line.text for line in lines)
         if self._control is not None:
             for line in lines:
                 self._control.publish(line.who, line.text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer import libbpf, syscalls
@@ -17,13 +18,15 @@ from tracer.errors import HostError, KernelError
 from tracer.policy import Mode, ScopeBit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from tracer.abi import Abi
     from tracer.maps import Maps
-    from tracer.policy import Entry, Table
+    from tracer.namerules import NameEntry
+    from tracer.policy import Entry, PortRule, Table
 
 _POLICY_BITS: Final = 32  # the first word of a key in `rules`
+_NUMBER_AT: Final = {"rules": 4, "names": 0, "named": 0, "resolvers": 0}  # of the policy, in a map's keys
 _FULL: Final = frozenset({errno.E2BIG, errno.ENOSPC})
 
 
@@ -34,19 +37,22 @@ class InForce(NamedTuple):
     mode: Mode | None
     default_allow: bool
     strict: bool
+    names: bool
 
 
 class PolicyTables:
-    """The maps `policies` and `rules` and the generation, by target number."""
+    """The maps of policies and their rules, and the generation, by target number."""
 
     def __init__(self, maps: Maps, abi: Abi) -> None:
         self._maps = maps
         self._abi = abi
         self._modes = abi.enums["policy_mode"]
-        self._policies, self._rules = maps.fd("policies"), maps.fd("rules")
+        self._policies = maps.fd("policies")
+        self._forms = abi.enums["name_form"]
+        self._kinds = abi.enums["name_kinds"]
 
-    def put(self, target: int, table: Table) -> None:
-        """Put a policy in force for a target, in place of what it had.
+    def put(self, target: int, table: Table, resolvers: Iterable[bytes] = ()) -> None:
+        """Put a policy in force for a target, in place of what it had; `resolvers` may be asked for names.
 
         Raises HostError where a table is full; then nothing has changed.
         """
@@ -56,9 +62,12 @@ class PolicyTables:
         try:
             for entry in table.entries:
                 self._insert(number, entry)
+            for name in table.names:
+                self._insert_name(number, name)
+            self.allow_resolvers(number, resolvers if table.names else ())
             libbpf.update(self._policies, struct.pack("<I", target), self._value(number, table))
         except KernelError as error:
-            self._forget(number, table)
+            self._forget(number)
             raise self._refused(error, table) from error
         if self.renew():
             self._sweep()
@@ -86,19 +95,50 @@ class PolicyTables:
         for target in self._targets():
             value = self._lookup(target)
             if value is not None:
-                number, mode, default_allow, strict, *_ = struct.unpack(self._abi.policy.format, value)
-                found[target] = InForce(number, words.get(mode), bool(default_allow), bool(strict))
+                number, mode, default_allow, strict, names, *_ = struct.unpack(self._abi.policy.format, value)
+                found[target] = InForce(
+                    number, words.get(mode), bool(default_allow), bool(strict), bool(names)
+                )
         return found
 
-    def _stale(self) -> list[bytes]:
+    def allow_resolvers(self, number: int, addresses: Iterable[bytes]) -> None:
+        """Let these resolvers, 16 bytes each, be asked under the policy of this number."""
+        for address in addresses:
+            key = struct.pack(self._abi.numbered_address.format, number, address)
+            libbpf.update(self._maps.fd("resolvers"), key, struct.pack("<I", 1))
+
+    def opened(self, target: int) -> set[bytes]:
+        """Give the addresses, 16 bytes each, that answers have opened for a target."""
+        return {address for number, address, _ in self._openings() if number == target}
+
+    def tidy(self) -> int:
+        """Forget addresses whose time is over; returns how many."""
+        now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+        old = [(number, address) for number, address, until in self._openings() if until < now]
+        for number, address in old:
+            key = struct.pack(self._abi.numbered_address.format, number, address)
+            libbpf.delete(self._maps.fd("openings"), key)
+        return len(old)
+
+    def _openings(self) -> Iterator[tuple[int, bytes, int]]:
+        fd, shape = self._maps.fd("openings"), self._maps.shape("openings")
+        for key, value in libbpf.batches(fd, shape.key_size, shape.value_size):
+            number, address = struct.unpack(self._abi.numbered_address.format, key)
+            yield number, address, max(struct.unpack(self._abi.opening.format, value)[1::2])
+
+    def _stale(self) -> list[tuple[str, bytes]]:
         """Find rules of no policy: of replaced ones, and what a killed predecessor left half done."""
         used = {one.number for one in self.in_force().values()}
-        keys = libbpf.keys(self._rules, self._maps.shape("rules").key_size)
-        return [key for key in keys if struct.unpack_from("<I", key, 4)[0] not in used]
+        return [(name, key) for name, key, number in self._numbered() if number not in used]
+
+    def _numbered(self) -> Iterator[tuple[str, bytes, int]]:
+        for name, at in _NUMBER_AT.items():
+            for key in libbpf.keys(self._maps.fd(name), self._maps.shape(name).key_size):
+                yield name, key, struct.unpack_from("<I", key, at)[0]
 
     def _sweep(self) -> None:
-        for key in self._stale():
-            libbpf.delete(self._rules, key)
+        for name, key in self._stale():
+            libbpf.delete(self._maps.fd(name), key)
 
     def renew(self) -> bool:
         """Have all sockets judged anew, once nobody can still be judging by what was replaced.
@@ -126,14 +166,37 @@ class PolicyTables:
         return struct.pack(self._abi.rule_key.format, _POLICY_BITS + entry.prefix.bits, number, address)
 
     def _insert(self, number: int, entry: Entry) -> None:
-        said = [int(word) for port in entry.ports for word in port]
-        room = len(self._abi.rules.fields) - 1 - len(said)
-        value = struct.pack(self._abi.rules.format, len(entry.ports), *said, *bytes(room))
-        libbpf.update(self._rules, self._key(number, entry), value)
+        value = struct.pack(self._abi.rules.format, *self._ports(entry.ports))
+        libbpf.update(self._maps.fd("rules"), self._key(number, entry), value)
 
-    def _forget(self, number: int, table: Table) -> None:
-        for entry in table.entries:
-            libbpf.delete(self._rules, self._key(number, entry))
+    def _ports(self, ports: tuple[PortRule, ...]) -> list[int]:
+        """Give the words of a struct rules."""
+        said = [int(word) for port in ports for word in port]
+        return [len(ports), *said, *bytes(len(self._abi.rules.fields) - 1 - len(said))]
+
+    def _insert_name(self, number: int, entry: NameEntry) -> None:
+        """Enter a name as DNS writes it, as TLS does, and by its number."""
+        below = "_BELOW" if entry.pattern.wildcard else ""
+        said = (entry.id, entry.deny, entry.lan, entry.rule, *self._ports(entry.ports))
+        value = struct.pack(self._abi.name_rules.format, *said)
+        for form, text in (("WIRE", entry.pattern.wire), ("TEXT", entry.pattern.name.encode())):
+            key = struct.pack(
+                self._abi.name_key.format, number, self._forms[f"NAME_{form}{below}"], len(text), text
+            )
+            libbpf.update(self._maps.fd("names"), key, value)
+        key = struct.pack(self._abi.named_key.format, number, entry.id)
+        libbpf.update(self._maps.fd("named"), key, value)
+
+    def _forget(self, number: int) -> None:
+        for name, key, found in list(self._numbered()):
+            if found == number:
+                libbpf.delete(self._maps.fd(name), key)
+
+    def _name_kinds(self, table: Table) -> int:
+        said = {port.deny for name in table.names for port in name.ports}
+        return (self._kinds["NAMES_ALLOWED"] if False in said else 0) | (
+            self._kinds["NAMES_DENIED"] if True in said else 0
+        )
 
     def _value(self, number: int, table: Table) -> bytes:
         policy = table.policy
@@ -142,6 +205,7 @@ class PolicyTables:
             "mode": self._modes["POLICY_AUDIT" if policy.mode is Mode.AUDIT else "POLICY_ENFORCE"],
             "default_allow": policy.default_allow,
             "strict": policy.strict,
+            "names": self._name_kinds(table),
             "allow_scopes": _mask(table.allow_scopes),
             "deny_scopes": _mask(table.deny_scopes),
         }
@@ -152,11 +216,11 @@ class PolicyTables:
     def _refused(self, error: KernelError, table: Table) -> HostError:
         if error.errno not in _FULL:
             return error
-        size = self._maps.shape("rules").max_entries
+        room, names = self._maps.shape("rules").max_entries, self._maps.shape("named").max_entries
         return HostError(
-            f"the policy of {table.policy.target} has {len(table.entries)} prefixes, more than there is room"
-            f" for: {size} in all; nothing has changed",
-            "take wider prefixes, or unblock another target",
+            f"the policy of {table.policy.target} has {len(table.entries)} prefixes and {len(table.names)}"
+            f" names, more than there is room for: {room} and {names} in all; nothing has changed",
+            "take wider prefixes or wildcards, or unblock another target",
         )
 
 

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["CgroupRow", "FlowRow", "MapSize", "Maps", "ProcessRow", "Settings"]
 
 _TRAFFIC: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
-COUNTED: Final = ("flows", "processes", "cgroups", "target_paths", "handshakes", "policies")
+COUNTED: Final = (
+    "flows",
+    "processes",
+    "cgroups",
+    "target_paths",
+    "handshakes",
+    "policies",
+    "names",
+    "openings",
+)
 _FILLING_TRIES = 1000  # of one system call each: a process record is filled in within microseconds
 
 

@@ -2,7 +2,9 @@
 
 A rule is an address or prefix (`1.2.3.0/24`, `[2001:db8::]/32`, a single address), with `:443` or
 `:443/tcp` if it is to speak of that port only; a scope (`@loopback @lan @internet @dns`); or a name
-(`registry.ollama.ai`, `*.ollama.ai`, with or without a port). Deny beats allow, allow beats the default.
+(`registry.ollama.ai`, `*.ollama.ai`, with or without a port; TCP unless it says `/udp`). A name may be
+followed by `+plain` (its connections need not be TLS with that server name) and `+lan` (its answers may open
+private addresses). Deny beats allow, allow beats the default.
 
 The kernel finds rules by the longest prefix only. Hence each prefix carries also the rules of all wider ones
 that cover it: constant cost at a packet, however many prefixes there are.
@@ -17,15 +19,18 @@ from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import UsageError
+from tracer.namerules import TCP, name_entries
 from tracer.names import escape
 from tracer.scope import MAPPED, Scope, scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from tracer.namerules import NameEntry, Pattern
+
 FORMS: Final = (
     "a rule is 1.2.3.0/24, [2001:db8::]/32 or a single address, each with :443 or :443/tcp if wanted,"
-    " or @loopback, @lan, @internet, @dns"
+    " or a name like registry.ollama.ai or *.ollama.ai, or @loopback, @lan, @internet, @dns"
 )
 RULES_MAX: Final = 0xFFFF  # struct rule_port.rule is 16 bits
 PORTS_MAX: Final = 16  # RULE_PORTS, bpf/abi.h
@@ -40,7 +45,12 @@ _V4: Final = re.compile(r"(?P<address>[0-9]+(?:\.[0-9]+){3})(?:/(?P<bits>[0-9]{1
 _V6: Final = re.compile(r"\[(?P<address>[0-9A-Fa-f:.]+)\](?:/(?P<bits>[0-9]{1,3}))?" + _TAIL)
 # RFC 1123 2.1 and RFC 952: letters, digits, hyphens inside; the last label is no number.
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_NAME: Final = re.compile(rf"(?P<wild>\*\.)?(?P<name>(?:{_LABEL}\.)*(?![0-9]+\.?(?::|\Z)){_LABEL})\.?{_TAIL}")
+_EXTRAS: Final = r"(?P<extras>(?:\+(?:plain|lan))*)\Z"
+_NAME: Final = re.compile(
+    rf"(?P<wild>\*\.)?(?P<name>(?:{_LABEL}\.)*(?![0-9]+\.?(?::|\+|\Z)){_LABEL})\.?"
+    + _TAIL.removesuffix(r"\Z")
+    + _EXTRAS
+)
 _NAME_LENGTH: Final = 253  # RFC 1035 2.3.4, without the root
 
 
@@ -111,6 +121,8 @@ class Name(NamedTuple):
     wildcard: bool
     port: int
     proto: int
+    plain: bool = False
+    lan: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,7 +187,10 @@ def parse(text: str, *, deny: bool) -> Rule:
     if found is None or len(found["name"]) > _NAME_LENGTH:
         raise _refused(text, _mend(text))
     port, proto = _tail(text, found)
-    return Rule(text, deny, Name(found["name"].lower(), found["wild"] is not None, port, proto))
+    extras = found["extras"]
+    name = found["name"].lower()
+    wild = found["wild"] is not None
+    return Rule(text, deny, Name(name, wild, port, proto, "+plain" in extras, "+lan" in extras))
 
 
 def _refused(text: str, mend: str) -> UsageError:
@@ -229,6 +244,7 @@ class PortRule(NamedTuple):
     proto: int
     deny: bool
     rule: int
+    plain: bool = False
 
     def speaks(self, port: int, proto: int) -> bool:
         """Say whether this port of this protocol is meant."""
@@ -237,7 +253,7 @@ class PortRule(NamedTuple):
     def replaces(self, other: PortRule) -> bool:
         """Say whether the other one changes nothing where this one is."""
         wider = self.port in (0, other.port) and self.proto in (0, other.proto)
-        return wider and (self.deny or not other.deny)
+        return wider and (self.deny or (not other.deny and self.plain == other.plain))
 
 
 class Entry(NamedTuple):
@@ -262,6 +278,7 @@ class Table:
     allow_scopes: dict[ScopeBit, int]
     deny_scopes: dict[ScopeBit, int]
     entries: tuple[Entry, ...]
+    names: tuple[NameEntry, ...] = ()
 
     def judge(self, remote: bytes, port: int, proto: int) -> Judgement:
         """Judge as `judge` in bpf/policy.bpf.h does."""
@@ -295,17 +312,28 @@ def compile_policy(policy: Policy) -> Table:
         elif isinstance(rule.match, Addresses):
             prefix, port, proto = rule.match
             own.setdefault(prefix, []).append(PortRule(port, proto, rule.deny, number))
-        else:
-            raise _not_yet(rule.text, rule.match)
     entries = tuple(_checked(entry, rules) for entry in flatten(own))
-    return Table(policy, scopes[False], scopes[True], entries)
+    return Table(policy, scopes[False], scopes[True], entries, _names(policy, rules))
 
 
-def _not_yet(text: str, name: Name) -> UsageError:
-    return UsageError(
-        f"the rule '{escape(text)}' is by name: rules by name come with the naming feature",
-        f"name its addresses until then (getent ahosts {name.name})",
-    )
+def _names(policy: Policy, rules: Sequence[Rule]) -> tuple[NameEntry, ...]:
+    def ports_of(ports: list[PortRule], pattern: Pattern) -> tuple[PortRule, ...]:
+        entry = Entry(Prefix(0, 0), _in_order(_needed(ports)))
+        return _checked(entry, rules, str(pattern)).ports
+
+    return name_entries(rules, _name_of, _port_rule, ports_of, default_allow=policy.default_allow)
+
+
+def _name_of(rule: Rule) -> Name | None:
+    return rule.match if isinstance(rule.match, Name) else None
+
+
+def _port_rule(number: int, rule: Rule) -> PortRule:
+    """Take TCP for what an allowed name does not say: there the server's name can be read."""
+    name = rule.match
+    assert isinstance(name, Name)
+    proto = name.proto or (0 if rule.deny else TCP)
+    return PortRule(name.port, proto, rule.deny, number, name.plain)
 
 
 def flatten(own: dict[Prefix, list[PortRule]]) -> Iterator[Entry]:
@@ -343,13 +371,14 @@ def _in_order(ports: Iterable[PortRule]) -> tuple[PortRule, ...]:
     return tuple(sorted(ports, key=lambda one: (not one.deny, one.rule)))
 
 
-def _checked(entry: Entry, rules: Sequence[Rule]) -> Entry:
+def _checked(entry: Entry, rules: Sequence[Rule], what: str = "") -> Entry:
     if len(entry.ports) <= PORTS_MAX:
         return entry
     named = ", ".join(
         f"'{rules[one.rule - 1].text}'" for one in sorted(entry.ports, key=lambda one: one.rule)
     )
+    count = len(entry.ports)
     raise UsageError(
-        f"{len(entry.ports)} rules speak of {entry.prefix}, {PORTS_MAX} are the most: {escape(named)}",
+        f"{count} rules speak of {what or entry.prefix}, {PORTS_MAX} are the most: {escape(named)}",
         "leave the ports out of some of them",
     )

@@ -42,13 +42,6 @@ def test_a_malformed_rule_is_quoted(rule: str, option: str, cell: Jail) -> None:
     assert not Path(f"/sys/fs/bpf/{cell.daemon.instance}").exists()
 
 
-@pytest.mark.parametrize("rule", ["registry.ollama.ai", "*.ollama.ai:443"])
-def test_a_rule_by_name_is_not_yet(rule: str, cell: Jail) -> None:
-    """Understood and refused."""
-    told = tattle(cell.daemon.instance, "block", cell.selector, "--allow", rule, code=2)
-    assert f"'{rule}' is by name" in told
-
-
 REFUSED = {
     "nonsense": (2, "'nonsense'"),
     "cgroup:relative": (2, "'cgroup:relative' is no target"),

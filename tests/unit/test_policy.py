@@ -235,11 +235,50 @@ def test_any_text_is_a_rule_or_refused(text: str) -> None:
         assert compile_policy(Policy("ollama", (text,))).policy.allow == (text,)
 
 
-@pytest.mark.parametrize("text", ["registry.ollama.ai", "*.ollama.ai:443"])
-def test_names_are_refused_for_now(text: str) -> None:
-    """A rule by name is understood, and refused as long as nothing carries it out."""
-    with pytest.raises(UsageError, match=r"by name.*naming feature"):
-        compile_policy(Policy("ollama", (text,)))
+def test_a_name_carries_the_rules_of_wildcards_above_it() -> None:
+    """The kernel finds the longest name only: denials of wider ones come first there, too."""
+    policy = Policy("ollama", ("*.ollama.ai:443", "registry.ollama.ai:8443"), ("*.ai:80",))
+    entries = {str(entry.pattern): entry for entry in compile_policy(policy).names}
+    assert [(port.port, port.deny, port.rule) for port in entries["registry.ollama.ai"].ports] == [
+        (80, True, 1),
+        (443, False, 2),
+        (8443, False, 3),
+    ]
+    assert [port.port for port in entries["*.ollama.ai"].ports] == [80, 443]
+    assert not entries["*.ollama.ai"].deny  # its question may be asked
+    assert entries["*.ai"].deny  # nothing at all is allowed of it
+
+
+def test_a_name_has_one_number_in_every_policy() -> None:
+    """Addresses that were opened for it stay open when the policy is replaced."""
+    one = compile_policy(Policy("x", ("registry.ollama.ai",))).names
+    other = compile_policy(Policy("y", ("a.example", "registry.ollama.ai:443/udp"), ("z.example",))).names
+    assert one[0].id in {entry.id for entry in other}
+
+
+def test_a_name_allows_tcp_unless_it_says_otherwise() -> None:
+    """The server's name can be read in TLS over TCP; `+plain` does without, for that rule alone."""
+    policy = Policy("x", ("a.example", "b.example:443/udp", "c.example:22+plain", "d.example+lan+plain"))
+    names = {entry.pattern.name: entry for entry in compile_policy(policy).names}
+    ports = {name: entry.ports[0] for name, entry in names.items()}
+    assert [ports[name].proto for name in sorted(ports)] == [6, 17, 6, 6]
+    assert [ports[name].plain for name in sorted(ports)] == [False, False, True, True]
+    assert [names[name].lan for name in sorted(ports)] == [False, False, False, True]
+
+
+def test_a_name_that_does_not_fit_is_refused() -> None:
+    """120 bytes as DNS writes them; the rule is quoted."""
+    long = ".".join(["a" * 60, "b" * 60, "example"])
+    with pytest.raises(UsageError, match="too long") as refused:
+        compile_policy(Policy("x", (long,)))
+    assert "aaaa" in refused.value.message
+
+
+def test_a_name_as_dns_writes_it() -> None:
+    """Each label after its length, and the root (RFC 1035 3.1)."""
+    entry = compile_policy(Policy("x", ("*.Ollama.AI.",))).names[0]
+    assert entry.pattern.wire == b"\x06ollama\x02ai\x00"
+    assert entry.pattern.wildcard
 
 
 def test_too_many_ports_name_the_rules() -> None:
