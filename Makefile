@@ -21,7 +21,7 @@ needs-root = $(if $(filter-out 0,$(shell id -u)),$(error $@ needs root. Type: su
 give-back  = @[ -z "$$SUDO_UID" ] || find . -path ./.git -prune -o -user root -exec chown -h "$$SUDO_UID:$$SUDO_GID" {} +
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-kernel test-world test-vm bench bpf lint format docs venv dev install uninstall clean
+.PHONY: help run test test-unit test-kernel test-world test-vm test-deploy bench bpf dashboards lint format docs venv dev install uninstall clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,12 @@ test-vm: ## the same object on Debian's 5.10, 6.1, 6.12 and newest kernels (qemu
 	@$(MAKE) dev bpf
 	@$(call pytest-no-skips,tests/vm $(ARGS))
 
+test-deploy: ## what stands in deploy/, run as it stands there (root)
+	$(needs-root)
+	@deploy/packages.sh deploy
+	@$(MAKE) dev bpf
+	@$(call pytest-no-skips,tests/deploy $(ARGS))
+
 bench: ## what it costs, against empty hooks and nftables (root)
 	$(needs-root)
 	@deploy/packages.sh bench
@@ -71,6 +77,9 @@ bench: ## what it costs, against empty hooks and nftables (root)
 
 bpf: ## compile the kernel half into tracer/objects
 	@$(MAKE) -C bpf
+
+dashboards: dev ## write deploy/grafana/*.json anew
+	@$(BIN)/python deploy/grafana/generate.py
 
 lint: dev ## ruff, mypy, clang-format
 	@$(BIN)/ruff check --quiet .

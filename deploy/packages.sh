@@ -1,5 +1,5 @@
 #!/bin/bash
-# deploy/packages.sh run|test|vm|bench: installs the distribution packages that are missing, and only those.
+# deploy/packages.sh run|test|vm|bench|deploy: installs the distribution packages that are missing, and only those.
 #
 # Debian and Ubuntu. On other systems it names what is missing and stops. No service is started by it.
 set -euo pipefail
@@ -11,6 +11,7 @@ TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-pi
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
 systemd-analyze=systemd strace=strace"
 VM="qemu-system-x86_64=qemu-system-x86"
+DEPLOY="docker-compose=docker-compose"
 BENCH="gcc=gcc bpftool=bpftool /usr/include/stdio.h=libc6-dev"
 
 fail() { # what failed, how to mend
@@ -97,11 +98,12 @@ run) wanted=$RUN ;;
 test) wanted="$RUN $TEST" ;;
 vm) wanted="$RUN $VM" ;;
 bench) wanted="$RUN $TEST $BENCH" ;;
+deploy) wanted="$RUN $TEST $DEPLOY" ;;
 python)
 	python || fail "no Python >= 3.11 with venv" "type: deploy/packages.sh run (as root)"
 	exit
 	;;
-*) fail "what for?" "type: deploy/packages.sh run|test|vm|bench|python" ;;
+*) fail "what for?" "type: deploy/packages.sh run|test|vm|bench|deploy|python" ;;
 esac
 # shellcheck disable=SC2046,SC2086 # lists of words
 set -- $(missing $wanted) $(python_packages)

@@ -199,7 +199,7 @@ def test_folders_are_those_of_the_design() -> None:
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
     assert folders - {"build", "dist", "tattle.egg-info"} <= {"bpf", "tracer", "exporters", "tests", "deploy"}
     kinds = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("*.*"))}
-    assert kinds - {"__pycache__"} <= {"unit", "kernel", "vm", "bench", "world"}
+    assert kinds - {"__pycache__"} <= {"unit", "kernel", "vm", "bench", "world", "deploy"}
 
 
 @pytest.mark.parametrize("folder", ["bpf", "tracer", "exporters", "tests", "deploy"])
@@ -233,6 +233,8 @@ def test_files_stay_readable(path: Path) -> None:
 def test_test_files_have_names_of_their_own() -> None:
     """Tests of unit/ and kernel/ run in one go, where pytest knows a file by its name alone."""
     names = [
-        path.name for path in TESTS if path.parent.name in {"unit", "kernel"} and path.stem != "conftest"
+        path.name
+        for path in TESTS
+        if path.parent.name in {"unit", "kernel", "deploy"} and path.stem != "conftest"
     ]
     assert sorted(set(names)) == sorted(names)
