@@ -146,6 +146,9 @@ int sock_ops(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		tcp_established(ctx);
 		break;
+	case BPF_SOCK_OPS_RTO_CB:
+		tcp_retransmits(ctx);
+		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ctx->args[1] == TCP_CLOSE)
 			tcp_closed(ctx);

@@ -5,6 +5,8 @@
 
 #include "socket.bpf.h"
 
+enum { TCP_USER_TIMEOUT = 18 }; /* include/uapi/linux/tcp.h */
+
 static __always_inline void remote_of(struct bpf_sock_ops *ops, union address *remote)
 {
 	if (ops->family == AF_INET) {
@@ -31,8 +33,26 @@ static __always_inline __be16 remote_port(struct bpf_sock_ops *ops)
 
 static __always_inline void follow_states(struct bpf_sock_ops *ops, struct socket_state *state)
 {
-	if (!bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG))
+	int wanted = ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG;
+
+	if (state->asked_target)
+		wanted |= BPF_SOCK_OPS_RTO_CB_FLAG;
+	if (!bpf_sock_ops_cb_flags_set(ops, wanted))
 		state->flags |= SOCKET_STATE_CB;
+}
+
+/*
+ * A connection that was denied after it had begun retransmits what we drop, for a quarter of an hour. At
+ * its first time-out it is told to give up at the next: the program gets ETIMEDOUT within a second or two.
+ */
+static __noinline void tcp_retransmits(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
+	int now = 1; /* ms */
+
+	if (state && state->verdict == VERDICT_DENIED)
+		bpf_setsockopt(ops, PROTO_TCP, TCP_USER_TIMEOUT, &now, sizeof(now));
 }
 
 static __always_inline void report(struct bpf_sock_ops *ops, struct socket_state *state, enum event_kind kind,

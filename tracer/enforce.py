@@ -122,9 +122,11 @@ class PolicyTables:
 
     def _openings(self) -> Iterator[tuple[int, bytes, int]]:
         fd, shape = self._maps.fd("openings"), self._maps.shape("openings")
-        for key, value in libbpf.batches(fd, shape.key_size, shape.value_size):
-            number, address = struct.unpack(self._abi.numbered_address.format, key)
-            yield number, address, max(struct.unpack(self._abi.opening.format, value)[1::2])
+        for keys, values in libbpf.batches(fd, shape.key_size, shape.value_size):
+            addresses = struct.iter_unpack(self._abi.numbered_address.format, keys)
+            times = struct.iter_unpack(self._abi.opening.format, values)
+            for (number, address), by in zip(addresses, times, strict=True):
+                yield number, address, max(by[1::2])
 
     def _stale(self) -> list[tuple[str, bytes]]:
         """Find rules of no policy: of replaced ones, and what a killed predecessor left half done."""
