@@ -10,6 +10,7 @@
 #ifndef TATTLE_ABI_H
 #define TATTLE_ABI_H
 
+#include <linux/bpf.h>
 #include <linux/types.h>
 
 enum limits {
@@ -36,6 +37,9 @@ enum limits {
 	LOOKUP_SECONDS = 10, /* an answer that is later opens nothing */
 	OPEN_SECONDS = 10,   /* an answer opens for its TTL, but at least so long */
 	OPEN_SECONDS_MAX = 86400,
+	PATH_LEN = 64,	   /* bytes of a request line that are looked at */
+	TALK_DEPTH = 8,	   /* requests that one connection may have in flight; a power of two */
+	GRACE_SECONDS = 5, /* a server that has begun to listen is starting up so much longer */
 };
 
 enum event_kind {
@@ -412,6 +416,67 @@ struct peer_key {
 	__u16 reserved[3];
 };
 
+/* Value of `phased`, by target id; written by the user half only. */
+struct phased {
+	__u32 phased;	 /* 1: its API is known, see `api_paths` */
+	__u32 listeners; /* listening sockets that were there before the kernel half counted */
+};
+
+/* Value of `phases`, by target id; written by the kernel half only. */
+struct phase_state {
+	__u64 listening_ns;	/* CLOCK_BOOTTIME, of the first listening socket; 0: before us */
+	__u32 inflight[PHASES]; /* requests, by the phase that their path tells */
+	__u32 listeners;	/* sockets, beside those that user space counted; may be below zero */
+	__u32 answers;		/* 1: requests come, though no socket of its own listens */
+};
+
+/*
+ * Key of `api_paths`, a longest-prefix map, to an enum phase: how the request line begins. A rule for
+ * one path has two entries, "POST /api/chat " and "POST /api/chat?"; one for all below has "GET /api/".
+ */
+struct api_path_key {
+	__u32 prefix_bits; /* 32 + those of the text */
+	__u32 target;
+	char text[PATH_LEN];
+};
+
+/* A request that waits for its response. */
+struct asked {
+	__u64 began_ns; /* CLOCK_BOOTTIME */
+	__u32 target;
+	__u8 phase;
+	__u8 head_only; /* HEAD: the response has no body, RFC 9110 9.3.2 */
+	__u16 reserved;
+};
+
+/* Where we are in an HTTP message, see talk.bpf.h. */
+struct message {
+	__u64 before, window; /* the last 16 bytes of its head */
+	__u64 left;	      /* bytes of its body that are to come */
+	__u32 seen;	      /* bytes of its head */
+	__u32 status;	      /* three digits as they stand there */
+	__u8 ending;
+	__u8 ended; /* the head is */
+	__u8 has_length;
+	__u8 in_length;
+	__u8 chunked;
+	__u8 alien; /* no HTTP */
+	__u16 reserved;
+};
+
+/* Value of `talks`, the storage of accepted sockets of targets whose API is known. */
+struct talk {
+	struct bpf_spin_lock lock; /* of first, waiting, closed and asked */
+	__u32 heard_to;		   /* sequence number of the byte of the client's that is next of interest, */
+	__u32 said_to;		   /* and of the server's */
+	__u8 first, waiting, closed;
+	__u8 hears, says; /* 1: heard_to, said_to are known */
+	__u8 exact;	  /* 1: at heard_to the next request may begin, also while this one waits */
+	__u8 reserved[6];
+	struct message messages[2]; /* the client's, the server's */
+	struct asked asked[TALK_DEPTH];
+};
+
 /*
  * Index into the map `usage`. Every client of a server comes from another port: so many accepted flows
  * have a row each, those beyond count in one row an address (remote_port 0).
@@ -499,6 +564,10 @@ ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct slot, 128);
 ABI_SIZE(struct socket_state, 120);
 ABI_SIZE(struct handshake_key, 32);
+ABI_SIZE(struct phase_state, 40);
+ABI_SIZE(struct api_path_key, 72);
+ABI_SIZE(struct message, 40);
+ABI_SIZE(struct talk, 24 + 2 * 40 + 16 * TALK_DEPTH);
 ABI_SIZE(struct handshake, 48);
 ABI_SIZE(struct descriptor, 24);
 ABI_SIZE(struct event, 112);

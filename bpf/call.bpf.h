@@ -44,7 +44,7 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 		lost(LOSS_STORAGE_REFUSED);
 		return true;
 	}
-	open_fixed(state, remote, peer.port, peer.proto, identify());
+	open_fixed(state, remote, peer.port, peer.proto, identify(), phase_of(target));
 	if (datagrams)
 		return true;
 	state->asked_target = target;

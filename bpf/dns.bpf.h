@@ -225,7 +225,7 @@ static __noinline bool query_passes(struct __sk_buff *skb, const struct socket_s
 	said = judge(state->policed, &asked);
 	if (query_allowed(skb, policy, &asked.remote, asked.proto, said))
 		return true;
-	flow_key_of(&key, state->flow.process, &asked);
+	flow_key_of(&key, state->flow.process, state->flow.phase, &asked);
 	denied(&key, policy, verdict_of(said) == VERDICT_DENIED ? said : 0,
 	       peer->proto == PROTO_TCP ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
 	return policy->mode == POLICY_AUDIT;

@@ -109,6 +109,16 @@ MAP_SOCKET_STORAGE(lookups, struct lookups);
 /* An LRU, for what it forgets is a permission. */
 MAP_LRU(asked_peers, struct peer_key, __u64, 8192);
 MAP_SOCKET_STORAGE(sockets, struct socket_state);
+MAP_ARRAY(phased, struct phased, 1024);
+MAP_ARRAY(phases, struct phase_state, 1024);
+MAP_PREFIX(api_paths, struct api_path_key, __u32, 16384);
+/* Only of connections to the API of such a target; never handed down to another socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct talk);
+} talks SEC(".maps");
 MAP_RING(events, 2 << 20);
 MAP_RING(samples, 1 << 20);
 

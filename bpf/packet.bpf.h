@@ -6,6 +6,7 @@
 #ifndef TATTLE_PACKET_BPF_H
 #define TATTLE_PACKET_BPF_H
 
+#include "talk.bpf.h"
 #include "verdict.bpf.h"
 
 /* A flow of an unconnected socket is seen for the first time. */
@@ -53,10 +54,12 @@ static __always_inline struct flow *find_out(struct __sk_buff *skb, const struct
 	if (flow)
 		return flow;
 	key->direction = DIRECTION_IN;
+	key->phase = PHASE_UNKNOWN; /* as of all that others start */
 	flow = asked_first(key);
 	if (flow)
 		return flow;
 	key->direction = DIRECTION_OUT;
+	key->phase = state->flow.phase;
 	if (state->asked_port &&
 	    (key->remote_port != state->asked_port || !same_address(key->remote, state->asked))) {
 		__builtin_memcpy(key->remote, state->asked, ADDRESS_LEN);
@@ -68,19 +71,46 @@ static __always_inline struct flow *find_out(struct __sk_buff *skb, const struct
 	return first_datagram(skb, key);
 }
 
+/* In which phase has this peer been spoken to? PHASES: in none. Not static: see current_target(). */
+__noinline __u32 phase_asked(__u64 process, __u64 high, __u64 low, __u32 port_proto)
+{
+	union address remote = {.halves = {high, low}};
+	struct flow_key key = {.process = process, .remote_port = port_proto >> 16, .proto = port_proto};
+
+	__builtin_memcpy(key.remote, &remote, ADDRESS_LEN);
+	for (int i = 0; i < PHASES; i++) {
+		key.phase = i;
+		if (map_lookup(flows, &key))
+			return i;
+	}
+	return PHASES;
+}
+
+/* What comes back belongs to the phase in which it was asked for. */
 static __always_inline struct flow *find_in(struct flow_key *key)
 {
+	const union address *remote = (const void *)key->remote;
 	struct flow *flow = map_lookup(flows, key);
+	__u32 phase;
 
 	if (flow)
 		return flow;
+	if (key->phase) {
+		phase = phase_asked(key->process, remote->halves[0], remote->halves[1],
+				    (__u32)key->remote_port << 16 | key->proto);
+		if (phase < PHASES) {
+			key->phase = phase;
+			return flow_of(key);
+		}
+	}
+	key->phase = PHASE_UNKNOWN; /* as of all that others start */
 	key->direction = DIRECTION_IN;
 	return flow_of(key);
 }
 
 static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_state *state, bool out)
 {
-	struct flow_key key = {.process = state->flow.process};
+	struct flow_key key = {.process = state->flow.process, .phase = state->flow.phase};
 	struct flow *flow;
 	struct peer peer = {};
 	__u64 packets, bytes = wire_bytes(skb, &packets);
@@ -235,6 +265,8 @@ static __noinline bool stranger(struct __sk_buff *skb, bool out)
 	}
 	adopt_stranger(skb, state, sk);
 	judge_socket(skb, state);
+	if (state->care & CARE_PHASE)
+		rephase(state);
 	return slowly(skb, state, out);
 }
 
@@ -277,9 +309,15 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 		return stranger(skb, out);
 	if (state->generation != generation())
 		judge_socket(skb, state);
+	if (state->care & CARE_PHASE)
+		rephase(state);
 	if (state->verdict == VERDICT_DENIED && !pass_denied(skb, state, out))
 		return false;
-	if (state->care && !careful(skb, state, out))
+	if (state->care & CARE_TALK && out)
+		listen_out(skb, state);
+	else if (state->care & CARE_TALK)
+		listen_in(skb);
+	if (state->care & ~(CARE_PHASE | CARE_TALK) && !careful(skb, state, out))
 		return false;
 	if (state->policed && out && has_options(skb) && !options_allowed(skb, state))
 		return false;

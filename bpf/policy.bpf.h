@@ -160,7 +160,8 @@ __noinline int denied_numbers(__u64 process, __u64 high, __u64 low, __u64 port_p
 	struct flow_key key = {.process = process,
 			       .remote_port = port_proto_direction >> 16,
 			       .proto = port_proto_direction >> 8,
-			       .direction = port_proto_direction};
+			       .direction = port_proto_direction,
+			       .phase = port_proto_direction >> 32};
 	bool audit = rule_how & DENIED_NOT;
 	struct flow *flow;
 	__u64 now = coarse_now();
@@ -194,18 +195,20 @@ static __always_inline void denied(const struct flow_key *key, const struct poli
 	if (policy->mode == POLICY_AUDIT)
 		how |= DENIED_NOT;
 	denied_numbers(key->process, remote->halves[0], remote->halves[1],
-		       (__u64)key->remote_port << 16 | (__u32)key->proto << 8 | key->direction,
+		       (__u64)key->phase << 32 | (__u64)key->remote_port << 16 | (__u32)key->proto << 8 |
+			       key->direction,
 		       (judged & 0xffff0000) | how);
 }
 
-static __always_inline void flow_key_of(struct flow_key *key, __u64 process, const struct peer *peer)
+static __always_inline void flow_key_of(struct flow_key *key, __u64 process, __u8 phase,
+					const struct peer *peer)
 {
 	key->process = process;
 	__builtin_memcpy(key->remote, &peer->remote, ADDRESS_LEN);
 	key->remote_port = peer->port;
 	key->proto = peer->proto;
 	key->direction = DIRECTION_OUT;
-	key->phase = PHASE_UNKNOWN;
+	key->phase = phase;
 	__builtin_memset(key->reserved, 0, sizeof(key->reserved));
 }
 
@@ -248,7 +251,7 @@ static __always_inline enum answer ask_call(const struct peer *peer, __u32 targe
 	policy = policy_of(target);
 	if (!policy || (peer->proto == PROTO_UDP && !policy->strict && has_asked(cookie, peer)))
 		return ANSWER_ONCE;
-	flow_key_of(&key, identify(), peer);
+	flow_key_of(&key, identify(), phase_of(target), peer);
 	denied(&key, policy, judged, DENIED_CALL);
 	return policy->mode == POLICY_AUDIT ? ANSWER_ONCE : ANSWER_NO;
 }

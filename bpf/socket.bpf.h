@@ -8,8 +8,9 @@
 
 #include "event.bpf.h"
 #include "identity.bpf.h"
+#include "phase.bpf.h"
 
-enum { TCP_CLOSE = 7, TCP_LISTEN = 10 }; /* include/net/tcp_states.h */
+enum { TCP_FIN_WAIT1 = 4, TCP_CLOSE = 7, TCP_LAST_ACK = 9, TCP_LISTEN = 10 }; /* include/net/tcp_states.h */
 
 /* Does anybody ask to see loopback traffic of a process of this target to or at this port? */
 static __always_inline bool loopback_wanted(__be16 port, __u32 target)
@@ -27,6 +28,23 @@ static __always_inline void start_flow(struct socket_state *state, __u64 process
 	state->flow.proto = proto;
 	state->flow.direction = direction;
 	state->opened_ns = bpf_ktime_get_boot_ns();
+}
+
+/* The phase has changed: what was counted so far belongs to the old one, in a flow of its own. */
+static __noinline void rephase(struct socket_state *state)
+{
+	__u8 phase = phase_of(state->target);
+	struct slot *slot;
+
+	if (state->flow.phase == phase)
+		return;
+	fold(state->slot);
+	state->flow.phase = phase;
+	slot = slot_at(state->slot);
+	if (!slot)
+		return;
+	slot->flow.phase = phase;
+	slot->first_ns = coarse_now();
 }
 
 /* Which packets of a socket that got this peer are worth more than counting. */
@@ -157,10 +175,11 @@ static __always_inline void report_attempt(const struct socket_state *state, enu
 
 /* A stream or connected datagram socket gets its peer. Nothing is counted yet. */
 static __always_inline void open_fixed(struct socket_state *state, const union address *remote, __be16 port,
-				       __u8 proto, __u64 process)
+				       __u8 proto, __u64 process, __u8 phase)
 {
 	reset(state);
 	start_flow(state, process, proto, DIRECTION_OUT);
+	state->flow.phase = phase;
 	set_peer(state, remote, port);
 }
 

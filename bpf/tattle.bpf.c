@@ -2,7 +2,8 @@
 /*
  * tattle's programs. Each is a few lines here; how they work stands in the headers, by concern:
  * call (connect, sendmsg, bind), packet (bytes), tcp (connections), cgroup (targets), policy (may
- * it?), identity (who), socket (the state of a socket), account (flows), event (the log).
+ * it?), talk and phase (what for), identity (who), socket (the state of a socket), account (flows),
+ * event (the log).
  * bpf/README.md has the table of hooks.
  */
 #include "call.bpf.h"
@@ -122,11 +123,15 @@ int sock_release(struct bpf_sock *ctx)
 {
 	struct socket_state *state = socket_lookup(sockets, ctx);
 
+	if (state && state->mode == MODE_LISTENER)
+		listener_down(state->asked_target ? state->asked_target : current_target());
 	if (!state || state->mode != MODE_FIXED || state->flags & (SOCKET_STATE_CB | SOCKET_CLOSED))
 		return PASS;
 	if (state->flow.proto == PROTO_TCP || state->flags & SOCKET_SENT)
 		report_close(state, state->flow.proto == PROTO_TCP ? RESULT_UNKNOWN : RESULT_OK,
 			     bpf_get_socket_cookie(ctx));
+	if (state->care & CARE_TALK)
+		stop_listening_in(ctx, state);
 	end_peer(state);
 	return PASS;
 }
@@ -150,6 +155,9 @@ int sock_ops(struct bpf_sock_ops *ctx)
 		tcp_retransmits(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] == TCP_FIN_WAIT1 || ctx->args[1] == TCP_LAST_ACK ||
+		    ctx->args[1] == TCP_CLOSE)
+			tcp_hung_up(ctx);
 		if (ctx->args[1] == TCP_CLOSE)
 			tcp_closed(ctx);
 		break;

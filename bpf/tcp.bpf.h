@@ -3,7 +3,7 @@
 #ifndef TATTLE_TCP_BPF_H
 #define TATTLE_TCP_BPF_H
 
-#include "socket.bpf.h"
+#include "talk.bpf.h"
 
 enum { TCP_USER_TIMEOUT = 18 }; /* include/uapi/linux/tcp.h */
 
@@ -147,7 +147,7 @@ static __noinline void tcp_connecting(struct bpf_sock_ops *ops)
 		lost(LOSS_STORAGE_REFUSED);
 		return;
 	}
-	open_fixed(state, &remote, remote_port(ops), PROTO_TCP, thread_owner(above));
+	open_fixed(state, &remote, remote_port(ops), PROTO_TCP, thread_owner(above), PHASE_UNKNOWN);
 	follow_states(ops, state);
 	report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ops));
 }
@@ -157,7 +157,8 @@ static __always_inline void tcp_listening(struct bpf_sock_ops *ops)
 	struct bpf_sock *sk = ops->sk;
 	struct socket_state *state;
 	union address local;
-	bool wanted = loopback_wanted(bpf_htons(ops->local_port), target_of(cgroup_of(current_task())));
+	__u32 target = target_of(cgroup_of(current_task()));
+	bool wanted = loopback_wanted(bpf_htons(ops->local_port), target);
 
 	local_of(ops, &local);
 	if (!sk || (local.words[3] && is_loopback(&local) && !wanted))
@@ -172,6 +173,8 @@ static __always_inline void tcp_listening(struct bpf_sock_ops *ops)
 	state->listener = bpf_get_socket_cookie(ops);
 	state->flags = wanted ? SOCKET_LOOPBACK : 0;
 	state->mode = MODE_LISTENER;
+	state->asked_target = target;
+	listener_up(target);
 }
 
 /* What the handshake has cost so far was counted at the listener. */
@@ -204,6 +207,7 @@ static __always_inline void tcp_accepted(struct bpf_sock_ops *ops, struct socket
 	set_peer(state, &remote, remote_port(ops));
 	state->flags &= SOCKET_LOOPBACK;
 	state->generation = 0;
+	state->asked_target = 0;
 	take_handshake(state);
 	follow_states(ops, state);
 	count_established(ops, state, EVENT_ACCEPT);
@@ -228,6 +232,17 @@ static __always_inline int error_of(struct bpf_sock *sk)
 	struct sock *tcp = (void *)bpf_skc_to_tcp_sock(sk);
 
 	return tcp ? BPF_CORE_READ(tcp, sk_err) : 0;
+}
+
+/* No more is said on this connection, or nobody listens: what was asked is over. */
+static __noinline void tcp_hung_up(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
+	struct talk *talk = state && sk && state->care & CARE_TALK ? socket_lookup(talks, sk) : NULL;
+
+	if (talk)
+		hang_up(talk, state, bpf_get_socket_cookie(ops));
 }
 
 /* Packets may still follow (a reset): they find SOCKET_CLOSED and go to the flow at once. */

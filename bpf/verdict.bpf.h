@@ -80,6 +80,23 @@ static __always_inline void judge_answers(struct socket_state *state, const stru
 }
 
 /*
+ * Of a target whose API is known: what it starts is counted by phase, what it accepts is listened in to.
+ * A connection that once was goes on to be, that its requests in flight have an end.
+ */
+static __noinline void care_for_phase(struct socket_state *state, __u32 target)
+{
+	bool is_phased = phased_target(target);
+	bool accepted = state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN;
+
+	if (state->mode == MODE_LISTENER && is_phased)
+		state->flags |= SOCKET_LOOPBACK;
+	else if (accepted && is_phased && state->flow.proto == PROTO_TCP)
+		state->care |= CARE_TALK;
+	else if (!accepted && state->mode != MODE_LISTENER && (is_phased || state->flow.phase))
+		state->care |= CARE_PHASE;
+}
+
+/*
  * Once a socket, and again when a policy has changed. The generation is read before the policy: who
  * changes the policy raises the generation afterwards, so an old answer never bears the new number.
  */
@@ -92,7 +109,8 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 	state->verdict = VERDICT_ALLOWED;
 	state->policed = policy ? target : 0;
 	state->target = target;
-	state->care &= ~(CARE_QUERY | CARE_SNI);
+	state->care &= ~(CARE_QUERY | CARE_SNI | CARE_PHASE);
+	care_for_phase(state, target);
 	if (policy && (state->mode == MODE_LISTENER ||
 		       (state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN)))
 		judge_answers(state, policy);
@@ -163,7 +181,7 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct
 		return true;
 	if (peer->proto == PROTO_UDP && !policy->strict && has_asked(bpf_get_socket_cookie(skb), peer))
 		return true;
-	flow_key_of(&key, state->flow.process, peer);
+	flow_key_of(&key, state->flow.process, state->flow.phase, peer);
 	denied(&key, policy, answer, DENIED_CALL | DENIED_PACKET);
 	return policy->mode == POLICY_AUDIT;
 }
@@ -203,7 +221,7 @@ static __noinline bool options_allowed(struct __sk_buff *skb, const struct socke
 	answer = judge(state->policed, &peer);
 	if (verdict_of(answer) == VERDICT_ALLOWED && !(answer & ASK_NAME))
 		return true;
-	flow_key_of(&key, state->flow.process, &peer);
+	flow_key_of(&key, state->flow.process, state->flow.phase, &peer);
 	denied(&key, policy, answer, peer.proto == PROTO_TCP ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
 	return policy->mode == POLICY_AUDIT;
 }

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What a target is doing now, as the requests in flight on its API tell (talk.bpf.h) and its listening
+ * sockets. User space says whose API is known (the map `phased`) and never writes what is counted here.
+ */
+#ifndef TATTLE_PHASE_BPF_H
+#define TATTLE_PHASE_BPF_H
+
+#include "maps.h"
+
+static __always_inline struct phase_state *phase_state(__u32 target)
+{
+	return target ? map_lookup(phases, &target) : NULL;
+}
+
+static __always_inline const struct phased *phased_target(__u32 target)
+{
+	const struct phased *told = target ? map_lookup(phased, &target) : NULL;
+
+	return told && told->phased ? told : NULL;
+}
+
+/* Nobody listens: not started yet, or about to be started again. */
+static __always_inline bool is_silent(const struct phase_state *state, const struct phased *told)
+{
+	return (__s32)(state->listeners + told->listeners) <= 0 && !state->answers;
+}
+
+/* Not static: see current_target(). */
+__noinline __u32 phase_of(__u32 target)
+{
+	const struct phased *told = phased_target(target);
+	const struct phase_state *state = phase_state(target);
+
+	if (!told || !state)
+		return PHASE_UNKNOWN;
+	if ((__s32)state->inflight[PHASE_INFERENCE] > 0)
+		return PHASE_INFERENCE;
+	if ((__s32)state->inflight[PHASE_PULL] > 0)
+		return PHASE_PULL;
+	if ((__s32)state->inflight[PHASE_ACCOUNT] > 0)
+		return PHASE_ACCOUNT;
+	if (is_silent(state, told))
+		return PHASE_STARTUP;
+	if (state->listening_ns && (__s64)(coarse_now() - state->listening_ns) < GRACE_SECONDS * 1000000000LL)
+		return PHASE_STARTUP;
+	return PHASE_IDLE;
+}
+
+/* Whatever listens in a target is counted, phased or not: it may become so later. */
+static __always_inline void listener_up(__u32 target)
+{
+	struct phase_state *state = phase_state(target);
+
+	if (!state)
+		return;
+	add(&state->listeners, 1);
+	if ((__s32)state->listeners == 1) {
+		state->listening_ns = bpf_ktime_get_boot_ns();
+		state->answers = 0;
+	}
+}
+
+static __always_inline void listener_down(__u32 target)
+{
+	struct phase_state *state = phase_state(target);
+
+	if (!state)
+		return;
+	add(&state->listeners, -1);
+	state->answers = 0;
+}
+
+/* Who answers has started, also by a listening socket of somebody else's (systemd's, handed over). */
+static __always_inline void request_up(__u32 target, __u32 phase)
+{
+	struct phase_state *state = phase_state(target);
+
+	if (!state || phase >= PHASES)
+		return;
+	add(&state->inflight[phase], 1);
+	if ((__s32)state->listeners <= 0)
+		state->answers = 1;
+}
+
+static __always_inline void request_down(__u32 target, __u32 phase)
+{
+	struct phase_state *state = phase_state(target);
+
+	if (state && phase < PHASES)
+		add(&state->inflight[phase], -1);
+}
+
+#endif /* TATTLE_PHASE_BPF_H */
