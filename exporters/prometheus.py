@@ -56,6 +56,7 @@ class Source(Protocol):
     def rows(self) -> Sequence[FlowRow]: ...  # noqa: D102
     def overflow(self) -> Iterable[FlowRow]: ...  # noqa: D102
     def losses(self) -> dict[str, int]: ...  # noqa: D102
+    def unread(self) -> dict[str, int]: ...  # noqa: D102 - packets that gave no name, by reason
     def sizes(self) -> Sequence[MapSize]: ...  # noqa: D102
 
 
@@ -90,6 +91,12 @@ class Collector:
         yield from map_families(self._source.sizes(), losses)
         yield _counter(
             "events_lost", "Events, lines and records that were lost, by reason.", ["reason"], losses
+        )
+        yield _counter(
+            "names_unread",
+            "DNS messages and first words of clients that gave no name, by reason.",
+            ["reason"],
+            self._source.unread(),
         )
         yield from hook_families(self._hooks())
         yield build_info()

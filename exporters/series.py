@@ -6,12 +6,16 @@ process names. A label becomes free again when no flow in the table and no settl
 leaves the table leaves its counts in its series (`settle`). Hence a series that is exported only grows: one
 that ends and comes back starts at zero, which Prometheus takes for the counter reset that it is.
 
+A destination goes by its name where one is known when the flow is first folded, else by its address for good:
+what is known by then is all that was said before, since samples are read after the flows. A flow never moves
+to another series, because it would take counts out of one that only grows.
+
 A series without traffic for a day is no longer exported; its counts are kept as long as its flows are.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tracer.decode import address, protocol
 from tracer.names import escape
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from tracer.abi import FlowRow
     from tracer.decode import Decoder
+    from tracer.identity import ProcessInfo
     from tracer.registry import Registry
 
 OTHER: Final = "other"
@@ -34,6 +39,13 @@ _CALLS: Final = 5  # attempts to denied_packets: the counters of calls, in their
 _TRAFFIC: Final = 4  # bytes_out to packets_in
 Sums = list[int]
 FlowKey = tuple[int, bytes, int, int, int]
+
+
+class Names(Protocol):
+    """Who knows names."""
+
+    def refresh(self) -> None: ...  # noqa: D102 - take in what is known as of now
+    def label(self, row: FlowRow, who: ProcessInfo | None) -> str | None: ...  # noqa: D102
 
 
 class Labels(NamedTuple):
@@ -89,10 +101,17 @@ class Book:
     """All series; give it every flow of the table at each scrape, and each flow that leaves it."""
 
     def __init__(
-        self, registry: Registry, decoder: Decoder, max_destinations: int, *, pid: bool = False
+        self,
+        registry: Registry,
+        decoder: Decoder,
+        max_destinations: int,
+        names: Names | None = None,
+        *,
+        pid: bool = False,
     ) -> None:
         self._registry = registry
         self._decoder = decoder
+        self._names = names
         self.max_destinations = max_destinations
         self.pid = pid
         self._series: dict[Labels, Series] = {}
@@ -105,18 +124,21 @@ class Book:
         """Keep the counts of a flow that leaves the kernel's table."""
         via = row.flags & self._decoder.via_loopback
         key = (row.process, row.remote, row.proto, row.direction, via)
-        series = self._given.get(key) or self._give(key)
+        series = self._given.get(key) or self._give(key, row)
         series.settle(row)
         self._left = True
 
     def fold(self, rows: Sequence[FlowRow], now_ns: int) -> list[Series]:
         """Sum the table's flows up; returns the series to export. `now_ns` is CLOCK_BOOTTIME."""
+        if self._names is not None:
+            self._names.refresh()
         for series in self._series.values():
             series.begin()
         given, via = self._given, self._decoder.via_loopback
-        for process, remote, _, proto, direction, phase, a, b, c, d, e, f, g, h, i, _, last, flags in rows:
+        for row in rows:
+            process, remote, _, proto, direction, phase, a, b, c, d, e, f, g, h, i, _, last, flags = row
             key = (process, remote, proto, direction, flags & via)
-            series = given.get(key) or self._give(key)
+            series = given.get(key) or self._give(key, row)
             now = series.now
             now[0] += a
             now[1] += b
@@ -140,25 +162,27 @@ class Book:
             series.finish()
         return fresh
 
-    def _give(self, key: FlowKey) -> Series:
-        labels = self._labels(key)
+    def _give(self, key: FlowKey, row: FlowRow) -> Series:
+        labels = self._labels(key, row)
         if labels not in self._series and len(self._series) >= SERIES_MAX:
             labels = labels._replace(process=OTHER, destination=OTHER, pid="")
         series = self._series.setdefault(labels, Series(labels))
         self._given[key] = series
         return series
 
-    def _labels(self, key: FlowKey) -> Labels:
+    def _labels(self, key: FlowKey, row: FlowRow) -> Labels:
         process, remote, proto, direction, via = key
         who = self._registry.get(process)
         target = escape(who.target, LABEL_MAX) if who and who.target else ""
         comm = (who.comm if who else None) or "unknown"
         own_process = _take(self._processes.setdefault(target, set()), comm, PROCESSES_MAX)
         destinations = self._destinations.setdefault(target, set())
+        name = self._names.label(row, who) if self._names is not None else None
+        destination = escape(name, LABEL_MAX) if name else address(remote)
         return Labels(
             target=target,
             process=own_process,
-            destination=_take(destinations, address(remote), self.max_destinations),
+            destination=_take(destinations, destination, self.max_destinations),
             scope=scope(remote, via_loopback=bool(via)),
             proto=protocol(proto),
             direction=self._decoder.direction(direction),

@@ -57,15 +57,40 @@ def ago(seconds: float) -> str:
     return f"{max(seconds, 0):.0f}s"
 
 
-def endpoint(flow: Json, side: str = "remote") -> str:
-    """Give address and port as people write them, IPv6 in brackets; `other` for a sum of many."""
-    host, port = flow[f"{side}_addr"], flow[f"{side}_port"]
+def endpoint(flow: Json, *, addresses: bool = False) -> str:
+    """Give name or address of the remote end with its port, IPv6 in brackets; `other` for a sum of many.
+
+    Names that cannot be told apart stand all there; one behind a question mark is weak: its answer's time is
+    over, or it was told to another process. With `addresses` the address stands behind the name.
+    """
+    host, port = flow["remote_addr"], flow["remote_port"]
     if host is None:
-        return "other" if side == "remote" else "?"
-    name = flow["name"] if side == "remote" and flow["name"] else host
+        return "other"
+    if not flow["name"]:
+        return _with_port(str(host), port)
+    text = _with_port(_names_text(flow["names"]), port)
+    return f"{text} ({host})" if addresses else text
+
+
+def _with_port(host: str, port: int | None) -> str:
     if port is None:
-        return str(name)
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_NAMES_SHOWN: Final = 2
+
+
+def _names_text(names: Sequence[Json]) -> str:
+    """Give the best name and, unless the client itself chose, those that are as good; then how many more."""
+    best = names[0]
+    grade = (best["source"], best["own"], best["expired"])
+    equal = [one["name"] for one in names if (one["source"], one["own"], one["expired"]) == grade]
+    if best["source"] == "sni":
+        equal = equal[:1]
+    weak = "?" if best["expired"] or (best["source"] == "dns" and not best["own"]) else ""
+    more = f"+{len(equal) - _NAMES_SHOWN}" if len(equal) > _NAMES_SHOWN else ""
+    return "|".join(equal[:_NAMES_SHOWN]) + more + weak
 
 
 def place(flow: Json) -> str:
@@ -97,8 +122,8 @@ _NUMBERS: Final = frozenset(
 )
 
 
-def print_flows(answer: Json) -> None:
-    """Print the document of `flows`."""
+def print_flows(answer: Json, *, addresses: bool = False) -> None:
+    """Print the document of `flows`; `addresses`: those of named destinations, too."""
     out = console()
     made = table(
         (
@@ -111,7 +136,10 @@ def print_flows(answer: Json) -> None:
         made.add_row(
             *(
                 Text(text)
-                for text in (who(flow), place(flow), flow["direction"], endpoint(flow), flow["proto"])
+                for text in (
+                    *(who(flow), place(flow), flow["direction"]),
+                    *(endpoint(flow, addresses=addresses), flow["proto"]),
+                )
             ),
             scope_text(flow["scope"]),
             *(Text(str(flow[key])) for key in ("attempts", "established", "denied")),
@@ -142,6 +170,8 @@ KNOBS: Final = {
     "log_full": "room on the disk of the event log",
     "log_blocked": "the reader of the event log",
     "watcher_slow": "the reader of tattle watch",
+    "samples_full": "nothing: names came too fast to be read (counters are exact)",
+    "names_full": "nothing: a program asks for more names than are kept (counters are exact)",
 }
 
 
@@ -199,21 +229,38 @@ def print_report(document: Json) -> None:
         out.print(Text(f"  - {limit}"))
 
 
-def event_text(event: Json) -> str:
-    """Give an event as one plain line."""
+def event_text(event: Json, *, addresses: bool = False) -> str:
+    """Give an event as one plain line; `addresses`: that of a named destination, too."""
     clock = event["ts"][11:23]
     if event["event"] == "lost":
         return f"{clock} lost        {event['packets_out']} ({event['result']})"
+    if event["event"] in ("dns", "request"):
+        return f"{clock} {event['event']:<11} {who(event)} [{place(event)}] {_spoken_text(event)}"
     arrow = "<-" if event["direction"] == "in" else "->"
     moved = ""
     if event["event"] == "close":
         moved = f" out {size(event['bytes_out'])} in {size(event['bytes_in'])}, {event['duration_ms']:.0f} ms"
     outcome = "" if event["result"] in (None, "ok") else f" {event['result']}"
     denied = "" if event["verdict"] == "allowed" else f" {event['verdict']}"
-    there = f"{endpoint(event)} {event['proto']} {event['scope']}"
+    there = f"{endpoint(event, addresses=addresses)} {event['proto']} {event['scope']}"
     return (
         f"{clock} {event['event']:<11} {who(event)} [{place(event)}] {arrow} {there}{denied}{outcome}{moved}"
     )
+
+
+def _spoken_text(event: Json) -> str:
+    """Say what was asked for, of whom, and what came of it."""
+    resolver = _with_port(event["remote_addr"], event["remote_port"])
+    if event["event"] == "request":
+        done = "" if event["duration_ms"] is None else f", {event['duration_ms']:.0f} ms"
+        return f"{event['path'] or '?'} by {resolver} {event['phase']}{done}"
+    answers = event["answers"] or []
+    more = f" and {len(answers) - _ANSWERS_SHOWN} more" if len(answers) > _ANSWERS_SHOWN else ""
+    told = " ".join(answers[:_ANSWERS_SHOWN]) + more if answers else event["result"]
+    return f"{event['dns_type']} {event['name']} at {resolver}: {told}"
+
+
+_ANSWERS_SHOWN: Final = 4
 
 
 class Rates:
@@ -264,11 +311,13 @@ _COLUMNS: Final = {
 _DESTINATION: Final = 47  # an IPv6 address in full, its brackets and a port
 
 
-def live(head: Json, rows: Sequence[LiveRow], source: str, width: int) -> RenderableType:
+def live(
+    head: Json, rows: Sequence[LiveRow], source: str, width: int, *, addresses: bool = False
+) -> RenderableType:
     """Give one frame of the live table for a terminal of so many columns."""
     shown = [name for name, least in _COLUMNS.items() if width >= least]
     made = table(shown, _NUMBERS | {"tries", "sent", "received", "rate", "seen"})
-    lines = [_cells(row) for row in rows]
+    lines = [_cells(row, addresses=addresses) for row in rows]
     for column, name in zip(made.columns, shown, strict=True):
         widest = max((line[name].cell_len for line in lines), default=0)
         column.max_width = {"process": 26, "where": 30, "destination": _DESTINATION}.get(name)
@@ -279,9 +328,9 @@ def live(head: Json, rows: Sequence[LiveRow], source: str, width: int) -> Render
     return Group(_summary(head, len(rows), source), Text(), made)
 
 
-def _cells(row: LiveRow) -> dict[str, Text]:
+def _cells(row: LiveRow, *, addresses: bool) -> dict[str, Text]:
     flow = row.flow
-    destination = Text(endpoint(flow))
+    destination = Text(endpoint(flow, addresses=addresses))
     if flow["denied"]:
         destination.append(f" denied {flow['denied']}", style="bold red")
     return {

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tracer.decode import Decoder, Json, denials, timestamp
 from tracer.identity import NOBODY
 from tracer.ledger import Ledger, Settled, settled_json
+from tracer.naming import NAMELESS, Named
 from tracer.scope import Scope, scope
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Accounts:
         self.lock = threading.RLock()
         self.closed = False
         self.since_ns = time.time_ns()
+        self.named: Callable[[FlowRow, ProcessInfo | None], Named] = lambda *_: NAMELESS
+        self.nameless: Counter[str] = Counter()  # packets that gave no name, by reason
         self.lost: dict[str, int] = {}  # by the user half: lines of the log, of a slow watcher
         self._settlers: list[Callable[[FlowRow], None]] = []
 
@@ -82,6 +86,10 @@ class Accounts:
         """Give what was lost, by reason: the kernel's counts and those of the user half."""
         return self.maps.losses() | self.lost
 
+    def unread(self) -> dict[str, int]:
+        """Give how many packets should have told a name and did not, by reason."""
+        return dict(self.nameless)
+
     def count_lost(self, reason: str, count: int) -> None:
         """Add to a loss of the user half."""
         self.lost[reason] = self.lost.get(reason, 0) + count
@@ -112,9 +120,10 @@ class Accounts:
     ) -> Iterator[Json]:
         boot_ns = self.clock.boot_ns
         for row, who in rows:
-            yield self.decoder.flow(row, who, boot_ns)
+            yield self.decoder.flow(row, who, boot_ns, self.named(row, who))
         for key, sums in settled:
-            yield settled_json(key, sums, self.decoder, boot_ns)
+            named = self.named(sums, key.who) if key.remote is not None else NAMELESS
+            yield settled_json(key, sums, self.decoder, boot_ns, named)
 
     def _totals(self, rows: list[tuple[FlowRow, ProcessInfo | None]], settled: list[SettledRow]) -> Json:
         totals: dict[str, list[int]] = {}

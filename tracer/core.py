@@ -14,6 +14,7 @@ from tracer.control import encode, notice
 from tracer.decode import Decoder
 from tracer.engine import Engine, EngineOptions
 from tracer.hostfs import cgroup2_root
+from tracer.namer import Namer
 from tracer.names import escape
 from tracer.registry import Registry
 from tracer.targeting import OBSERVE, Targeting, TargetState
@@ -93,6 +94,11 @@ class Core:
         self.engine = Engine.open(options, self._restore if state else self._name_early)
         self.accounts, self.targeting = readers(self.engine, self.book, self._finder)
         self.ring = self.engine.ring()
+        accounts = self.accounts
+        self.namer = Namer(
+            self.engine.samples(), accounts.registry, accounts.decoder, accounts.clock, accounts.count_lost
+        )
+        accounts.named, accounts.nameless = self.namer.flow, self.namer.unread
         self._losses = LossTeller(self.engine.maps)
 
     def _restore(self, engine: Engine) -> None:
@@ -164,14 +170,21 @@ class Core:
         return TargetState(target.selector, mode, enforced, self.targeting.processes(target))
 
     def events(self, *, wanted: bool) -> Iterator[list[Line]]:
-        """Take all events from the ring, in batches; `wanted` False throws them away unread."""
+        """Take all events from the rings, in batches; `wanted` False throws them away unread.
+
+        Samples are read after the events: what a connection was called before its event is then known.
+        """
         rows = self.ring.drain()
+        if told := self.namer.drain(wanted=wanted):
+            yield [Line(one.who, encode(one.event) + b"\n") for one in told]
         for start in range(0, len(rows) if wanted else 0, BATCH):
             yield [self._line(row) for row in rows[start : start + BATCH]]
 
     def _line(self, row: EventTuple) -> Line:
         who = self.accounts.registry.get(row.process)
-        event = self.accounts.decoder.event(row, who, self.accounts.clock.boot_ns, self._rule(row, who))
+        named = self.namer.event(row, who)
+        boot_ns = self.accounts.clock.boot_ns
+        event = self.accounts.decoder.event(row, who, boot_ns, self._rule(row, who), named)
         return Line(who, encode(event) + b"\n")
 
     def _rule(self, row: EventTuple, who: ProcessInfo | None) -> str | None:
@@ -188,6 +201,7 @@ class Core:
     def close(self) -> None:
         """Detach, unpin, let go. May be called twice."""
         self.accounts.close()
+        self.namer.close()
         self.ring.close()
         self.engine.close()
 

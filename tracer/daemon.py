@@ -165,7 +165,11 @@ class Daemon:
         self._waker = select.epoll()
         accounts = core.accounts
         self._book = Book(
-            accounts.registry, accounts.decoder, settings.metrics.max_destinations, pid=settings.labels.pid
+            accounts.registry,
+            accounts.decoder,
+            settings.metrics.max_destinations,
+            core.namer,
+            pid=settings.labels.pid,
         )
         accounts.on_settle(self._book.settle)
         self._log = self._open_log(settings.log_file)
@@ -184,7 +188,11 @@ class Daemon:
 
         core = self._core
         collector = Collector(
-            core.accounts, self._book, core.accounts.decoder, core.engine.hooks, core.states
+            core.accounts,
+            self._book,
+            core.accounts.decoder,
+            core.engine.hooks,
+            core.states,
         )
         self._server = MetricsServer(listening)
         self._server.start(collector, self.ill)
@@ -192,7 +200,8 @@ class Daemon:
         self._selector.register(self._signals.receiver, selectors.EVENT_READ, self._signalled)
         # Edge-triggered, in an epoll of its own: the ring is readable as long as anything is in it, but
         # only the kernel half's wake-up, at its fill mark, is a reason not to wait for the timer.
-        self._waker.register(core.ring.fileno(), select.EPOLLIN | select.EPOLLET)
+        for ring in (core.ring, core.namer.samples):
+            self._waker.register(ring.fileno(), select.EPOLLIN | select.EPOLLET)
         self._selector.register(self._waker, selectors.EVENT_READ, lambda _: self._waker.poll(0))
         sdnotify.notify("READY=1", f"STATUS=Metrics at http://{self._settings.listen}/metrics")
         self._greet()

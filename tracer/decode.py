@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracer.identity import NOBODY, ProcessInfo
 from tracer.names import NO_NAME_SOURCE
+from tracer.naming import NAMELESS, Name, Named
 from tracer.scope import MAPPED, scope
 
 if TYPE_CHECKING:
-    from tracer.abi import EventTuple, FlowRow
+    from tracer.abi import EventTuple, FlowRow, SampleTuple
 
 Json = dict[str, Any]
 
@@ -93,6 +94,8 @@ class Decoder:
         self._verdicts = _words(enums["verdict"], "VERDICT_")
         self._phases = _words(enums["phase"], "PHASE_")
         self._unknown = enums["result"]["RESULT_UNKNOWN"]
+        self._samples = _words(enums["sample_kind"], "SAMPLE_")
+        self.inward = enums["direction"]["DIRECTION_IN"]
         self.via_loopback = enums["flow_flags"]["FLOW_VIA_LOOPBACK"]
 
     def direction(self, number: int) -> str:
@@ -103,7 +106,18 @@ class Decoder:
         """Name a phase."""
         return self._phases[number]
 
-    def event(self, row: EventTuple, who: ProcessInfo | None, boot_ns: int, rule: str | None = None) -> Json:
+    def sample(self, number: int) -> str | None:
+        """Name what a sample is of."""
+        return self._samples.get(number)
+
+    def event(
+        self,
+        row: EventTuple,
+        who: ProcessInfo | None,
+        boot_ns: int,
+        rule: str | None = None,
+        named: Named = NAMELESS,
+    ) -> Json:
         """Give one event by contract; `boot_ns` is the wall clock's time when the boot clock read zero."""
         kind = self._kinds.get(row.kind) or str(row.kind)
         return {
@@ -117,8 +131,7 @@ class Decoder:
             "local_port": row.local_port or None,
             "remote_addr": address(row.remote),
             "remote_port": (row.remote_port or None) if row.proto in _WITH_PORTS else None,
-            "name": None,
-            "name_source": NO_NAME_SOURCE,
+            **naming(named),
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
             "phase": self._phases[row.phase],
             "verdict": self._verdicts.get(row.verdict),
@@ -129,9 +142,33 @@ class Decoder:
             "packets_out": row.packets_out,
             "packets_in": row.packets_in,
             "duration_ms": row.duration_ns / 1e6 if kind == "close" else None,
+            **_UNSAID,
         }
 
-    def flow(self, row: FlowRow, who: ProcessInfo | None, boot_ns: int) -> Json:
+    def spoken(
+        self, head: SampleTuple, who: ProcessInfo | None, boot_ns: int, event: str, said: Json
+    ) -> Json:
+        """Give an event of what a packet said: `said` are the keys that are known beside who and where."""
+        return (
+            dict.fromkeys(EVENT_KEYS)
+            | {
+                "ts": timestamp(boot_ns + head.time_ns),
+                "event": event,
+                **identity(who or NOBODY),
+                "proto": protocol(head.proto),
+                "family": family(head.remote),
+                "direction": self._directions[head.direction],
+                "local_port": head.local_port or None,
+                "remote_addr": address(head.remote),
+                "remote_port": head.remote_port or None,
+                **naming(NAMELESS),
+                "scope": scope(head.remote),
+                "phase": self._phases[head.phase],
+            }
+            | said
+        )
+
+    def flow(self, row: FlowRow, who: ProcessInfo | None, boot_ns: int, named: Named = NAMELESS) -> Json:
         """Give one flow by contract; bytes are bytes of IP packets, headers included."""
         return {
             **identity(who or NOBODY),
@@ -142,8 +179,7 @@ class Decoder:
             "local_port": None,
             "remote_addr": address(row.remote),
             "remote_port": row.remote_port if row.proto in _WITH_PORTS else None,
-            "name": None,
-            "name_source": NO_NAME_SOURCE,
+            **naming(named),
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
             "phase": self._phases[row.phase],
             "attempts": row.attempts,
@@ -197,11 +233,40 @@ def identity(who: ProcessInfo) -> Json:
     }
 
 
+def naming(named: Named) -> Json:
+    """Give the keys that say how a destination is called; ages in seconds, null for the hosts file's."""
+    best = named.best
+    return {
+        "name": best.name if best else None,
+        "name_source": named.source,
+        "name_age_s": _age_s(best) if best else None,
+        "names": [
+            {
+                "name": one.name,
+                "source": one.source,
+                "own": one.own,
+                "age_s": _age_s(one),
+                "expired": one.expired,
+                "encrypted": one.encrypted,
+            }
+            for one in named.names
+        ],
+    }
+
+
+def _age_s(name: Name) -> float | None:
+    return None if name.age_ns is None else round(name.age_ns / 1e9, 3)
+
+
+# What only requests (their path) and DNS lookups (their type, and the addresses) have
+_UNSAID: Final = dict.fromkeys(("path", "dns_type", "answers"))
 EVENT_KEYS: Final = (
     "ts",
     "event",
     *identity(NOBODY),
     *("proto", "family", "direction", "local_addr", "local_port", "remote_addr", "remote_port"),
-    *("name", "name_source", "scope", "phase", "verdict", "rule", "result"),
+    *naming(NAMELESS),
+    *("scope", "phase", "verdict", "rule", "result"),
     *("bytes_out", "bytes_in", "packets_out", "packets_in", "duration_ms"),
+    *_UNSAID,
 )

@@ -28,6 +28,7 @@ from tracer.errors import AbiError, DaemonAbsent, InstanceBusy, KernelError, NoB
 from tracer.files import locked
 from tracer.maps import Maps
 from tracer.ring import Ring
+from tracer.samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,6 +190,10 @@ class Engine:
     def ring(self) -> Ring:
         """Map the event ring; the caller closes it. A ring has one reader: the daemon."""
         return Ring(self._map_fds["events"], self.abi.event)
+
+    def samples(self) -> Samples:
+        """Map the ring of samples, likewise."""
+        return Samples(self._map_fds["samples"], self.abi.sample)
 
     def hooks(self) -> list[Hook]:
         """Ask the kernel what is attached and how often it ran: nothing here is remembered."""

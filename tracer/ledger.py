@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.identity import NOBODY, ProcessInfo
+from tracer.naming import NAMELESS, Named
 from tracer.scope import Scope, scope
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ class Ledger:
         yield from self._rows.items()
 
 
-def settled_json(key: Settled, row: FlowRow, decoder: Decoder, boot_ns: int) -> Json:
+def settled_json(key: Settled, row: FlowRow, decoder: Decoder, boot_ns: int, named: Named = NAMELESS) -> Json:
     """Give a settled sum in the form of a flow: what it lost is null."""
-    flow = decoder.flow(row, key.who, boot_ns) | {"remote_port": None, "scope": key.scope}
+    flow = decoder.flow(row, key.who, boot_ns, named) | {"remote_port": None, "scope": key.scope}
     if key.remote is None:
         flow |= {"remote_addr": None, "family": None}
     return flow if key.proto is not None else flow | {"proto": None}

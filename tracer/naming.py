@@ -8,17 +8,17 @@ file. Nothing is ever guessed, and nothing is asked: there is no reverse lookup.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.names import NO_NAME_SOURCE
 from tracer.scope import Scope, scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from tracer.dns import Address
 
+PORT: Final = 53  # of DNS
 SNI: Final = "sni"
 DNS: Final = "dns"
 HOSTS: Final = "hosts"
@@ -42,7 +42,7 @@ class Name(NamedTuple):
     name: str
     source: str
     own: bool
-    age_ns: int
+    age_ns: int | None
     expired: bool = False
     encrypted: bool = False  # the hello has an encrypted one in it, which may name another
 
@@ -71,11 +71,12 @@ class Peer(NamedTuple):
 
 
 class _Told:
-    """When a name was asked for last, and until when its answer holds."""
+    """When a name was asked for first and last, and until when its answer holds."""
 
-    __slots__ = ("asked_ns", "until_ns")
+    __slots__ = ("asked_ns", "first_ns", "until_ns")
 
     def __init__(self, asked_ns: int, until_ns: int) -> None:
+        self.first_ns = asked_ns
         self.asked_ns = asked_ns
         self.until_ns = until_ns
 
@@ -129,8 +130,11 @@ class NameBook:
         self._owners.move_to_end(owner)
         names = self._addresses.setdefault(packed, {})
         # Taken out and put in again: the newest stands last, in both
-        if names.pop((owner, name), None) is None:
+        before = names.pop((owner, name), None)
+        if before is None:
             self._entries += 1
+        else:
+            told.first_ns = before.first_ns
         own.pop((packed, name), None)
         names[owner, name] = told
         own[packed, name] = None
@@ -172,44 +176,63 @@ class NameBook:
             gone += self._peers.popitem(last=False)[1].values()
         while len(self._sockets) > self._said_max:  # its peer still knows the name
             self._sockets.popitem(last=False)
-        self._evicted(sum(now_ns - one.ns < FRESH_NS for one in gone))
+        if fresh := sum(now_ns - one.ns < FRESH_NS for one in gone):
+            self._evicted(fresh)
 
     def of(
         self, owner: Owner, peer: Peer, now_ns: int, *, socket: int = 0, via_loopback: bool = False
     ) -> Named:
         """Name a destination of `owner`; with `socket` as this connection knows it.
 
-        Traffic that stays on this host gets no name, whatever was said: it goes by its address.
+        `now_ns` is the time that is asked for: what DNS said later is not known yet. Traffic that stays on
+        this host gets no name, whatever was said: it goes by its address.
         """
-        found: dict[str, Name] = {}
-        for name in self._said_to(peer, socket, now_ns):
-            found.setdefault(name.name, name)
-        if scope(peer.remote, via_loopback=via_loopback) in _NAMELESS:
-            return Named(None, tuple(found.values())) if found else NAMELESS
-        for name in self._told_of(owner, peer.remote, now_ns):
-            found.setdefault(name.name, name)
-        for text in self._hosts(peer.remote):
-            found.setdefault(text, Name(text, HOSTS, own=False, age_ns=0))
-        names = tuple(found.values())[:SHOWN_MAX]
-        return Named(names[0], names) if names else NAMELESS
-
-    def _said_to(self, peer: Peer, socket: int, now_ns: int) -> Iterable[Name]:
         this = self._sockets.get((socket, peer.remote, peer.port)) if socket else None
-        others = self._peers.get(peer)
-        for said in (*((this,) if this else ()), *(reversed(others.values()) if others else ())):
-            yield Name(said.name, SNI, own=True, age_ns=now_ns - said.ns, encrypted=said.encrypted)
+        said = self._said_to(peer, this, now_ns)
+        if scope(peer.remote, via_loopback=via_loopback) in _NAMELESS:
+            return Named(None, tuple(said)) if said else NAMELESS
+        names = self._told_of(owner, peer, now_ns)
+        # A connection that has not spoken yet may be for the name that was asked for since another one did
+        unsaid = socket and this is None and said and names and names[0].own
+        if unsaid and _age(names[0]) < _age(said[0]):
+            names = [names[0], *said, *names[1:]]
+        else:
+            names = [*said, *names]
+        names += [Name(text, HOSTS, own=False, age_ns=None) for text in self._hosts(peer.remote)]
+        if not names:
+            return NAMELESS
+        found = {name.name: name for name in reversed(names)}  # the strongest of each name wins
+        first = tuple(dict.fromkeys(found[name.name] for name in names))[:SHOWN_MAX]
+        return Named(first[0], first)
 
-    def _told_of(self, owner: Owner, remote: bytes, now_ns: int) -> list[Name]:
-        """Give what DNS said of an address: this owner's first, of each the newest first."""
-        known = self._addresses.get(remote)
-        if not known:
+    def _said_to(self, peer: Peer, this: _Said | None, now_ns: int) -> list[Name]:
+        """Give what was said on this connection, then on others to the same peer, the newest first."""
+        others = reversed(self._peers.get(peer, {}).values())
+        said = dict.fromkeys((*((this,) if this else ()), *others))
+        return [
+            Name(one.name, SNI, own=True, age_ns=max(now_ns - one.ns, 0), encrypted=one.encrypted)
+            for one in said
+        ]
+
+    def _told_of(self, owner: Owner, peer: Peer, now_ns: int) -> list[Name]:
+        """Give what DNS had said of an address by then: this owner's first, of each the newest first.
+
+        Who speaks to a resolver had its address from the configuration, not from an answer.
+        """
+        known = self._addresses.get(peer.remote)
+        if not known or peer.port == PORT:
             return []
         names = [
-            Name(name, DNS, whose == owner, now_ns - told.asked_ns, told.until_ns < now_ns)
+            Name(name, DNS, whose == owner, max(now_ns - told.asked_ns, 0), told.until_ns < now_ns)
             for (whose, name), told in known.items()
+            if told.first_ns <= now_ns
         ]
-        names.sort(key=lambda one: (not one.own, one.age_ns))
+        names.sort(key=lambda one: (not one.own, _age(one)))
         return names
+
+
+def _age(name: Name) -> int:
+    return name.age_ns or 0
 
 
 def owner_of(process: int, target: str | None) -> Owner:

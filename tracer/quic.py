@@ -239,7 +239,7 @@ class Initials:
         for piece in found:
             if piece.at <= HELLO_MAX:
                 connection.stream.add(piece.at, piece.data)
-        head, _ = connection.stream.head()
+        head = connection.stream.head()
         if min(connection.stream.pieces, default=1) or len(head) < 4:  # noqa: PLR2004 - RFC 8446 4: type, length
             return None
         size = 4 + int.from_bytes(head[1:4])

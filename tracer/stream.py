@@ -54,21 +54,29 @@ class Stream:
             self.pieces[at] = data
             self.size += len(data)
 
-    def head(self) -> tuple[bytes, list[int]]:
-        """Give all bytes before the first gap, and where in them pieces begin."""
-        joined, starts = bytearray(), []
-        first = min(self.pieces, default=0)
+    def runs(self) -> list[tuple[bytes, list[int]]]:
+        """Give the bytes between gaps, in order, and where in each run pieces begin."""
+        found: list[tuple[bytearray, list[int]]] = []
+        end = None
         for at in sorted(self.pieces):
-            if at != first + len(joined):
-                break
+            if at != end:
+                found.append((bytearray(), []))
+                end = at
+            joined, starts = found[-1]
             starts.append(len(joined))
             joined += self.pieces[at]
-        return bytes(joined), starts
+            end += len(self.pieces[at])
+        return [(bytes(joined), starts) for joined, starts in found]
+
+    def head(self) -> bytes:
+        """Give all bytes before the first gap."""
+        runs = self.runs()
+        return runs[0][0] if runs else b""
 
     @property
     def has_gap(self) -> bool:
         """Say whether something is there behind what is missing."""
-        return len(self.head()[0]) < self.size
+        return len(self.head()) < self.size
 
     def take(self, count: int) -> None:
         """Drop the first `count` bytes: they are read."""

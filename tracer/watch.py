@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -95,6 +96,7 @@ class Local:
     def snapshot(self, newest: int) -> tuple[Json, list[Json]]:
         """Give the head and the flows seen last."""
         self._core.ring.drain()
+        self._core.namer.drain(wanted=False)
         self._core.accounts.tidy()
         head, rows = self._core.accounts.view(self._wants, newest)
         return head, list(rows)
@@ -104,7 +106,9 @@ class Local:
         self._core.close()
 
 
-def watch(instance: str, targets: list[str], *, as_json: bool, seconds: float | None) -> int:
+def watch(
+    instance: str, targets: list[str], *, as_json: bool, seconds: float | None, addresses: bool = False
+) -> int:
     """Show what happens until interrupted, or for so many seconds; returns the exit code."""
     with ExitStack() as stack:
         source: Source
@@ -116,9 +120,9 @@ def watch(instance: str, targets: list[str], *, as_json: bool, seconds: float | 
         until = time.monotonic() + seconds if seconds is not None else float("inf")
         try:
             if as_json or not sys.stdout.isatty():
-                _write(source, until, _as_text if not as_json else None)
+                _write(source, until, None if as_json else partial(_as_text, addresses=addresses))
             else:
-                _show(source, until)
+                _show(source, until, addresses=addresses)
         except KeyboardInterrupt:
             return 0
     return 0
@@ -134,13 +138,13 @@ def _write(source: Source, until: float, text: Callable[[bytes], bytes] | None) 
             out.flush()
 
 
-def _as_text(line: bytes) -> bytes:
+def _as_text(line: bytes, *, addresses: bool) -> bytes:
     from exporters.views import event_text  # noqa: PLC0415 - rich is not for those who want JSON
 
-    return event_text(_decode(line)).encode("utf-8", "replace") + b"\n"
+    return event_text(_decode(line), addresses=addresses).encode("utf-8", "replace") + b"\n"
 
 
-def _show(source: Source, until: float) -> None:
+def _show(source: Source, until: float, *, addresses: bool) -> None:
     """Draw the table again and again, slower where it is dear to get."""
     from rich.live import Live  # noqa: PLC0415 - for terminals only
 
@@ -157,7 +161,8 @@ def _show(source: Source, until: float) -> None:
             order = sorted(range(len(flows)), key=lambda at: _rank(flows[at], ages[at]), reverse=True)
             order = order[: max(console.height - 5, 1)]
             rows = [views.LiveRow(flows[at], speeds[at], ages[at]) for at in order]
-            screen.update(views.live(head, rows, source.name, console.width), refresh=True)
+            frame = views.live(head, rows, source.name, console.width, addresses=addresses)
+            screen.update(frame, refresh=True)
             pause = max(FRAME_S, FRAMES_AFTER * (time.monotonic() - begun))
             select.select([], [], [], max(min(pause, until - time.monotonic()), 0))
 

@@ -25,6 +25,7 @@ ENUMS = {
         for number, name in enumerate(("UNKNOWN", "STARTUP", "IDLE", "INFERENCE", "PULL", "ACCOUNT"))
     },
     "result": {"RESULT_OK": 0, "RESULT_UNKNOWN": -1},
+    "sample_kind": {"SAMPLE_DNS": 1, "SAMPLE_HELLO": 2, "SAMPLE_REQUEST": 3, "SAMPLE_REQUEST_END": 4},
     "flow_flags": {"FLOW_VIA_LOOPBACK": 1, "FLOW_PREEXISTING": 2},
     "process_flags": {"PROCESS_READY": 1, "PROCESS_EXE_CUT": 2, "PROCESS_EXE_UNKNOWN": 4},
 }

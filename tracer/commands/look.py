@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     import argparse
 
 
-def _add_watch(parser: argparse.ArgumentParser) -> None:
+def _add_flows(parser: argparse.ArgumentParser) -> None:
     add_targets(parser)
+    parser.add_argument("--addresses", action="store_true", help="the addresses of named destinations, too")
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    _add_flows(parser)
     parser.add_argument("--for", dest="seconds", type=_seconds, metavar="SECONDS", help="end after so long")
 
 
@@ -27,7 +32,13 @@ def _seconds(text: str) -> float:
 def _watch(arguments: argparse.Namespace) -> int:
     from tracer.watch import watch
 
-    return watch(arguments.instance, arguments.targets, as_json=arguments.json, seconds=arguments.seconds)
+    return watch(
+        arguments.instance,
+        arguments.targets,
+        as_json=arguments.json,
+        seconds=arguments.seconds,
+        addresses=arguments.addresses,
+    )
 
 
 def _flows(arguments: argparse.Namespace) -> int:
@@ -38,14 +49,27 @@ def _flows(arguments: argparse.Namespace) -> int:
         return print_json(answer)
     from exporters.views import print_flows
 
-    print_flows(answer)
+    print_flows(answer, addresses=arguments.addresses)
     return 0
 
 
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--enforced",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="exit with 1 unless its policy is in force; may be repeated",
+    )
+    add_json(parser)
+
+
 def _status(arguments: argparse.Namespace) -> int:
-    from tracer.status import status
+    from tracer.status import require_enforced, status
 
     document = status(arguments.instance)
+    if arguments.enforced:
+        require_enforced(document, arguments.enforced)
     if arguments.json:
         return print_json(document)
     from exporters.views import print_status
@@ -67,12 +91,16 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return report.exit_code
 
 
+NAMES: Final = """\
+A destination goes by its name where one is known: a|b could be either, and a name with a question mark was
+told to another process, or its time is over."""
+
 COMMANDS: Final = (
     Command(
         "watch",
         "what this host's programs send now, live",
         "A live table of who sends how much to whom, newest first; one line an event where output is no "
-        f"terminal. Works with a running daemon and without one. {TARGETS}",
+        f"terminal. Works with a running daemon and without one. {NAMES} {TARGETS}",
         "  sudo tattle watch\n  sudo tattle watch ollama\n  sudo tattle watch --json --for 10 > events.jsonl",
         _add_watch,
         _watch,
@@ -80,17 +108,18 @@ COMMANDS: Final = (
     Command(
         "flows",
         "what the running daemon has counted so far",
-        f"Every process, destination, protocol and direction with attempts and bytes. {TARGETS}",
-        "  sudo tattle flows\n  sudo tattle flows unit:ollama.service --json",
-        add_targets,
+        f"Every process, destination, protocol and direction with attempts and bytes. {NAMES} {TARGETS}",
+        "  sudo tattle flows --addresses\n  sudo tattle flows unit:ollama.service --json",
+        _add_flows,
         _flows,
     ),
     Command(
         "status",
         "what is attached, lost and full, as the kernel says",
-        "Ask the kernel what of this instance is attached, how full its tables are, and what was lost.",
-        "  sudo tattle status\n  sudo tattle status --json | jq .losses",
-        add_json,
+        "Ask the kernel what of this instance is attached, how full its tables are, and what was lost. With "
+        "--enforced: for scripts and units that must not start what is not blocked.",
+        "  sudo tattle status\n  sudo tattle status --json | jq .losses\n  sudo tattle status --enforced ollama",
+        _add_status,
         _status,
     ),
     Command(
