@@ -9,7 +9,7 @@ import sys
 from typing import Any, Final
 
 from tracer import __version__
-from tracer.commands import daemon, look, policy
+from tracer.commands import daemon, look, policy, prove
 from tracer.errors import UsageError
 
 Subparsers = Any  # argparse keeps its class to itself, and wants one kind of parser only
@@ -27,7 +27,13 @@ files:
   /var/lib/NAME/             its state
   /sys/fs/bpf/NAME/          its maps and links while they are in use"""
 _FIRST_STEPS: Final = "  sudo tattle doctor\n  sudo tattle watch\n  sudo tattle run"
-COMMANDS: Final = (*daemon.COMMANDS, *look.COMMANDS[:2], *policy.COMMANDS, *look.COMMANDS[2:])
+COMMANDS: Final = (
+    *daemon.COMMANDS,
+    *look.COMMANDS[:2],
+    *policy.COMMANDS,
+    *prove.COMMANDS,
+    *look.COMMANDS[2:],
+)
 
 
 class _Intermixed(argparse.ArgumentParser):
@@ -97,14 +103,22 @@ def build(*, pretty: bool = False) -> argparse.ArgumentParser:
     return parser
 
 
-def run(given: list[str]) -> int:
+def split(given: list[str]) -> tuple[list[str], list[str]]:
+    """Part our words from those of the command that `prove` runs: they stand behind the first --."""
+    at = given.index("--") if "--" in given else len(given)
+    return (given[:at], given[at + 1 :]) if "prove" in given[:at] else (given, [])
+
+
+def run(words: list[str]) -> int:
     """Parse and do; returns the exit code or raises TattleError."""
+    given, command = split(words)
     parser = build(pretty=not given or bool({"-h", "--help"} & set(given)))
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete  # noqa: PLC0415 - for completion only
 
         argcomplete.autocomplete(parser)
     arguments = parser.parse_args(given)
+    arguments.words = command
     arguments.instance = getattr(arguments, "instance", "tattle")
     arguments.debug = getattr(arguments, "debug", False)
     logging.basicConfig(

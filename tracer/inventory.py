@@ -34,7 +34,7 @@ _SO_NETNS_COOKIE: Final = 71  # since 5.14
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6})
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _DNS_PORT: Final = 53
-_IPPROTO_MPTCP: Final = 262
+IPPROTO_MPTCP: Final = 262
 
 
 class Found(NamedTuple):
@@ -86,7 +86,7 @@ def first_of_each(held: Iterator[tuple[int, int, int, int]]) -> list[tuple[int, 
 def _sockets(held: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, Found]]:
     for process, inode, tgid, number in held:
         with duplicate(tgid, number, inode) as fd:
-            found = None if fd is None else _look(process, fd)
+            found = None if fd is None else look(process, fd)
             if fd is not None and found is not None:
                 yield fd, found
 
@@ -107,7 +107,7 @@ def duplicate(tgid: int, number: int, inode: int) -> Iterator[int | None]:
         yield fd
 
 
-def _look(process: int, fd: int) -> Found | None:
+def look(process: int, fd: int) -> Found | None:
     """Ask the socket itself; None for one that is no business of ours or ended meanwhile."""
     with contextlib.suppress(OSError):
         view = socket.socket(fileno=fd)
@@ -120,7 +120,7 @@ def _look(process: int, fd: int) -> Found | None:
 
 def _describe(process: int, view: socket.socket) -> Found | None:
     # The packets of an MPTCP socket are those of its subflows, which no process holds.
-    if view.family not in _FAMILIES or view.proto == _IPPROTO_MPTCP:
+    if view.family not in _FAMILIES or view.proto == IPPROTO_MPTCP:
         return None
     stream = view.type == socket.SOCK_STREAM and view.proto == socket.IPPROTO_TCP
     state = view.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[_TCP_STATE] if stream else 0

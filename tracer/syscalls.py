@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from typing import Final
 
 # Numbers of include/uapi/asm-generic/unistd.h and, where they differ, arch/x86/entry/syscalls/syscall_64.tbl
 _MEMBARRIER: Final = 324 if os.uname().machine == "x86_64" else 283
+_SECCOMP: Final = 317 if os.uname().machine == "x86_64" else 277
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3  # include/uapi/linux/seccomp.h
+_INSTRUCTION: Final = 8  # bytes of struct sock_filter, include/uapi/linux/filter.h
 _GLOBAL: Final = 1  # MEMBARRIER_CMD_GLOBAL, include/uapi/linux/membarrier.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 _UNSPECIFIED: Final = bytes(16)  # struct sockaddr with family AF_UNSPEC
@@ -31,6 +35,18 @@ def disconnect(fd: int) -> int:
     if _library().connect(fd, _UNSPECIFIED, len(_UNSPECIFIED)) == 0:
         return 0
     return ctypes.get_errno()
+
+
+def listen_to_calls(program: bytes) -> int:
+    """Put a seccomp filter on this process and all that it starts; returns its listener, or minus the errno.
+
+    seccomp(2) with SECCOMP_FILTER_FLAG_NEW_LISTENER; needs CAP_SYS_ADMIN. `program` is an array of struct
+    sock_filter.
+    """
+    code = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", len(program) // _INSTRUCTION, ctypes.addressof(code))
+    listener = int(_library().syscall(_SECCOMP, _SET_MODE_FILTER, _NEW_LISTENER, header))
+    return listener if listener >= 0 else -ctypes.get_errno()
 
 
 def keep_heap_small() -> None:
