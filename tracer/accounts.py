@@ -73,6 +73,10 @@ class Accounts:
         """Give the sums of what found no room in the kernel's table, out and in."""
         return self.maps.overflow()
 
+    def settled(self) -> list[SettledRow]:
+        """Give the sums of what is no longer in the kernel's table, or found no room there."""
+        return [*self.ledger.items(), *self._unplaced()]
+
     def _unplaced(self) -> Iterator[SettledRow]:
         for row in self.overflow():
             if row.packets_out or row.packets_in or row.attempts:
@@ -100,7 +104,7 @@ class Accounts:
         `wants` chooses by process, `newest` bounds the flows that are given (0: all), not the totals.
         """
         with self.lock:
-            rows, settled = self.rows(), [*self.ledger.items(), *self._unplaced()]
+            rows, settled = self.rows(), self.settled()
         get, all_of = self.registry.get, wants or (lambda _: True)
         chosen = [(row, who) for row in rows if all_of(who := get(row.process))]
         chosen.sort(key=lambda pair: pair[0].last_ns, reverse=True)
@@ -111,13 +115,14 @@ class Accounts:
             "totals": self._totals(chosen, kept),
             "count": len(chosen) + len(kept),
         }
-        return head, self._objects(
+        return head, self.objects(
             chosen[: newest or None], kept[: max(newest - len(chosen), 0) if newest else None]
         )
 
-    def _objects(
+    def objects(
         self, rows: list[tuple[FlowRow, ProcessInfo | None]], settled: list[SettledRow]
     ) -> Iterator[Json]:
+        """Give flows and settled sums by contract, with their names."""
         boot_ns = self.clock.boot_ns
         for row, who in rows:
             yield self.decoder.flow(row, who, boot_ns, self.named(row, who))
