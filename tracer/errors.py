@@ -14,6 +14,7 @@
     │   ├── TargetRefused               a cgroup that cannot be a target: the root, tattle's own
     │   ├── InstanceBusy                another daemon of the same instance runs
     │   └── DaemonAbsent                nothing of this instance is loaded or listening
+    ├── NotEnforced                 1   a policy that was asked for is not in force
     ├── ObjectError                 3   the compiled programs: missing, cut, unreadable
     │   └── AbiError                    of another version: names the structure and field
     └── EvidenceIncomplete          4   something was lost: no promise can be made
@@ -86,6 +87,12 @@ class InstanceBusy(HostError):
 
 class DaemonAbsent(HostError):
     """No daemon of this instance is running, or nothing of it is pinned."""
+
+
+class NotEnforced(TattleError):
+    """A finding: the kernel does not hold the policy that somebody relies on."""
+
+    exit_code = 1
 
 
 class ObjectError(TattleError):

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracer.blocking import MAPS, POLICIES, Enforcement
 from tracer.engine import Engine
-from tracer.errors import DaemonAbsent
+from tracer.errors import DaemonAbsent, NotEnforced
+from tracer.names import escape
+from tracer.policy import Mode
 from tracer.saved import PolicyFile
 from tracer.targeting import OBSERVE
 from tracer.targets import Finder, TargetBook
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tracer.saved import Saved
 
 ENGINE: Final = "libbpf"
@@ -43,6 +47,21 @@ def status(instance: str) -> Json:
             "targets": _targets(engine) if {*MAPS} <= engine.pinned() else _kept(instance),
             "losses": maps.losses(),
         }
+
+
+def require_enforced(document: Json, targets: Iterable[str]) -> None:
+    """Raise NotEnforced for the first of `targets` whose policy the kernel does not hold, or only audits."""
+    known = {one["target"]: one for one in document["targets"]}
+    for name in targets:
+        told = known.get(name, {"mode": OBSERVE, "active": False})
+        if told["mode"] == OBSERVE:
+            raise NotEnforced(f"{escape(name)} has no policy", f"tattle block {escape(name)}")
+        if told["mode"] != Mode.ENFORCE:
+            raise NotEnforced(f"the policy of {escape(name)} only audits", f"tattle block {escape(name)}")
+        if not told["active"]:
+            raise NotEnforced(
+                f"the policy of {escape(name)} is not in force", "start the daemon: systemctl start tattle"
+            )
 
 
 def _targets(engine: Engine) -> list[Json]:

@@ -21,20 +21,50 @@ UNIT = ROOT / "deploy" / "systemd" / "tattle.service"
 
 
 def setting(key: str) -> list[str]:
-    """Give the words of one setting of the unit."""
-    found = re.search(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
-    assert found is not None
-    return found[1].split()
+    """Give the words of one setting of the unit, all its lines together."""
+    found = re.findall(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert found
+    return [word for line in found for word in line.split()]
+
+
+def verify(unit: Path) -> tuple[int, str]:
+    """Have systemd read a unit; give its exit code and what it found."""
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], check=False, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     """Every setting is one that systemd knows, every value one that it takes."""
     copy = tmp_path / "tattle.service"
     copy.write_text(UNIT.read_text().replace("/opt/tattle/bin/tattle", sys.executable))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", copy], check=False, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert verify(copy) == (0, "")
+
+
+def test_systemd_accepts_the_drop_in_for_ollama(tmp_path: Path) -> None:
+    """Laid over a unit such as ollama's, it is read without a complaint; a misspelt key would be one."""
+    (tmp_path / "ollama.service.d").mkdir()
+    (tmp_path / "ollama.service").write_text("[Service]\nExecStart=/bin/true\n")
+    drop_in = UNIT.parent / "ollama.service.d" / "tattle.conf"
+    (tmp_path / "ollama.service.d" / "tattle.conf").write_text(drop_in.read_text())
+    (tmp_path / "tattle.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    assert verify(tmp_path / "ollama.service") == (0, "")
+
+
+def test_its_exposure_gets_no_worse() -> None:
+    """`systemd-analyze security` gives the score that deploy/README.md tells, or a better one."""
+    shown = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", UNIT],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    found = re.search(r"Overall exposure level for tattle\.service: ([\d.]+)", shown)
+    told = re.search(r"says \*\*([\d.]+)\*\*", (ROOT / "deploy" / "README.md").read_text())
+    assert found is not None
+    assert told is not None
+    assert float(found[1]) <= float(told[1])
 
 
 def expand(group: str) -> set[str]:
@@ -110,9 +140,12 @@ def await_line(process: subprocess.Popen[bytes], log: Path, words: str) -> None:
 def test_the_filter_lets_every_call_through(trace: list[str]) -> None:
     """With the unit's SystemCallFilter nothing that the daemon does is refused."""
     made = {found[1] for line in trace if (found := re.match(r"\d+ +([a-z]\w*)\(", line))}
-    allowed = set(setting("SystemCallFilter"))
-    for group in [word for word in allowed if word.startswith("@")]:
+    words = setting("SystemCallFilter")
+    allowed = {word for word in words if word[0] not in "@~"}
+    for group in [word for word in words if word.startswith("@")]:
         allowed |= expand(group)
+    for group in [word[1:] for word in words if word.startswith("~")]:
+        allowed -= expand(group)
     assert {"bpf", "socket", "capset"} <= made
     assert made <= allowed
 

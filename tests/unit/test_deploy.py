@@ -7,8 +7,12 @@ import tomllib
 from pathlib import Path
 
 import msgspec
+import pytest
 
+from tracer.cli import build
 from tracer.config import Config, PolicyTable, parse_config
+from tracer.errors import NotEnforced
+from tracer.status import require_enforced
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "deploy" / "tattle.toml"
@@ -57,8 +61,16 @@ def unit() -> dict[str, list[str]]:
 
 def test_service_is_ready_before_the_runtimes_start() -> None:
     """Ordering alone, no dependency: a host whose tattle is broken still starts its programs."""
-    assert {"ollama.service", "docker.service"} <= set(unit()["Before"][0].split())
+    before = {name for line in unit()["Before"] for name in line.split()}
+    profiles = "".join(path.read_text() for path in (ROOT / "tracer" / "profiles").glob("*.toml"))
+    known = set(
+        re.findall(r'"([^"]+\.service)"', "".join(re.findall(r"^units = .*", profiles, re.MULTILINE)))
+    )
+    assert "ollama.service" in known
+    assert known <= before
+    assert {"docker.service", "containerd.service"} <= before
     assert unit()["Type"] == ["notify"]
+    assert unit()["WatchdogSec"] == ["30s"]
     assert not {"RequiredBy", "Requires", "Wants"} & unit().keys()
 
 
@@ -66,3 +78,30 @@ def test_service_keeps_what_the_next_start_needs() -> None:
     """The paths that the unit makes are those of the default instance."""
     assert unit()["StateDirectory"] == unit()["RuntimeDirectory"] == ["tattle"]
     assert unit()["ExecStart"][0].split()[1] == "run"
+
+
+def test_ollama_waits_for_the_block_and_not_for_the_daemon() -> None:
+    """The drop-in asks the kernel; a restart of tattle does not restart ollama."""
+    text = (ROOT / "deploy" / "systemd" / "ollama.service.d" / "tattle.conf").read_text()
+    settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    assert settings["After"] == settings["Wants"] == "tattle.service"
+    assert not {"Requires", "BindsTo", "PartOf"} & settings.keys()
+    *_, last = settings["ExecStartPre"].partition("tattle ")
+    assert build().parse_args(last.split()).enforced == ["ollama"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ([], "no policy"),
+        ([{"target": "ollama", "mode": "observe", "active": True}], "no policy"),
+        ([{"target": "ollama", "mode": "audit", "active": True}], "only audits"),
+        ([{"target": "ollama", "mode": "enforce", "active": False}], "not in force"),
+    ],
+)
+def test_enforced_is_what_the_kernel_holds(targets: list[dict[str, object]], words: str) -> None:
+    """`tattle status --enforced` is a finding for all but a policy in force, and says which it is."""
+    with pytest.raises(NotEnforced, match=words) as error:
+        require_enforced({"targets": targets}, ["ollama"])
+    assert error.value.exit_code == 1
+    require_enforced({"targets": [{"target": "ollama", "mode": "enforce", "active": True}]}, ["ollama"])

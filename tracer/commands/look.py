@@ -118,7 +118,8 @@ COMMANDS: Final = (
         "what is attached, lost and full, as the kernel says",
         "Ask the kernel what of this instance is attached, how full its tables are, and what was lost. With "
         "--enforced: for scripts and units that must not start what is not blocked.",
-        "  sudo tattle status\n  sudo tattle status --json | jq .losses\n  sudo tattle status --enforced ollama",
+        "  sudo tattle status\n  sudo tattle status --json | jq .losses\n"
+        "  sudo tattle status --enforced ollama",
         _add_status,
         _status,
     ),
