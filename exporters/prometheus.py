@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Which loss says that a map was full
 _FULL_MAPS: Final = {name: f"{name}_full" for name in ("flows", "processes", "cgroups", "handshakes")}
 _WHO: Final = ("target", "process", "destination", "scope", "proto")
+_QUIET: Final = ("startup", "idle")
+_PHASES: Final = (*_QUIET, "inference", "pull", "account")
 
 
 class HookState(Protocol):
@@ -172,10 +174,24 @@ def target_families(targets: Iterable[TargetState]) -> Iterator[Metric]:
     processes = GaugeMetricFamily(
         "tattle_target_processes", "Processes in the target's cgroups.", labels=["target", "mode"]
     )
+    phases = GaugeMetricFamily(
+        "tattle_phase_active",
+        "Requests in flight on the target's API by phase; of startup and idle, whether it is that.",
+        labels=["target", "phase"],
+    )
     for target in targets:
         enforced.add_metric([target.target, target.mode], float(target.enforced))
         processes.add_metric([target.target, target.mode], target.processes)
-    yield from (enforced, processes)
+        for phase, active in _activity(target):
+            phases.add_metric([target.target, phase], active)
+    yield from (enforced, processes, phases)
+
+
+def _activity(target: TargetState) -> list[tuple[str, int]]:
+    requests = target.requests
+    if requests is None:
+        return []
+    return [(one, one == target.phase if one in _QUIET else requests.get(one, 0)) for one in _PHASES]
 
 
 def map_families(sizes: Sequence[MapSize], losses: dict[str, int]) -> Iterator[Metric]:

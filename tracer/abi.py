@@ -153,6 +153,8 @@ class Abi:
     slot: Layout
     socket_state: Layout
     descriptor: Layout
+    phase_state: Layout
+    api_path_key: Layout
     handshake_key: Layout
     handshake: Layout
     settings: Layout

@@ -16,6 +16,7 @@ from tracer.engine import Engine, EngineOptions
 from tracer.hostfs import cgroup2_root
 from tracer.namer import Namer
 from tracer.names import escape
+from tracer.phases import Phases
 from tracer.registry import Registry
 from tracer.targeting import OBSERVE, Targeting, TargetState
 from tracer.targets import Finder, TargetBook
@@ -93,6 +94,7 @@ class Core:
         self._early = tuple(early)
         self.engine = Engine.open(options, self._restore if state else self._name_early)
         self.accounts, self.targeting = readers(self.engine, self.book, self._finder)
+        self.phases = Phases(self.engine, self._finder)
         self.ring = self.engine.ring()
         accounts = self.accounts
         self.namer = Namer(
@@ -133,6 +135,7 @@ class Core:
         targets = self.targeting.find(texts, absent_ok=True)
         if self.enforcement is None:
             self.targeting.apply(targets)
+            self.phases.apply(self.targeting.targets)
             return
         with self.enforcement.locked():
             self.book.reload()
@@ -145,6 +148,7 @@ class Core:
             self.enforcement.inherit(self.engine.maps.target_paths(), saved)
             if saved:
                 self.enforcement.renew()
+            self.phases.apply(self.targeting.targets)
 
     def states(self) -> list[TargetState]:
         """Tell how each target stands, asked of the kernel."""
@@ -167,7 +171,9 @@ class Core:
     def _state(self, target: Target, policy: State | None) -> TargetState:
         mode = policy.saved.policy.mode if policy else OBSERVE
         enforced = policy is not None and policy.enforced
-        return TargetState(target.selector, mode, enforced, self.targeting.processes(target))
+        processes = self.targeting.processes(target)
+        now = self.phases.now(target.id)
+        return TargetState(target.selector, mode, enforced, processes, now.phase, now.requests)
 
     def events(self, *, wanted: bool) -> Iterator[list[Line]]:
         """Take all events from the rings, in batches; `wanted` False throws them away unread.

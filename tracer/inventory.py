@@ -20,7 +20,7 @@ from tracer import libbpf
 from tracer.btf import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from tracer.abi import Abi
     from tracer.maps import Maps
@@ -57,12 +57,49 @@ class Found(NamedTuple):
         return self.remote != bytes(16) and not self.listening
 
 
+class _Seen(NamedTuple):
+    """Where anybody listens, by namespace and port; whether traffic on loopback is of interest."""
+
+    listening: set[tuple[int, int]]
+    loopback: bool
+
+
 def take_in(maps: Maps, abi: Abi, program: int, attach_type: int) -> int:
     """Give every socket that has a peer, listens, or sends datagrams its state; returns how many got one."""
     held = first_of_each(holders(abi, program, attach_type))
     # First who listens: a connection to a port that is listened on was accepted.
     listening = {(found.namespace, found.local_port) for _, found in _sockets(held) if found.listening}
-    return sum(_take(maps, abi, fd, found, listening) for fd, found in _sockets(held))
+    seen = _Seen(listening, loopback=bool(maps.settings.loopback))
+    return sum(_take(maps, abi, fd, found, seen) for fd, found in _sockets(held))
+
+
+def take_in_targets(
+    maps: Maps, abi: Abi, program: int, attach_type: int, targets: Collection[int]
+) -> dict[int, int]:
+    """Give the streams of these targets their state, also on loopback; count who listens.
+
+    Returns the number of listening sockets by target, without those that the kernel half has counted.
+    """
+    held = first_of_each(holders(abi, program, attach_type))
+    rows = {process: maps.process(process) for process in {one[0] for one in held}}
+    owners = {number: row.target for number, row in rows.items() if row and row.target in targets}
+    held = [one for one in held if one[0] in owners]
+    listening = {(found.namespace, found.local_port) for _, found in _sockets(held) if found.listening}
+    counted = dict.fromkeys(owners.values(), 0)
+    for fd, found in _sockets(held):
+        if found.listening:
+            counted[owners[found.process]] += _counted_for(maps, abi, fd) != owners[found.process]
+        if found.stream:
+            _take(maps, abi, fd, found, _Seen(listening, loopback=True))
+    return counted
+
+
+def _counted_for(maps: Maps, abi: Abi, fd: int) -> int:
+    """Give the target under which the kernel half counts a listening socket; 0: it does not."""
+    state = maps.socket(fd)
+    if state is None:
+        return 0
+    return int.from_bytes(state[abi.socket_state.offset("asked_target") :][:4], "little")
 
 
 def holders(abi: Abi, program: int, attach_type: int) -> Iterator[tuple[int, int, int, int]]:
@@ -157,19 +194,18 @@ def _is_loopback(address: bytes) -> bool:
     return (found.ipv4_mapped or found).is_loopback
 
 
-def _take(maps: Maps, abi: Abi, fd: int, found: Found, listening: set[tuple[int, int]]) -> bool:
-    wanted = maps.settings.loopback
+def _take(maps: Maps, abi: Abi, fd: int, found: Found, seen: _Seen) -> bool:
     near = found.remote if found.fixed else found.local
-    if _is_loopback(near) and not wanted and found.remote_port != _DNS_PORT:
+    if _is_loopback(near) and not seen.loopback and found.remote_port != _DNS_PORT:
         return False
-    accepted = found.stream and (found.namespace, found.local_port) in listening
+    accepted = found.stream and (found.namespace, found.local_port) in seen.listening
     slot = maps.take_slot() if found.fixed else 0
     values = _flow(abi, found, accepted=accepted)
     if slot:
         flags = abi.enums["flow_flags"]["FLOW_PREEXISTING"]
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         maps.set_slot(slot, pack(abi.slot, values | {"flags": flags, "first_ns": now}))
-    values |= _state(abi, found) | {"slot": slot, "flags": _flags(abi, found, loopback=bool(wanted))}
+    values |= _state(abi, found) | {"slot": slot, "flags": _flags(abi, found, loopback=seen.loopback)}
     if maps.add_socket(fd, pack(abi.socket_state, values)):
         return True
     if slot:

@@ -9,7 +9,7 @@ from tracer.errors import HostError
 from tracer.targets import Finder, Target, TargetBook, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from tracer.abi import CgroupRow
@@ -22,12 +22,17 @@ OBSERVE: Final = "observe"
 
 
 class TargetState(NamedTuple):
-    """A target as it is now; `mode` is observe until a policy says otherwise."""
+    """A target as it is now; `mode` is observe until a policy says otherwise.
+
+    `requests` in flight on its API by phase; None where that is not known.
+    """
 
     target: str
     mode: str
     enforced: bool
     processes: int
+    phase: str = "unknown"
+    requests: Mapping[str, int] | None = None
 
 
 class Targeting:
