@@ -116,7 +116,7 @@ def _verdicts(made: build.Dashboard) -> None:
 def _hosts(made: build.Dashboard) -> None:
     by = "instance"
     hosts = rows(
-        Words("Hosts", "One row for each host; a click on its name opens its own dashboard.", 24, 11),
+        Words("Each host", "One row for each host; a click on its name opens its own dashboard.", 24, 11),
         {"instance": "Host"},
         (
             Column("Up", f"min by (instance) (up{{{HERE}}})", states=UP),

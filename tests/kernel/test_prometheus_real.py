@@ -6,7 +6,6 @@ headers (20 of IPv4, RFC 791; 8 of UDP, RFC 768), for whoever sends and whoever 
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import secrets
@@ -15,8 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.parse
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,13 +22,12 @@ import pytest
 from lab import cgroup2_root
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from scraping import PATIENCE_S, answer_of, fetch, free_port, running
+from scraping import prometheus as real_prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TOP = Path(__file__).resolve().parents[2]
-PATIENCE_S = 60.0
-RETRY_S = 0.1
 SIZES = (1, 100, 1000)
 EACH = 100
 HEADERS = 28
@@ -61,26 +57,6 @@ class Scene(NamedTuple):
     target: str
     bytes: int
     packets: int
-
-
-def free_port() -> int:
-    """Return a port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run COMMAND for the time of the block; it dies with this process."""
-    guarded = ["setpriv", "--pdeathsig", "TERM", *command]
-    with log.open("wb") as out:
-        child = subprocess.Popen(guarded, stdout=out, stderr=out, cwd=TOP, env={**os.environ, **environment})
-    try:
-        yield child
-    finally:
-        child.terminate()
-        child.wait(PATIENCE_S)
 
 
 def wait_ready(notify: socket.socket, child: subprocess.Popen[bytes], log: Path) -> None:
@@ -148,52 +124,12 @@ def a_counted_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene
         directory.rmdir()
 
 
-def fetch(address: str, path: str, accept: str = "*/*") -> str:
-    """Return the body at http://ADDRESS/PATH."""
-    connection = http.client.HTTPConnection(address, timeout=10)
-    try:
-        connection.request("GET", path, headers={"Accept": accept})
-        answer = connection.getresponse()
-        body = answer.read().decode()
-        if answer.status != http.HTTPStatus.OK:
-            raise ConnectionError(f"{address} answers {answer.status}: {body}")
-        return body
-    finally:
-        connection.close()
-
-
 @pytest.fixture(scope="module", name="prometheus")
 def a_prometheus(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run the real Prometheus, told to scrape tattle; yields the address of its API."""
-    scratch, listen = tmp_path_factory.mktemp("server"), f"127.0.0.1:{free_port()}"
-    (scratch / "prometheus.yml").write_text(CONFIG.format(listen=scene.listen))
-    command = (
-        "prometheus",
-        f"--config.file={scratch / 'prometheus.yml'}",
-        f"--storage.tsdb.path={scratch / 'data'}",
-        f"--web.listen-address={listen}",
-        "--log.level=warn",
-    )
-    with running(*command, log=scratch / "prometheus.log"):
-        yield listen
-
-
-def query(api: str, expression: str) -> list[tuple[dict[str, str], float]]:
-    """Return [(labels, value)] as Prometheus answers EXPRESSION, nothing as long as it is not up."""
-    try:
-        answer = json.loads(fetch(api, f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}"))
-    except ConnectionError:
-        return []
-    return [(one["metric"], float(one["value"][1])) for one in answer["data"]["result"]]
-
-
-def answer_of(api: str, expression: str) -> list[tuple[dict[str, str], float]]:
-    """Return Prometheus' first answer to EXPRESSION that is not empty."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := query(api, expression)):
-        assert time.monotonic() < deadline, f"Prometheus has no answer to {expression}"
-        time.sleep(RETRY_S)
-    return found
+    config = CONFIG.format(listen=scene.listen)
+    with real_prometheus(config, tmp_path_factory.mktemp("server")) as api:
+        yield api
 
 
 def test_prometheus_sums_up_what_was_received(scene: Scene, prometheus: str) -> None:

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "systemctl": "test_service.py asks systemd about the unit",
     "journalctl": "needs the service",
     "apt-get": "deploy/packages.sh calls it",
+    "docker": "tests/deploy/test_compose.py asks compose about the file",
     "git": "this is a clone",
     "python3": "the make target of the same page calls it",
     "pytest": "it is what runs now",
