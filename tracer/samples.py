@@ -47,7 +47,7 @@ def split(data: bytes, shape: Layout) -> list[Sample]:
     swapped = [place for place, name in enumerate(shape.fields) if name in shape.swapped]
     found = []
     for at, size in records(data):
-        if size >= shape.size:
+        if size >= shape.size and at + shape.size <= len(data):
             values = list(head.unpack_from(data, at))
             for place in swapped:
                 values[place] = values[place] >> 8 | (values[place] & 0xFF) << 8
