@@ -108,7 +108,13 @@ def _print_flows(out: Console, report: Json) -> None:
         ("process", "destination", "proto", "scope", "phase", "attempts", "denied", "out", "in"), _NUMBERS
     )
     for flow in flows[:_ROWS]:
-        texts = (who(flow), endpoint(flow), flow["proto"] or "?", flow["scope"], flow["phase"])
+        texts = (
+            who(flow),
+            endpoint(flow, addresses=True),
+            flow["proto"] or "?",
+            flow["scope"],
+            flow["phase"],
+        )
         numbers = (
             str(flow["attempts"]),
             str(flow["denied"]),

@@ -133,7 +133,7 @@ def _flows(flows: list[Json]) -> str:
     rows = [
         (
             who(flow),
-            endpoint(flow),
+            endpoint(flow, addresses=True),
             flow["proto"],
             flow["scope"],
             flow["phase"],
@@ -284,7 +284,8 @@ def _ticks(report: Json, scale: _Scale, y: float) -> list[str]:
             continue
         kind = "deny" if stopped else "attempt"
         x = scale.at(mark["ts"])
-        title = _safe(f"{mark['ts']} {'denied' if stopped else mark['event']} {who(mark)} {endpoint(mark)}")
+        what = "denied" if stopped else mark["event"]
+        title = _safe(f"{mark['ts']} {what} {who(mark)} {endpoint(mark, addresses=True)}")
         place = f'x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8}" y2="{y + 8}"'
         drawn.append(f'<line class="{kind}" {place}><title>{title}</title></line>')
     return drawn

@@ -45,6 +45,7 @@ _MARKED: Final = (
     "scope",
     "phase",
     "name",
+    "names",
 )
 _EVENTS: Final = frozenset({"connect", "send", "deny", "dns"})
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
