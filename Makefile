@@ -85,6 +85,7 @@ lint: dev ## ruff, mypy, clang-format
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary deploy/grafana/generate.py
 	@$(MAKE) -C bpf format-check
 	@echo "lint: ruff, mypy and clang-format are content"
 
