@@ -12,6 +12,8 @@ PREFIX  ?= /opt/tattle
 BINDIR  ?= /usr/local/bin
 UNITDIR ?= /etc/systemd/system
 ETCDIR  ?= /etc/tattle
+SHAREDIR ?= /usr/local/share
+PLACES  := PREFIX=$(PREFIX) BINDIR=$(BINDIR) UNITDIR=$(UNITDIR) ETCDIR=$(ETCDIR) SHAREDIR=$(SHAREDIR)
 export PIP_ROOT_USER_ACTION = ignore
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 MAKEFLAGS += --no-print-directory
@@ -21,7 +23,7 @@ needs-root = $(if $(filter-out 0,$(shell id -u)),$(error $@ needs root. Type: su
 give-back  = @[ -z "$$SUDO_UID" ] || find . -path ./.git -prune -o -user root -exec chown -h "$$SUDO_UID:$$SUDO_GID" {} +
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-kernel test-world test-vm test-deploy bench bpf dashboards lint format docs venv dev install uninstall clean
+.PHONY: help run test test-unit test-kernel test-world test-vm test-deploy fuzz bench bpf dashboards lint format docs venv dev install uninstall deb clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +71,9 @@ test-deploy: ## what stands in deploy/, run as it stands there (root)
 	@$(MAKE) dev bpf
 	@$(call pytest-no-skips,tests/deploy $(ARGS))
 
+fuzz: dev ## spoiled bytes for everything that reads what strangers send (ARGS="--minutes 30")
+	@$(BIN)/python tests/unit/fuzz.py $(ARGS)
+
 bench: ## what it costs, against empty hooks and nftables (root)
 	$(needs-root)
 	@deploy/packages.sh bench
@@ -106,20 +111,14 @@ install: ## tattle into /opt, its command onto the PATH, its service beside the 
 	$(needs-root)
 	@deploy/packages.sh run
 	@$(MAKE) bpf
-	@python=$$(deploy/packages.sh python) && "$$python" -m venv --clear $(PREFIX)
-	@$(PREFIX)/bin/python -m pip install --quiet .
-	@install -d $(BINDIR) $(UNITDIR) $(ETCDIR)
-	@[ -e $(ETCDIR)/tattle.toml ] || install -m 644 deploy/tattle.toml $(ETCDIR)/tattle.toml
-	@ln -sfn $(PREFIX)/bin/tattle $(BINDIR)/tattle
-	@sed 's,/opt/tattle,$(PREFIX),' deploy/systemd/tattle.service >$(UNITDIR)/tattle.service
-	@[ ! -d /run/systemd/system ] || systemctl daemon-reload
-	@echo "tattle: installed. Type: sudo systemctl enable --now tattle"
+	@$(PLACES) PYTHON=$$(deploy/packages.sh python) deploy/install.sh .
 
 uninstall: ## take away what install put there; /etc/tattle and /var/lib/tattle stay (root)
 	$(needs-root)
-	@[ ! -d /run/systemd/system ] || systemctl disable --quiet --now tattle.service || true
-	rm -rf $(PREFIX) $(BINDIR)/tattle $(UNITDIR)/tattle.service
-	@[ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@$(PLACES) deploy/install.sh --uninstall --keep
+
+deb: dev bpf ## a Debian package into dist/
+	@$(BIN)/python deploy/deb/build.py dist
 
 clean: ## remove what was built (not .venv)
 	@$(MAKE) -C bpf clean
