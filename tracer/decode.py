@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracer.identity import NOBODY, ProcessInfo
 from tracer.names import NO_NAME_SOURCE
 from tracer.naming import NAMELESS, Name, Named
+from tracer.purposes import NO_PROFILE, Contact, Purpose, Purposes
 from tracer.scope import MAPPED, scope
 
 if TYPE_CHECKING:
@@ -97,10 +98,15 @@ class Decoder:
         self._samples = _words(enums["sample_kind"], "SAMPLE_")
         self.inward = enums["direction"]["DIRECTION_IN"]
         self.via_loopback = enums["flow_flags"]["FLOW_VIA_LOOPBACK"]
+        self.purposes = Purposes()
 
     def direction(self, number: int) -> str:
         """Name a direction."""
         return self._directions[number]
+
+    def is_denied(self, verdict: int) -> bool:
+        """Say whether this verdict kept a packet from leaving."""
+        return self._verdicts.get(verdict) == "denied"
 
     def phase(self, number: int) -> str:
         """Name a phase."""
@@ -132,6 +138,7 @@ class Decoder:
             "remote_addr": address(row.remote),
             "remote_port": (row.remote_port or None) if row.proto in _WITH_PORTS else None,
             **naming(named),
+            **purpose(self.purpose(row, who, named)),
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
             "phase": self._phases[row.phase],
             "verdict": self._verdicts.get(row.verdict),
@@ -162,11 +169,23 @@ class Decoder:
                 "remote_addr": address(head.remote),
                 "remote_port": head.remote_port or None,
                 **naming(NAMELESS),
+                "purpose": self.purposes.text(who.target, said.get("name")) if who else None,
                 "scope": scope(head.remote),
                 "phase": self._phases[head.phase],
             }
             | said
         )
+
+    def purpose(self, row: EventTuple | FlowRow, who: ProcessInfo | None, named: Named) -> Purpose:
+        """Explain the remote end of an event or a flow by its target's profile."""
+        contact = Contact(
+            named.best.name if named.best else None,
+            row.remote_port,
+            scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
+            self._phases[row.phase],
+            row.direction != self.inward,
+        )
+        return self.purposes.of(who.target if who else None, contact)
 
     def flow(self, row: FlowRow, who: ProcessInfo | None, boot_ns: int, named: Named = NAMELESS) -> Json:
         """Give one flow by contract; bytes are bytes of IP packets, headers included."""
@@ -180,6 +199,7 @@ class Decoder:
             "remote_addr": address(row.remote),
             "remote_port": row.remote_port if row.proto in _WITH_PORTS else None,
             **naming(named),
+            **purpose(self.purpose(row, who, named)),
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
             "phase": self._phases[row.phase],
             "attempts": row.attempts,
@@ -254,6 +274,11 @@ def naming(named: Named) -> Json:
     }
 
 
+def purpose(found: Purpose) -> Json:
+    """Give the keys that say why a destination is contacted; see Purpose for null."""
+    return {"purpose": found.text, "unexpected": found.unexpected}
+
+
 def _age_s(name: Name) -> float | None:
     return None if name.age_ns is None else round(name.age_ns / 1e9, 3)
 
@@ -266,6 +291,7 @@ EVENT_KEYS: Final = (
     *identity(NOBODY),
     *("proto", "family", "direction", "local_addr", "local_port", "remote_addr", "remote_port"),
     *naming(NAMELESS),
+    *purpose(NO_PROFILE),
     *("scope", "phase", "verdict", "rule", "result"),
     *("bytes_out", "bytes_in", "packets_out", "packets_in", "duration_ms"),
     *_UNSAID,

@@ -20,13 +20,13 @@ WHO = ProcessInfo(4242, 1, "curl", "bash", "/usr/bin/curl", 1000, "/a", None, No
 # As the contract lists them
 EVENT_KEYS = (
     "ts event target pid ppid comm parent_comm exe uid cgroup unit container proto family direction "
-    "local_addr local_port remote_addr remote_port name name_source name_age_s names "
+    "local_addr local_port remote_addr remote_port name name_source name_age_s names purpose unexpected "
     "scope phase verdict rule result bytes_out bytes_in packets_out packets_in duration_ms "
     "path dns_type answers"
 ).split()
 FLOW_KEYS = (
     "target pid ppid comm parent_comm exe uid cgroup unit container proto family direction local_addr "
-    "local_port remote_addr remote_port name name_source name_age_s names "
+    "local_port remote_addr remote_port name name_source name_age_s names purpose unexpected "
     "scope phase attempts established denied bytes_out bytes_in packets_out packets_in first_seen last_seen"
 ).split()
 
