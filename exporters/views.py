@@ -132,6 +132,9 @@ def print_flows(answer: Json, *, addresses: bool = False) -> None:
         ),
         _NUMBERS,
     )
+    explained = any(map(_why, answer["flows"]))
+    if explained:
+        made.add_column("purpose", no_wrap=True, overflow="ellipsis")
     for flow in answer["flows"]:
         made.add_row(
             *(
@@ -145,12 +148,18 @@ def print_flows(answer: Json, *, addresses: bool = False) -> None:
             *(Text(str(flow[key])) for key in ("attempts", "established", "denied")),
             *(Text(size(flow[key])) for key in ("bytes_out", "bytes_in")),
             Text(flow["last_seen"][:19] + "Z"),
+            *([_why(flow)] if explained else []),
         )
     if answer["flows"]:
         out.print(made)
     count = len(answer["flows"])
     since = f"{count} flow{'' if count == 1 else 's'} since {answer['since'][:19]}Z"
     out.print(Text(since + losses_text(answer["losses"])))
+
+
+def _why(flow: Json) -> Text:
+    """Say why a destination is contacted; one that the target's profile does not name stands out."""
+    return Text("UNEXPECTED", style="bold red") if flow["unexpected"] else Text(flow["purpose"] or "")
 
 
 def losses_text(losses: dict[str, int]) -> str:
@@ -242,9 +251,11 @@ def event_text(event: Json, *, addresses: bool = False) -> str:
         moved = f" out {size(event['bytes_out'])} in {size(event['bytes_in'])}, {event['duration_ms']:.0f} ms"
     outcome = "" if event["result"] in (None, "ok") else f" {event['result']}"
     denied = "" if event["verdict"] == "allowed" else f" {event['verdict']}"
+    why = f" ({found})" if (found := _why(event).plain) else ""
     there = f"{endpoint(event, addresses=addresses)} {event['proto']} {event['scope']}"
     return (
         f"{clock} {event['event']:<11} {who(event)} [{place(event)}] {arrow} {there}{denied}{outcome}{moved}"
+        f"{why}"
     )
 
 
@@ -307,6 +318,7 @@ _COLUMNS: Final = {
     "received": 50,
     "rate": 80,
     "seen": 40,
+    "purpose": 150,
 }
 _DESTINATION: Final = 47  # an IPv6 address in full, its brackets and a port
 
@@ -321,7 +333,7 @@ def live(
     for column, name in zip(made.columns, shown, strict=True):
         widest = max((line[name].cell_len for line in lines), default=0)
         column.max_width = {"process": 26, "where": 30, "destination": _DESTINATION}.get(name)
-        if name not in ("process", "where"):
+        if name not in ("process", "where", "purpose"):
             column.min_width = min(widest, column.max_width or widest, width // 2)
     for line in lines:
         made.add_row(*(line[name] for name in shown))
@@ -330,7 +342,9 @@ def live(
 
 def _cells(row: LiveRow, *, addresses: bool) -> dict[str, Text]:
     flow = row.flow
-    destination = Text(endpoint(flow, addresses=addresses))
+    destination = Text(endpoint(flow, addresses=addresses), style="bold red" if flow["unexpected"] else "")
+    if flow["unexpected"]:
+        destination.append(" unexpected")
     if flow["denied"]:
         destination.append(f" denied {flow['denied']}", style="bold red")
     return {
@@ -345,6 +359,7 @@ def _cells(row: LiveRow, *, addresses: bool) -> dict[str, Text]:
         "received": Text(size(flow["bytes_in"])),
         "rate": Text(f"{size(row.rate)}/s" if row.rate else "", style="green"),
         "seen": Text(ago(row.age), style="" if row.age < 10 else "dim"),  # noqa: PLR2004 - busy, in seconds
+        "purpose": _why(flow),
     }
 
 
