@@ -44,6 +44,15 @@ class Metrics(_Table, frozen=True):
     max_destinations: Destinations = 50  # for each target; the rest is `other`
 
 
+class Web(_Table, frozen=True):
+    """[web]: who may ask over HTTP. All are paths; needed where `listen` can be reached from the network."""
+
+    token_file: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    insecure: bool = False  # go without, on purpose: something else guards the door
+
+
 class Limits(_Table, frozen=True):
     """[limits]: sizes of the kernel's tables, in entries, and of the ring, in bytes."""
 
@@ -80,6 +89,7 @@ class Config(_Table, frozen=True):
     observe: Observe = Observe()
     labels: Labels = Labels()
     metrics: Metrics = Metrics()
+    web: Web = Web()
     limits: Limits = Limits()
     policy: tuple[PolicyTable, ...] = ()
 

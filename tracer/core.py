@@ -156,6 +156,10 @@ class Core:
         policies = {state.saved.policy.target: state for state in known}
         return [self._state(one, policies.get(one.selector)) for one in self.targeting.targets]
 
+    def rules(self) -> dict[str, tuple[str, list[str]]]:
+        """Give the default and the rules of each policy, by target."""
+        return {name: (policy.default, policy.rule_texts()) for name, policy in self._policies.items()}
+
     def tidy(self) -> None:
         """Make room in the kernel's tables, and follow what has changed on the host."""
         self.accounts.tidy()

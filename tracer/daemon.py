@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from exporters import door, journal
+from exporters import door, guard, journal
 from exporters.eventlog import EventLog
 from exporters.series import Book
 from tracer import capabilities, config, hostfs, sdnotify
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from exporters.page import Page
     from exporters.server import MetricsServer
     from tracer.hostfs import InstancePaths
 
@@ -38,7 +39,7 @@ log = logging.getLogger("tattle")
 DRAIN_S: Final = 0.05  # with a log or a watcher: events come at most so late
 IDLE_S: Final = 0.5  # with neither: only to be there when the kernel's wake-up got lost
 TIDY_S: Final = 30.0
-_FIXED: Final = ("listen", "limits", "engine", "program_stats")  # need a restart
+_FIXED: Final = ("listen", "web", "limits", "engine", "program_stats")  # need a restart
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class RunOptions:
     loopback: bool = False
     allow_missing: frozenset[str] = field(default_factory=frozenset)
     object_path: Path | None = None
+    token_file: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    insecure: bool = False
 
     def effective(self) -> config.Config:
         """Read the configuration and lay the command line over it; raises ConfigError or UsageError."""
@@ -65,9 +70,21 @@ class RunOptions:
             changes["log_file"] = self.log_file
         if self.loopback:
             changes["observe"] = config.Observe(loopback=True)
+        changes["web"] = self._web(found.web)
         for target in self.targets:
             parse(target)
-        return msgspec.structs.replace(found, **changes)
+        settings = msgspec.structs.replace(found, **changes)
+        guard.check(config.address(settings.listen)[0], settings.listen, access(settings))
+        return settings
+
+    def _web(self, found: config.Web) -> config.Web:
+        given = {name: getattr(self, name) for name in ("token_file", "certificate", "key", "insecure")}
+        return msgspec.structs.replace(found, **{name: value for name, value in given.items() if value})
+
+
+def access(settings: config.Config) -> guard.Access:
+    """Give who may ask over HTTP, as exporters say it."""
+    return guard.Access(**msgspec.structs.asdict(settings.web))
 
 
 def run(options: RunOptions) -> int:
@@ -84,6 +101,7 @@ def run(options: RunOptions) -> int:
         listening = None
         if not _locked(paths):  # else the engine says who holds it, which says more than a taken port
             listening = stack.enter_context(door.listen(*config.address(settings.listen)))
+        keys = access(settings).keys()
         engine = engine_options(
             options.instance,
             settings,
@@ -97,7 +115,7 @@ def run(options: RunOptions) -> int:
         daemon = Daemon(options, settings, core, signals, sink)
         stack.callback(daemon.close)
         capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
-        daemon.serve(listening, paths.control)
+        daemon.serve(listening, keys, paths.control)
         daemon.loop()
         sdnotify.notify("STOPPING=1", "STATUS=Detaching")
     return 0
@@ -174,15 +192,17 @@ class Daemon:
         accounts.on_settle(self._book.settle)
         self._log = self._open_log(settings.log_file)
         self._teller = journal.EventTeller(sink, accounts.count_lost) if sink else None
+        self._page: Page | None = None
         self._troubles: list[str] = []
         core.retarget(settings.targets)
 
     def _open_log(self, target: str | None) -> EventLog | None:
         return EventLog(target, self._core.accounts.count_lost, notice) if target else None
 
-    def serve(self, listening: socket.socket, control: Path) -> None:
+    def serve(self, listening: socket.socket, keys: guard.Keys, control: Path) -> None:
         """Begin to answer: metrics, the control socket, the service manager, the human."""
         # Not before the hooks are attached: these take as long to import as the rest together
+        from exporters.page import Ask, Page  # noqa: PLC0415
         from exporters.prometheus import Collector  # noqa: PLC0415
         from exporters.server import MetricsServer  # noqa: PLC0415
 
@@ -194,8 +214,10 @@ class Daemon:
             core.engine.hooks,
             core.states,
         )
-        self._server = MetricsServer(listening)
-        self._server.start(collector, self.ill)
+        ask = Ask(core.states, core.rules, core.engine.hooks, self.ill)
+        self._page = Page(core.accounts, ask, lambda: core.accounts.clock.boot_ns)
+        self._server = MetricsServer(listening, keys)
+        self._server.start(collector, self.ill, self._page.assets())
         self._control = ControlServer(control, self._selector, self._answer, core.accounts.count_lost)
         self._selector.register(self._signals.receiver, selectors.EVENT_READ, self._signalled)
         # Edge-triggered, in an epoll of its own: the ring is readable as long as anything is in it, but
@@ -203,7 +225,7 @@ class Daemon:
         for ring in (core.ring, core.namer.samples):
             self._waker.register(ring.fileno(), select.EPOLLIN | select.EPOLLET)
         self._selector.register(self._waker, selectors.EVENT_READ, lambda _: self._waker.poll(0))
-        sdnotify.notify("READY=1", f"STATUS=Metrics at http://{self._settings.listen}/metrics")
+        sdnotify.notify("READY=1", f"STATUS=Page at {self._url()}, metrics at /metrics")
         self._greet()
 
     def _greet(self) -> None:
@@ -213,10 +235,14 @@ class Daemon:
         instance = "" if self._options.instance == "tattle" else f" --instance {self._options.instance}"
         sys.stderr.write(
             f"tattle: {len(self._core.engine.hooks()) - len(missing)} hooks attached,"
-            f" metrics at http://{self._settings.listen}/metrics\n"
+            f" page at {self._url()}, metrics at /metrics\n"
             f"tattle: see what this host's programs do now: sudo tattle watch{instance}\n"
         )
         sys.stderr.flush()
+
+    def _url(self) -> str:
+        scheme = "https" if self._settings.web.certificate else "http"
+        return f"{scheme}://{self._settings.listen}/"
 
     def ill(self) -> list[str]:
         """Give what is wrong now, asked of the kernel: a line for each hook that is not attached."""
@@ -241,6 +267,8 @@ class Daemon:
                 tidy_at = now + TIDY_S
                 self._say_troubles()
                 self._core.tidy()
+                if self._page is not None:
+                    self._page.sample()
             if watchdog and now >= alive_at:
                 alive_at = now + watchdog
                 sdnotify.notify("WATCHDOG=1")

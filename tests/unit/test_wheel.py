@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT = "tracer/objects/tattle.bpf.o"
-SOURCES = ("bpf", "tracer", "exporters", "pyproject.toml", "README.md", "LICENSE", "LICENSE.GPL-2.0")
+SOURCES = ("bpf", "deploy", "tracer", "exporters", "pyproject.toml", "README.md", "LICENSE", "LICENSE.GPL-2.0")
 
 
 def run(*command: str | Path, bare: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -62,6 +62,7 @@ def test_wheel_runs_where_there_is_no_clang(builder: Path, checkout: Path, tmp_p
     """Installed into a fresh environment, `tattle` starts and its object is beside it."""
     built = wheel(builder, checkout, tmp_path)
     assert built.name.endswith("-py3-none-any.whl"), "the same bytes serve every little-endian machine"
+    assert "exporters/page/page.js" in zipfile.ZipFile(built).namelist(), "the page for people travels, too"
     venv = tmp_path / "venv"
     succeed(sys.executable, "-m", "venv", venv)
     succeed(venv / "bin" / "pip", "install", "--quiet", built)
