@@ -20,6 +20,7 @@ SOCKETS: Final = ("/run/docker.sock", "/run/podman/podman.sock")
 _TIMEOUT_S: Final = 0.3
 _PAUSE_S: Final = 60.0
 _CACHE_MAX: Final = 1024
+_TAG: Final = re.compile(r"(?::[^/:@]*)?(?:@.*)?\Z")  # REGISTRY:PORT/NAME:TAG@DIGEST
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}\Z")  # moby: daemon/names/names.go
 
 
@@ -39,18 +40,29 @@ class ContainerEngines:
 
     def __init__(self, sockets: tuple[str, ...] = SOCKETS) -> None:
         self._sockets = sockets
-        self._names: dict[str, str | None] = {}
+        self._known: dict[str, tuple[str | None, str | None]] = {}
         self._silent_until: dict[str, float] = {}
 
     def name_of(self, identifier: str) -> str | None:
         """Give the name of the container with this 64-digit id; remembered, absence too."""
-        if identifier not in self._names:
-            if len(self._names) >= _CACHE_MAX:
-                self._names.clear()
-            answer = self._ask(identifier)
-            name = answer.get("Name") if answer else None
-            self._names[identifier] = escape(name.lstrip("/"), 128) if isinstance(name, str) else None
-        return self._names[identifier]
+        return self._about(identifier)[0]
+
+    def image_of(self, identifier: str) -> str | None:
+        """Give the image, without tag or digest, of the container with this 64-digit id."""
+        return self._about(identifier)[1]
+
+    def _about(self, identifier: str) -> tuple[str | None, str | None]:
+        if identifier not in self._known:
+            if len(self._known) >= _CACHE_MAX:
+                self._known.clear()
+            answer = self._ask(identifier) or {}
+            name, settings = answer.get("Name"), answer.get("Config")
+            image = settings.get("Image") if isinstance(settings, dict) else None
+            self._known[identifier] = (
+                escape(name.lstrip("/"), 128) if isinstance(name, str) else None,
+                _TAG.sub("", image) if isinstance(image, str) else None,
+            )
+        return self._known[identifier]
 
     def id_of(self, name: str) -> str | None:
         """Give the 64-digit id of the container with this name."""

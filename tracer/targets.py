@@ -21,10 +21,13 @@ from tracer.errors import HostError, TargetRefused, UsageError
 from tracer.files import locked, rename_whole, write_whole
 from tracer.identity import container_id
 from tracer.names import escape
+from tracer.recognize import Recognizer
 from tracer.runtimes import runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tracer.runtimes import Runtime
 
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.@\\-]+\Z")  # systemd.unit(5): what a unit name may be made of
 _SHORT_ID: Final = re.compile(r"[0-9a-f]{12,64}\Z")
@@ -181,10 +184,10 @@ class Finder:
         return _outermost(found)
 
     def _by_profile(self, value: str) -> list[str]:
-        by = runtimes()[value].find
-        wanted = set(by.units)
-        found = [path for path in self._walk() if path.rpartition("/")[2] in wanted]
-        found = found or sorted({path for pid in self._running(by.exes) if (path := self.cgroup_of(pid))})
+        runtime = runtimes()[value]
+        by, known = runtime.find, self.recognizer
+        found = [path for path in self._walk() if known.is_place(path, by)]
+        found = found or sorted({path for pid in self.running(runtime) if (path := self.cgroup_of(pid))})
         if not found:
             units = " or ".join(by.units or by.exes)
             raise HostError(
@@ -192,22 +195,23 @@ class Finder:
             )
         return _outermost(found)
 
-    def _running(self, exes: tuple[str, ...]) -> Iterator[str]:
+    @property
+    def recognizer(self) -> Recognizer:
+        """What tells runtimes on this host."""
+        return Recognizer(self.root, self.proc, self.engines)
+
+    def running(self, runtime: Runtime) -> Iterator[str]:
+        """Yield the ids of the processes that are a runtime's own program."""
         for entry in os.scandir(self.proc):
-            if entry.name.isdigit() and _program(self.proc / entry.name) & set(exes):
+            if entry.name.isdigit() and self.recognizer.is_process(entry.name, runtime):
                 yield entry.name
 
-
-def _program(process: Path) -> set[str]:
-    """Give the names a process goes by: its executable's and, of a script, the script's."""
-    try:
-        names = {str((process / "exe").readlink()).removesuffix(" (deleted)")}
-        arguments = (process / "cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")
-    except OSError:
-        return set()
-    if len(arguments) > 1 and "python" in next(iter(names)):
-        names.add(arguments[1])
-    return {name.rpartition("/")[2] for name in names}
+    def runtime(self, target: Target) -> Runtime | None:
+        """Give the runtime that a target is: by its name, else by what its cgroups are and hold."""
+        selector = parse(target.selector)
+        if selector.kind is Kind.PROFILE:
+            return runtimes()[selector.value]
+        return self.recognizer.runtime(target.cgroups)
 
 
 def _outermost(paths: list[str]) -> list[str]:

@@ -45,6 +45,7 @@ FLOORS = (
             "containers",
             "targets",
             "runtimes",
+            "recognize",
             "inventory",
             "config",
             "enforce",
