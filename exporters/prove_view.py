@@ -6,6 +6,7 @@ A report that is verified comes from a stranger: every text of it is escaped her
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -57,7 +58,7 @@ def subject(report: Json) -> str:
     """Say what the report is about."""
     if report["command"] is None:
         return f"target {report['target']}"
-    command = " ".join(report["command"])
+    command = shlex.join(report["command"])
     ended = "still running" if report["exit_code"] is None else f"exit code {report['exit_code']}"
     about = f"{command} ({ended})"
     return about if report["target"] is None else f"target {report['target']}, while {about}"
