@@ -545,7 +545,8 @@ struct sample {
 	__u8 direction; /* of the flow */
 	__u8 outgoing;	/* 1: the packet left, 0: it came */
 	__u8 phase;
-	__u8 reserved[5];
+	__u8 verdict; /* denied: a rule by name has kept it from leaving */
+	__u8 reserved[4];
 };
 
 #define ABI_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " has changed its size")

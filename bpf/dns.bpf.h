@@ -60,14 +60,14 @@ static __always_inline void resolver_asked(const struct socket_state *state, con
 	asked->port = state->asked_port;
 }
 
-/* Also of what will not leave. */
+/* Also of what does not leave. */
 static __noinline void sample_asked(struct __sk_buff *skb, const struct socket_state *state,
-				    const struct peer *peer, bool out)
+				    const struct peer *peer, bool out, enum verdict verdict)
 {
 	struct peer asked;
 
 	resolver_asked(state, peer, &asked);
-	sample_dns(skb, state, &asked, out);
+	sample_dns(skb, state, &asked, out, verdict);
 }
 
 /* Where a name without pointers ends; 0: it is none, or has too many labels. */

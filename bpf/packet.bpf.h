@@ -114,15 +114,17 @@ static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_sta
 	struct flow *flow;
 	struct peer peer = {};
 	__u64 packets, bytes = wire_bytes(skb, &packets);
+	bool passes;
 
 	if (!read_peer(skb, out, &peer)) {
 		lost(LOSS_PACKET_UNREADABLE);
 		return !state->policed;
 	}
+	passes = !state->policed || !out || datagram_allowed(skb, state, &peer);
 	if (peer.proto == PROTO_UDP &&
 	    (peer.port == bpf_htons(DNS_PORT) || (out && asks_names(state, &peer))))
-		sample_asked(skb, state, &peer, out);
-	if (state->policed && out && !datagram_allowed(skb, state, &peer))
+		sample_asked(skb, state, &peer, out, passes ? VERDICT_ALLOWED : VERDICT_DENIED);
+	if (!passes)
 		return false;
 	if (state->policed && !out && peer.port == bpf_htons(DNS_PORT))
 		read_answer(skb, state, &peer.remote);
@@ -270,28 +272,35 @@ static __noinline bool stranger(struct __sk_buff *skb, bool out)
 	return slowly(skb, state, out);
 }
 
-/* A packet that is worth more than counting. False: drop it. */
-static __noinline bool careful(struct __sk_buff *skb, struct socket_state *state, bool out)
+/* Does a rule by name let this packet pass? What comes is read, what leaves is judged. */
+static __noinline bool content_passes(struct __sk_buff *skb, struct socket_state *state, bool out)
 {
 	struct flow_key key = state->flow;
 	struct peer peer = {.port = key.remote_port, .proto = key.proto};
 	const struct policy *policy;
 
+	if (state->care & CARE_SNI)
+		return !out || hello_passes(skb, state);
 	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
-	if (state->care & CARE_DNS)
-		sample_dns(skb, state, NULL, out);
-	if (state->care & CARE_HELLO && out)
-		sample_hello(skb, state);
-	if (state->care & CARE_SNI && out)
-		return hello_passes(skb, state);
-	if (!(state->care & CARE_QUERY))
-		return true;
 	if (!out) {
 		read_answer(skb, state, &peer.remote);
 		return true;
 	}
 	policy = policy_of(state->policed);
 	return !policy || !has_payload(skb) || query_passes(skb, state, policy, &peer);
+}
+
+/* A packet that is worth more than counting. False: drop it. */
+static __noinline bool careful(struct __sk_buff *skb, struct socket_state *state, bool out)
+{
+	bool passes = !(state->care & (CARE_SNI | CARE_QUERY)) || content_passes(skb, state, out);
+	enum verdict verdict = passes ? VERDICT_ALLOWED : VERDICT_DENIED;
+
+	if (state->care & CARE_DNS)
+		sample_dns(skb, state, NULL, out, verdict);
+	if (state->care & CARE_HELLO && out)
+		sample_hello(skb, state, verdict);
+	return passes;
 }
 
 /* False: drop it. */

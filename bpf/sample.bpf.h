@@ -34,6 +34,7 @@ struct sampled {
 	__u32 offset;		 /* of the payload */
 	__u32 sequence;
 	enum sample_kind kind;
+	enum verdict verdict;
 	bool out;
 };
 
@@ -56,6 +57,7 @@ static __always_inline void sample_head(struct __sk_buff *skb, struct sample *he
 	head->direction = state->flow.direction;
 	head->phase = state->flow.phase;
 	head->outgoing = what->out;
+	head->verdict = what->verdict;
 }
 
 static __always_inline void sample_send(void *record)
@@ -100,7 +102,7 @@ static __always_inline bool has_payload(struct __sk_buff *skb)
 
 /* A DNS message, or what claims to be one. `peer` NULL: the socket has one peer. */
 static __noinline void sample_dns(struct __sk_buff *skb, const struct socket_state *state,
-				  const struct peer *peer, bool out)
+				  const struct peer *peer, bool out, enum verdict verdict)
 {
 	__u32 header = transport_header(skb);
 	struct sampled what = {
@@ -108,6 +110,7 @@ static __noinline void sample_dns(struct __sk_buff *skb, const struct socket_sta
 		.peer = peer,
 		.offset = header & 0xffff,
 		.kind = SAMPLE_DNS,
+		.verdict = verdict,
 		.out = out,
 	};
 	__be32 sequence;
@@ -146,13 +149,14 @@ static __always_inline __u32 hello_missing(struct __sk_buff *skb, __u32 offset, 
  * The first packets with data that a client sends. Until a hello has begun only a byte is looked at: a
  * proxy is spoken to in its own protocol first. The first words of all are copied, whatever they are.
  */
-static __noinline void sample_hello(struct __sk_buff *skb, struct socket_state *state)
+static __noinline void sample_hello(struct __sk_buff *skb, struct socket_state *state, enum verdict verdict)
 {
 	__u32 header = transport_header(skb);
 	struct sampled what = {
 		.state = state,
 		.offset = header & 0xffff,
 		.kind = SAMPLE_HELLO,
+		.verdict = verdict,
 		.out = true,
 	};
 	bool datagrams = state->flow.proto == PROTO_UDP, hello;

@@ -155,6 +155,8 @@ def print_flows(answer: Json, *, addresses: bool = False) -> None:
     count = len(answer["flows"])
     since = f"{count} flow{'' if count == 1 else 's'} since {answer['since'][:19]}Z"
     out.print(Text(since + losses_text(answer["losses"])))
+    for one in answer.get("refused", ()):
+        out.print(Text(f"refused {one['name']}; to allow it: sudo {one['command']}"))
 
 
 def _why(flow: Json) -> Text:

@@ -63,6 +63,7 @@ class SampleTuple(NamedTuple):
     direction: int
     outgoing: int
     phase: int
+    verdict: int
 
 
 class FlowRow(NamedTuple):

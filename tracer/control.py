@@ -293,6 +293,11 @@ def flows(path: Path, targets: list[str], instance: str) -> Json:
     rows: list[Json] = []
     for line in answer:
         if "end" in line:
-            return {"since": head["since"], "flows": rows, "losses": head["losses"]}
+            return {
+                "since": head["since"],
+                "flows": rows,
+                "losses": head["losses"],
+                "refused": head["refused"],
+            }
         rows.append(line)
     raise DaemonAbsent(f"the daemon '{instance}' ended while it answered", "ask again, or see its log")

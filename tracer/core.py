@@ -17,6 +17,7 @@ from tracer.hostfs import cgroup2_root
 from tracer.namer import Namer
 from tracer.names import escape
 from tracer.phases import Phases
+from tracer.refusals import allowing
 from tracer.registry import Registry
 from tracer.targeting import OBSERVE, Targeting, TargetState
 from tracer.targets import Finder, TargetBook
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from tracer.abi import EventTuple
     from tracer.blocking import State
     from tracer.config import Config
+    from tracer.decode import Json
     from tracer.errors import TattleError
     from tracer.identity import ProcessInfo
     from tracer.maps import Maps
     from tracer.policy import Policy
+    from tracer.refusals import Refused
     from tracer.targets import Target
 
 log = logging.getLogger("tattle")
@@ -92,6 +95,7 @@ class Core:
         self._policies: dict[str, Policy] = {}
         self._configured = tuple(configured)
         self._early = tuple(early)
+        self._instance = options.instance
         self.engine = Engine.open(options, self._restore if state else self._name_early)
         self.accounts, self.targeting = readers(self.engine, self.book, self._finder)
         self.phases = Phases(self.engine, self._finder)
@@ -100,6 +104,7 @@ class Core:
         self.namer = Namer(
             self.engine.samples(), accounts.registry, accounts.decoder, accounts.clock, accounts.count_lost
         )
+        self.namer.on_refusal = self._tell_refusal
         accounts.named, accounts.nameless = self.namer.flow, self.namer.unread
         self._losses = LossTeller(self.engine.maps)
 
@@ -159,6 +164,23 @@ class Core:
     def rules(self) -> dict[str, tuple[str, list[str]]]:
         """Give the default and the rules of each policy, by target."""
         return {name: (policy.default, policy.rule_texts()) for name, policy in self._policies.items()}
+
+    def refused(self) -> list[Json]:
+        """Give the names that policies have refused, each with the command that would allow it."""
+        return [
+            {"target": one.target, "name": one.name, "port": one.port, "command": command}
+            for one in self.namer.refusals.items()
+            if (command := self._allowing(one)) is not None
+        ]
+
+    def _allowing(self, one: Refused) -> str | None:
+        policy = self._policies.get(one.target)
+        return allowing(policy, one, self._instance) if policy else None
+
+    def _tell_refusal(self, one: Refused) -> None:
+        command = self._allowing(one)
+        if command is not None:
+            log.warning("%s: refused %s; to allow it: %s", escape(one.target), escape(one.name), command)
 
     def tidy(self) -> None:
         """Make room in the kernel's tables, and follow what has changed on the host."""

@@ -19,6 +19,7 @@ from tracer.lookups import Lookups, Question, question
 from tracer.names import escape
 from tracer.naming import NAMELESS, NameBook, Named, Peer, owner_of
 from tracer.quic import Initials
+from tracer.refusals import Refusals, Refused
 from tracer.stream import Streams
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Namer:
         self._requests: OrderedDict[int, str | None] = OrderedDict()
         self._waiting: deque[Told] = deque()
         self._inward = decoder.inward
+        self.refusals = Refusals()
+        self.on_refusal: Callable[[Refused], None] | None = None
         self._closed = False
 
     def drain(self, *, wanted: bool) -> list[Told]:
@@ -176,6 +179,10 @@ class Namer:
         message = dns.parse(data, cut=cut)
         if message is None:
             self.unread["dns_malformed"] += 1
+        elif head.outgoing and not message.response and self._decoder.is_denied(head.verdict):
+            self._refuse(head, message.name, None)
+            said = {"dns_type": message.kind, "verdict": "denied", "result": "EPERM"}
+            self._tell(head, head.process, "dns", name=message.name, name_source="dns", **said)
         elif head.outgoing and not message.response:
             self._lookups.ask(question(head, message), head)
         elif message.response and not head.outgoing:
@@ -240,9 +247,19 @@ class Namer:
         elif said.name is None:
             self.unread[f"hello_{said.kind}"] += said.kind is not hello.Kind.HOST
         else:
+            if self._decoder.is_denied(head.verdict):
+                self._refuse(head, said.name, head.remote_port)
             encrypted = said.kind is hello.Kind.ECH
             peer = Peer(head.process, head.remote, head.remote_port)
             self._book.said(head.socket, peer, said.name, head.time_ns, encrypted=encrypted)
+
+    def _refuse(self, head: SampleTuple, name: str, port: int | None) -> None:
+        who = self._registry.get(head.process)
+        if who is None or who.target is None:
+            return
+        one = Refused(who.target, name, port)
+        if self.refusals.add(one) and self.on_refusal is not None:
+            self.on_refusal(one)
 
     # A runtime's own API
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import ssl
 import subprocess
 import sys
@@ -399,3 +400,24 @@ def test_audit_counts_and_lets_pass(world: World) -> None:
             else ["no would-deny was told"]
         )
     )
+
+
+def test_what_was_refused_is_told_with_its_mend(world: World) -> None:
+    """A pull that is redirected to another host: `flows` names it, and the command that allows it works."""
+    world.jail.block("--allow", f"{ALLOWED}:{world.port}")
+    world.jail.daemon.mark()
+    assert world.try_("rounds", asks=OTHER)["errno"] == "EPERM"
+
+    def told() -> list[dict[str, Any]]:
+        refused = world.jail.daemon.ask("flows")["refused"]
+        return [one for one in refused if (one["target"], one["name"]) == (world.jail.selector, OTHER)]
+
+    until(lambda: [] if told() else ["the name is not told"])
+    words = shlex.split(told()[0]["command"])
+    assert words[:3] == ["tattle", "block", world.jail.selector]
+    assert words[-2:] == ["--instance", world.jail.daemon.instance]
+    world.jail.block(*words[3:-2])
+    assert world.try_("rounds", asks=OTHER)["bytes_received"] == 1
+    events = [one for one in world.jail.daemon.events() if one["event"] == "dns" and one["name"] == OTHER]
+    assert (events[0]["verdict"], events[0]["result"]) == ("denied", "EPERM")
+    assert (events[-1]["verdict"], events[-1]["result"]) == (None, "ok")

@@ -232,6 +232,15 @@ def test_one_address_has_so_many_names() -> None:
     assert len(at(names, 100).names) == SHOWN_MAX
 
 
+def test_a_name_that_others_know_is_not_lost() -> None:
+    """Many processes ask for the same: the address keeps its name, and nothing is missed."""
+    names = book()
+    for owner in range(3 * NAMES_OF_ADDRESS):
+        told(names, "popular.example", owner=owner)
+    assert len(names) == NAMES_OF_ADDRESS
+    assert shown(at(names)) == [("popular.example", "dns", False)]
+
+
 def resident() -> int:
     """Give this process's resident memory in bytes, as proc_pid_statm(5) has it."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
