@@ -364,6 +364,7 @@ class Daemon:
 
     def _flows(self, wants: Any, newest: int) -> Iterator[bytes]:  # noqa: ANN401 - a chooser or None
         head, rows = self._core.accounts.view(wants, newest)
+        head["refused"] = self._core.refused()
         yield encode(head) + b"\n"
         for row in rows:
             yield encode(row) + b"\n"
