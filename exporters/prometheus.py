@@ -59,6 +59,7 @@ class Source(Protocol):
     def overflow(self) -> Iterable[FlowRow]: ...  # noqa: D102
     def losses(self) -> dict[str, int]: ...  # noqa: D102
     def unread(self) -> dict[str, int]: ...  # noqa: D102 - packets that gave no name, by reason
+    def unexpected(self, rows: Iterable[FlowRow]) -> dict[str, int]: ...  # noqa: D102 - by target
     def sizes(self) -> Sequence[MapSize]: ...  # noqa: D102
 
 
@@ -85,10 +86,12 @@ class Collector:
             return [] if self._source.closed else list(self._families())
 
     def _families(self) -> Iterator[Metric]:
-        series = self._book.fold(self._source.rows(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        rows = self._source.rows()
+        series = self._book.fold(rows, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         series += overflow(self._source.overflow(), self._decoder)
         yield from flow_families(series, self._decoder.phase, pid=self._book.pid)
         yield from target_families(self._targets())
+        yield unexpected_family(self._source.unexpected(rows))
         losses = self._source.losses()
         yield from map_families(self._source.sizes(), losses)
         yield _counter(
@@ -102,6 +105,18 @@ class Collector:
         )
         yield from hook_families(self._hooks())
         yield build_info()
+
+
+def unexpected_family(counts: dict[str, int]) -> Metric:
+    """Say of each target with a profile how many destinations that one does not name."""
+    family = GaugeMetricFamily(
+        "tattle_unexpected_destinations",
+        "Internet destinations of the target, since the start, that its runtime's profile does not name.",
+        labels=["target"],
+    )
+    for target, count in counts.items():
+        family.add_metric([target], count)
+    return family
 
 
 def build_info() -> Metric:

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracer.decode import Decoder, Json, denials, timestamp
+from tracer.decode import Decoder, Json, address, denials, timestamp
 from tracer.identity import NOBODY
 from tracer.ledger import Ledger, Settled, settled_json
 from tracer.naming import NAMELESS, Named
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HIGH: Final = 0.8  # of a map: from here on idle entries are settled
 LOW: Final = 0.6  # of a map: down to here
 HANDSHAKES_HIGH: Final = 0.5
+UNEXPECTED_MAX: Final = 10_000  # destinations of a target that are told apart
 IDLE_NS: Final = 60_000_000_000
 _CLOCK_TICK_NS: Final = 10_000_000  # USER_HZ is 100 on every architecture here: proc_pid_stat(5), starttime
 
@@ -53,6 +54,7 @@ class Accounts:
         self.nameless: Counter[str] = Counter()  # packets that gave no name, by reason
         self.lost: dict[str, int] = {}  # by the user half: lines of the log, of a slow watcher
         self._settlers: list[Callable[[FlowRow], None]] = []
+        self._unexpected: dict[str, set[str]] = {}  # of flows that left the kernel's table
 
     def close(self) -> None:
         """Let readers in other threads finish, and keep them out from now on."""
@@ -89,6 +91,27 @@ class Accounts:
     def losses(self) -> dict[str, int]:
         """Give what was lost, by reason: the kernel's counts and those of the user half."""
         return self.maps.losses() | self.lost
+
+    def unexpected(self, rows: Iterable[FlowRow]) -> dict[str, int]:
+        """Count the destinations that the profile of each target does not name, since the start.
+
+        `rows` are the kernel's flows as of now. Targets that no profile knows are left out.
+        """
+        targets = self.decoder.purposes.targets
+        found = {target: set(self._unexpected.get(target, ())) for target in targets}
+        for row in rows if targets else ():
+            self._note_unexpected(row, found)
+        return {target: len(found[target]) for target in targets}
+
+    def _note_unexpected(self, row: FlowRow, found: dict[str, set[str]]) -> None:
+        who = self.registry.get(row.process)
+        if who is None or who.target is None or not self.decoder.purposes.knows(who.target):
+            return
+        named = self.named(row, who)
+        if (row.attempts or row.packets_out) and self.decoder.purpose(row, who, named).unexpected:
+            names = found.setdefault(who.target, set())
+            if len(names) < UNEXPECTED_MAX:
+                names.add(named.best.name if named.best else address(row.remote))
 
     def unread(self) -> dict[str, int]:
         """Give how many packets should have told a name and did not, by reason."""
@@ -172,6 +195,7 @@ class Accounts:
             for row in idle:
                 via = bool(row.flags & self.decoder.via_loopback)
                 self.ledger.settle(row, self.registry.get(row.process), via_loopback=via)
+                self._note_unexpected(row, self._unexpected)
                 for settler in self._settlers:
                     settler(row)
             self.maps.delete_flows(idle)

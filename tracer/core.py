@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tracer.maps import Maps
     from tracer.policy import Policy
     from tracer.refusals import Refused
+    from tracer.runtimes import Runtime
     from tracer.targets import Target
 
 log = logging.getLogger("tattle")
@@ -93,6 +94,7 @@ class Core:
         self._finder = Finder(cgroup2_root())
         self.enforcement: Enforcement | None = None
         self._policies: dict[str, Policy] = {}
+        self._runtimes: dict[str, Runtime] = {}
         self._configured = tuple(configured)
         self._early = tuple(early)
         self._instance = options.instance
@@ -141,6 +143,7 @@ class Core:
         if self.enforcement is None:
             self.targeting.apply(targets)
             self.phases.apply(self.targeting.targets)
+            self.recognize()
             return
         with self.enforcement.locked():
             self.book.reload()
@@ -154,6 +157,19 @@ class Core:
             if saved:
                 self.enforcement.renew()
             self.phases.apply(self.targeting.targets)
+        self.recognize()
+
+    def recognize(self) -> None:
+        """Find out which runtime each target is, where that is not known yet: its profile explains it."""
+        before = self._runtimes
+        targets = {one.selector: one for one in self.targeting.targets}
+        self._runtimes = {
+            name: found
+            for name, target in targets.items()
+            if (found := before.get(name) or self._finder.runtime(target))
+        }
+        if self._runtimes != before:
+            self.accounts.decoder.purposes.know(self._runtimes)
 
     def states(self) -> list[TargetState]:
         """Tell how each target stands, asked of the kernel."""
@@ -185,6 +201,7 @@ class Core:
     def tidy(self) -> None:
         """Make room in the kernel's tables, and follow what has changed on the host."""
         self.accounts.tidy()
+        self.recognize()
         if self.enforcement is not None:
             self.enforcement.tidy()
 

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer import inventory, libbpf
 from tracer.enforce import PolicyTables
-from tracer.errors import HostError, KernelError, TargetRefused
+from tracer.errors import KernelError
 from tracer.names import escape
 from tracer.runtimes import runtimes
-from tracer.targets import Kind, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,22 +91,9 @@ class Phases:
             PolicyTables(self._maps, self._abi).renew()
 
     def runtime(self, target: Target) -> Runtime | None:
-        """Find out which runtime a target is: by its name, or by where that would be."""
-        selector = parse(target.selector)
-        if selector.kind is Kind.PROFILE:
-            found = runtimes()[selector.value]
-            return found if found.phases else None
-        places = set(target.cgroups)
-        known = (one for one in runtimes().values() if one.phases)
-        return next((one for one in known if places & self._places(one)), None)
-
-    def _places(self, runtime: Runtime) -> set[str]:
-        selector = parse(runtime.name)
-        try:
-            found = self._finder.find(selector)
-        except (HostError, TargetRefused):
-            found = ()
-        return {*found, *self._finder.expected(selector)}
+        """Find out which runtime a target is: by its name, else by what its cgroups are and hold."""
+        found = self._finder.runtime(target)
+        return found if found and found.phases else None
 
     def now(self, target: int) -> Activity:
         """Ask the kernel what a target does now; `unknown` where its API is not."""

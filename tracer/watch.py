@@ -79,6 +79,7 @@ class Local:
         targeting = self._core.targeting
         try:
             targeting.apply(targeting.find(targets, absent_ok=False))
+            self._core.recognize()
             self._wants = targeting.chooser(targets)
         except BaseException:
             self._core.close()
