@@ -51,14 +51,15 @@ __noinline __u32 phase_of(__u32 target)
 static __always_inline void listener_up(__u32 target)
 {
 	struct phase_state *state = phase_state(target);
+	const struct phased *told = phased_target(target);
 
 	if (!state)
 		return;
-	add(&state->listeners, 1);
-	if ((__s32)state->listeners == 1) {
+	if ((__s32)(state->listeners + (told ? told->listeners : 0)) <= 0) {
 		state->listening_ns = bpf_ktime_get_boot_ns();
 		state->answers = 0;
 	}
+	add(&state->listeners, 1);
 }
 
 static __always_inline void listener_down(__u32 target)
