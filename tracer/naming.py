@@ -25,7 +25,7 @@ HOSTS: Final = "hosts"
 
 ENTRIES_MAX: Final = 8192  # names of addresses, in all
 ENTRIES_OF_ONE: Final = 2048  # of one target or process
-NAMES_OF_ADDRESS: Final = 16
+NAMES_OF_ADDRESS: Final = 32  # each asker's counts
 SAID_MAX: Final = 4096  # sockets, and as many peers of processes
 NAMES_OF_PEER: Final = 4
 SHOWN_MAX: Final = 8  # names that are told of one destination
@@ -99,7 +99,7 @@ class NameBook:
         of_one: int = ENTRIES_OF_ONE,
         said_max: int = SAID_MAX,
     ) -> None:
-        """`evicted` is told how many names went that still held; `hosts` gives the hosts file's names."""
+        """`evicted` is told how many names went while they held; `hosts` gives the hosts file's names."""
         self._evicted = evicted
         self._hosts = hosts
         self._entries_max = entries_max
@@ -158,7 +158,7 @@ class NameBook:
             del self._addresses[packed]
         if not own:
             del self._owners[owner]
-        if gone.until_ns > now_ns:
+        if gone.until_ns > now_ns and not any(name == other for _, other in names):
             self._evicted(1)
 
     def said(self, socket: int, peer: Peer, name: str, now_ns: int, *, encrypted: bool = False) -> None:
