@@ -19,7 +19,7 @@ from tracer.naming import NAMELESS, Named
 from tracer.scope import Scope, scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tracer.abi import FlowRow, ProcessRow
     from tracer.clock import BootClock

@@ -97,7 +97,7 @@ class Recognizer:
         return image is not None and named(find.images, (image,))
 
     def runtime(self, cgroups: Iterable[str]) -> Runtime | None:
-        """Give the one runtime that these cgroups are, or that runs in them; None for none and for several."""
+        """Give the one runtime that these cgroups are, or that runs in them; None: none, or several."""
         cgroups = tuple(cgroups)
         by_place = [
             one for one in runtimes().values() if any(self.is_place(path, one.find) for path in cgroups)
