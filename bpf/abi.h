@@ -38,6 +38,7 @@ enum limits {
 	OPEN_SECONDS = 10,   /* an answer opens for its TTL, but at least so long */
 	OPEN_SECONDS_MAX = 86400,
 	PATH_LEN = 64,	   /* bytes of a request line that are looked at */
+	PHASE_ROOM = 8,	   /* counts of requests by phase; a power of two */
 	TALK_DEPTH = 8,	   /* requests that one connection may have in flight; a power of two */
 	GRACE_SECONDS = 5, /* a server that has begun to listen is starting up so much longer */
 };
@@ -424,10 +425,10 @@ struct phased {
 
 /* Value of `phases`, by target id; written by the kernel half only. */
 struct phase_state {
-	__u64 listening_ns;	/* CLOCK_BOOTTIME, of the first listening socket; 0: before us */
-	__u32 inflight[PHASES]; /* requests, by the phase that their path tells */
-	__u32 listeners;	/* sockets, beside those that user space counted; may be below zero */
-	__u32 answers;		/* 1: requests come, though no socket of its own listens */
+	__u64 listening_ns;	    /* CLOCK_BOOTTIME, of the first listening socket; 0: before us */
+	__u32 inflight[PHASE_ROOM]; /* requests, by the phase that their path tells */
+	__u32 listeners;	    /* sockets, beside those that user space counted; may be below zero */
+	__u32 answers;		    /* 1: requests come, though no socket of its own listens */
 };
 
 /*
@@ -565,7 +566,8 @@ ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct slot, 128);
 ABI_SIZE(struct socket_state, 120);
 ABI_SIZE(struct handshake_key, 32);
-ABI_SIZE(struct phase_state, 40);
+_Static_assert(PHASES <= PHASE_ROOM, "each phase has its count");
+ABI_SIZE(struct phase_state, 48);
 ABI_SIZE(struct api_path_key, 72);
 ABI_SIZE(struct message, 40);
 ABI_SIZE(struct talk, 24 + 2 * 40 + 16 * TALK_DEPTH);

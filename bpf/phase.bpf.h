@@ -72,14 +72,21 @@ static __always_inline void listener_down(__u32 target)
 	state->answers = 0;
 }
 
+/* The mask, where the compiler cannot drop it, is what 5.10 believes. */
+static __always_inline __u32 *in_flight(struct phase_state *state, __u32 phase)
+{
+	asm volatile("" : "+r"(phase));
+	return &state->inflight[phase & (PHASE_ROOM - 1)];
+}
+
 /* Who answers has started, also by a listening socket of somebody else's (systemd's, handed over). */
 static __always_inline void request_up(__u32 target, __u32 phase)
 {
 	struct phase_state *state = phase_state(target);
 
-	if (!state || phase >= PHASES)
+	if (!state)
 		return;
-	add(&state->inflight[phase], 1);
+	add(in_flight(state, phase), 1);
 	if ((__s32)state->listeners <= 0)
 		state->answers = 1;
 }
@@ -88,8 +95,8 @@ static __always_inline void request_down(__u32 target, __u32 phase)
 {
 	struct phase_state *state = phase_state(target);
 
-	if (state && phase < PHASES)
-		add(&state->inflight[phase], -1);
+	if (state)
+		add(in_flight(state, phase), -1);
 }
 
 #endif /* TATTLE_PHASE_BPF_H */
