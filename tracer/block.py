@@ -38,6 +38,7 @@ def block(instance: str, policy: Policy) -> int:
     capabilities.require_loading()
     with _in_kernel(instance) as enforcement:
         done = enforcement.block(policy)
+        enforcement.tell_phases()
     _tell_daemon(instance)
     sys.stdout.write(_account(instance, policy, done))
     return 0

@@ -18,6 +18,7 @@ from tracer.errors import HostError, KernelError, TargetRefused, TattleError, Us
 from tracer.files import locked
 from tracer.hostfs import walk_cgroups
 from tracer.names import escape
+from tracer.phases import Phases
 from tracer.policy import Mode, Policy, compile_policy
 from tracer.resolvers import resolvers
 from tracer.saved import PolicyFile, Saved, Source
@@ -156,6 +157,11 @@ class Enforcement:
     def renew(self) -> None:
         """Have every socket judged anew, after cgroups have changed their target."""
         self._tables.renew()
+
+    def tell_phases(self) -> None:
+        """Have it told what those that have a policy are doing, where their API is known."""
+        with self.locked():
+            Phases(self._engine, self._finder).apply(self.targets(), all_of_them=False)
 
     def cut(self, policy: Policy) -> int:
         """Cut the open connections that a policy denies; returns how many."""
