@@ -56,6 +56,7 @@ class Holdings:
         self._roots = [engine.root / path.lstrip("/") for path in cgroups]
         self._ours = ours
         self._known: set[int] = set()
+        self.seen: set[int] = set()
         self.looks = 0
         self.unseen: list[Json] = []
         self.sockets: list[Json] = []
@@ -74,6 +75,7 @@ class Holdings:
         """Take in what is open now."""
         self.looks += 1
         for pid in self.processes():
+            self.seen.add(pid)
             self._look_at(pid)
 
     def look_at_own(self, numbers: Iterable[int]) -> None:
@@ -157,7 +159,10 @@ class Holdings:
         return "in" if inward else "out", process
 
     def _add_unseen(self, pid: int, what: str) -> None:
-        one = _who(pid) | {"what": what}
+        self.add(_who(pid) | {"what": what})
+
+    def add(self, one: Json) -> None:
+        """Take in what else was found, once: a process by pid and comm, and what it did."""
         if one not in self.unseen:
             self.unseen.append(one)
 

@@ -18,7 +18,10 @@ ALWAYS: Final = (
         "a socket that is handed over by another program (SCM_RIGHTS) counts as that program's; one that is "
         "open when we look makes the proof incomplete, one that is gone by then is missed"
     ),
-    "a process that is moved out of its control group by root is no longer looked at",
+    (
+        "a process that root moves to another control group: what it and its children send there is told, "
+        "further generations are not followed"
+    ),
     (
         "whoever is root on this host can forge all of this: a signature tells which key signed, not that "
         "the host was honest"

@@ -123,6 +123,7 @@ class _Window:
         self._run()
         self._witness.settle(self._signals.wait)
         self._holdings.look()
+        self._follow()
         end = timestamp(time.time_ns())
         self._witness.finish()
         return self._observed(before, end)
@@ -159,6 +160,14 @@ class _Window:
             self._holdings.look()
             now = time.monotonic()
             self._next_look = now + _PAUSES * (now - begun)
+
+    def _follow(self) -> None:
+        """Look for processes of the command that left its cgroup: root may do that, and they then sent."""
+        if self._cgroup is None or self._child is None:
+            return
+        for flow in self._witness.strayed(self._holdings.seen | {self._child.pid}):
+            what = f"left for the control group {flow['cgroup']} and sent to {flow['remote_addr']} from there"
+            self._holdings.add({"pid": flow["pid"], "comm": flow["comm"], "what": what})
 
     def _observed(self, before: _Before, end: str) -> Json:
         witness, engine = self._witness, self._witness.engine

@@ -67,13 +67,12 @@ class Witness:
         options = EngineOptions(instance=instance, pin=False, ring_bytes=RING_BYTES)
         self.core = Core(options, None, early=[selector])
         try:
-            found = self.core.targeting.find([selector], absent_ok=False)
-            self.core.targeting.apply(found)
+            self.core.retarget([selector])
         except BaseException:
             self.core.close()
             raise
         self.engine = self.core.engine
-        self.cgroups = [path for target in found for path in target.cgroups]
+        self.cgroups = [path for target in self.core.targeting.targets for path in target.cgroups]
         self._wants = chooser({selector}, [escape(path) for path in self.cgroups])
         self.samples: list[Sample] = []
         self.marks: list[Json] = []
@@ -93,9 +92,15 @@ class Witness:
         _, rows = self.core.accounts.view(self._wants)
         return list(rows)
 
+    def strayed(self, family: set[int]) -> list[Json]:
+        """Give what left for a process of `family`, or a child of one, that is not in the target."""
+        _, rows = self.core.accounts.view(lambda who: not self._wants(who))
+        return [flow for flow in rows if evidence.left(flow) and {flow["pid"], flow["ppid"]} & family]
+
     def begin(self) -> str:
         """Begin the window: what was before is no longer in the ring; returns the time."""
-        self.core.ring.drain()
+        for _ in self.core.events(wanted=False):
+            pass
         self._sample()
         return self.samples[0].ts
 

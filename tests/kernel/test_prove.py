@@ -131,6 +131,15 @@ def test_what_no_hook_sees_is_incomplete(prover: Prover) -> None:
     assert "no-egress" not in proof.err
 
 
+def test_who_leaves_the_cgroup_is_followed(prover: Prover, lab: Lab) -> None:
+    """Root can move a process out of the cgroup; what it sends from there is no secret."""
+    code = SEND.format(host=PEER4, port=9)
+    script = f'echo 0 >{lab.cgroup_root}/cgroup.procs; {sys.executable} -c "{code}"; true'
+    proof = prover.run("sh", "-c", script)
+    assert (proof.code, proof.verdict) == (4, "incomplete")
+    assert any("left for the control group /" in one["what"] for one in proof.report["unseen"])
+
+
 def test_a_target_with_a_packet_socket_is_incomplete(prover: Prover, lab: Lab) -> None:
     """Also one that was there before, and is not ours to listen to."""
     cgroup = lab.cgroup(f"lab-{lab.token}/{lab.name('dump')}")
