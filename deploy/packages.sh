@@ -7,7 +7,7 @@ set -euo pipefail
 # What proves that a thing is there (a command, a file, a library), and the package that brings it.
 RUN="clang=clang llvm-strip=llvm
 /usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/linux/bpf.h=linux-libc-dev libbpf.so.1=libbpf1"
-TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl dig=bind9-dnsutils dnsmasq=dnsmasq-base
+TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl openssl=openssl dig=bind9-dnsutils dnsmasq=dnsmasq-base
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
 systemd-analyze=systemd strace=strace"
 VM="qemu-system-x86_64=qemu-system-x86"
