@@ -117,7 +117,7 @@ def _see(jail: Jail, conf: Path) -> subprocess.Popen[bytes]:
 def test_the_first_connect_after_the_answer_succeeds(how: dict[str, Any], world: World) -> None:
     """250 times in each way to ask: never refused, never retried; answers by UDP rotate."""
     world.jail.block("--allow", ALLOWED)
-    said = world.try_("rounds", times=250, **how)
+    said = world.try_("rounds", times=250, greet=25, **how)
     assert (said["errors"], said["bytes_received"]) == ({}, 250)
     assert "tcp" in how or said["met"] == sorted([SHARED, MORE4[1]])
     assert said["said"] == f"you said {ALLOWED}"

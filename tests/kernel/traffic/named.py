@@ -73,14 +73,23 @@ def greet(host: str, port: int, sni: str | None) -> str | None:
         return secure.recv(100).decode()
 
 
+def knock(host: str, port: int) -> bool:
+    """Connect, and say nothing."""
+    with socket.create_connection((host, port), timeout=TIMEOUT):
+        return True
+
+
 def rounds(outcome: Outcome, a: dict[str, Any]) -> None:
-    """Ask and connect at once, again and again; the answer says another address each time."""
+    """Ask and connect at once, again and again; one of `greet` connections also shakes hands."""
     met = []
     for number in range(a.get("times", 1)):
         answer = outcome.call(ask, a, question(a["asks"], number, a.get("type", A)))
         found = addresses(answer) if answer else []
         for host in found[: a.get("most", 1)]:
             met.append(host)
+            if number % a.get("greet", 1):
+                outcome.received += outcome.call(knock, host, a["port"]) is not None
+                continue
             said = outcome.call(greet, host, a["port"], a.get("sni", a["asks"]))
             outcome.extra["said"] = said
             outcome.received += said is not None
