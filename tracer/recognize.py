@@ -76,6 +76,11 @@ class Recognizer:
         others = (one.find for one in runtimes().values() if one.name != runtime.name)
         return not any(named(find.children, paths) and named(find.exes, parents) for find in others)
 
+    def is_child(self, pid: str, runtime: Runtime) -> bool:
+        """Tell whether a process is a child that the runtime is known to start."""
+        parents = programs(self.proc / self._parent(pid))
+        return named(runtime.find.children, programs(self.proc / pid)) and named(runtime.find.exes, parents)
+
     def _parent(self, pid: str) -> str:
         try:
             stat = (self.proc / pid / "stat").read_bytes()

@@ -146,6 +146,10 @@ class Finder:
             return None
         return next((line[3:].removesuffix(" (deleted)") for line in lines if line.startswith("0::")), None)
 
+    def places(self) -> Iterator[str]:
+        """Yield every cgroup's path."""
+        return self._walk()
+
     def _walk(self) -> Iterator[str]:
         for directory, _, _ in os.walk(self.root):
             yield directory[len(str(self.root)) :] or "/"
