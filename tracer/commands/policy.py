@@ -55,13 +55,14 @@ def _unblock(arguments: argparse.Namespace) -> int:
 _RULES: Final = """\
 A RULE is a prefix or an address, 1.2.3.0/24 or [2001:db8::]/32, each with :443 or :443/tcp if only that port
 is meant; a name, registry.ollama.ai or *.ollama.ai (all below it, not itself), likewise with a port; or
-@loopback, @lan, @internet, @dns. Deny beats allow, allow beats the default. @dns is port 53 at any address; no
-other scope lets it pass.
+@loopback, @lan, @internet, @dns. Deny beats allow, allow beats the default. @dns is port 53 at any address;
+no other scope lets it pass.
 
-A name lets its own DNS queries pass, to the resolvers of this host or of the target's resolv.conf, and opens the
-addresses of the answers that the target receives, by TCP, for as long as they say (10 s at least). A connection
-there must be TLS that names an allowed server, for one address serves many: NAME+plain does without, NAME:443/udp
-allows UDP (QUIC), whose server name is not read, NAME+lan lets answers open private addresses."""
+A name lets its own DNS queries pass, to the resolvers of this host or of the target's resolv.conf, and opens
+the addresses of the answers that the target receives, by TCP, for as long as they say (10 s at least). A
+connection there must be TLS that names an allowed server, for one address serves many: NAME+plain does
+without. NAME:443/udp allows UDP (QUIC), whose server name is not read. NAME+lan lets answers open private
+addresses."""
 
 COMMANDS: Final = (
     Command(
