@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 TELL_MAX: Final = 8192  # events that wait for the loop
 REQUESTS_MAX: Final = 1024  # connections whose request is not over
+PIPELINED_MAX: Final = 64  # requests of one connection
 PATH_MAX: Final = 256  # characters
+_CUT: Final = "…".encode()  # the kernel half copies a request's beginning only
 _ANSWERS_SHOWN: Final = 32
 _GAP_MAX: Final = 8192  # bytes of DNS over TCP that wait for a segment which may be lost
 _UDP: Final = 17
@@ -72,7 +74,7 @@ class Namer:
         self._answers: Streams[tuple[int, int]] = Streams(lambda _: lost("streams_full", 1))
         self._hellos: Streams[int] = Streams(lambda _: lost("hellos_full", 1))
         self._initials = Initials(lambda: lost("hellos_full", 1))
-        self._requests: OrderedDict[int, str | None] = OrderedDict()
+        self._requests: OrderedDict[int, deque[str | None]] = OrderedDict()
         self._waiting: deque[Told] = deque()
         self._inward = decoder.inward
         self.refusals = Refusals()
@@ -265,8 +267,8 @@ class Namer:
 
     def _request(self, sample: Sample) -> None:
         line = _REQUEST.match(sample.payload)
-        path = escape(line[1], PATH_MAX) if line else None
-        self._requests[sample.head.socket] = path
+        path = escape(line[1] + _CUT * (line.end() == len(sample.payload)), PATH_MAX) if line else None
+        self._requests.setdefault(sample.head.socket, deque(maxlen=PIPELINED_MAX)).append(path)
         self._requests.move_to_end(sample.head.socket)
         if len(self._requests) > REQUESTS_MAX:
             self._requests.popitem(last=False)  # its end is told without a path
@@ -274,7 +276,10 @@ class Namer:
 
     def _request_end(self, sample: Sample) -> None:
         head = sample.head
-        path = self._requests.pop(head.socket, None)
+        waiting = self._requests.get(head.socket)
+        path = waiting.popleft() if waiting else None  # answers come in the order of requests
+        if not waiting:
+            self._requests.pop(head.socket, None)
         self._tell(head, head.process, "request", path=path, result="ok", duration_ms=head.duration_ns / 1e6)
 
     def _tidy(self, now_ns: int) -> None:

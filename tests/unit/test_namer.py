@@ -331,6 +331,18 @@ def test_requests_begin_and_end() -> None:
     assert "secret" not in str(begun)
 
 
+def test_requests_end_in_their_order() -> None:
+    """Pipelined ones of one connection, and one whose path was cut."""
+    scene = Scene()
+    for line in (b"GET /a HTTP/1.1\r\n", b"GET /b#x HTTP/1.1\r\n", b"GET /" + b"c" * 60, b"\x16\3\1"):
+        scene.put("REQUEST", line)
+    for _ in range(5):
+        scene.put("REQUEST_END", b"")
+    paths = [one["path"] for one in scene.tell()]
+    assert paths[4:] == ["/a", "/b", "/" + "c" * 60 + "…", None, None]
+    assert paths[:4] == paths[4:8]
+
+
 def test_what_nobody_takes_is_bounded() -> None:
     """Events that wait for the loop, and questions for answers; each that is dropped is counted."""
     scene = Scene()
