@@ -9,7 +9,7 @@ import sys
 from typing import Any, Final
 
 from tracer import __version__
-from tracer.commands import daemon, look, policy, prove
+from tracer.commands import daemon, look, policy, prove, targets
 from tracer.errors import UsageError
 
 Subparsers = Any  # argparse keeps its class to itself, and wants one kind of parser only
@@ -32,6 +32,7 @@ COMMANDS: Final = (
     *look.COMMANDS[:2],
     *policy.COMMANDS,
     *prove.COMMANDS,
+    *targets.COMMANDS,
     *look.COMMANDS[2:],
 )
 
