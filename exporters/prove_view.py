@@ -101,28 +101,35 @@ def leaving(report: Json) -> list[Json]:
     return sorted(flows, key=lambda flow: (-flow["bytes_out"], -flow["denied"]))
 
 
+FLOW_HEAD: Final = (
+    *("process", "destination", "proto", "scope", "phase", "purpose"),
+    *("attempts", "denied", "out", "in"),
+)
+
+
+def flow_cells(flow: Json) -> tuple[str, ...]:
+    """Give a flow under `FLOW_HEAD`; what the runtime's profile does not know stands out."""
+    return (
+        who(flow),
+        endpoint(flow, addresses=True),
+        flow["proto"] or "?",
+        flow["scope"],
+        flow["phase"],
+        "UNEXPECTED" if flow["unexpected"] else flow["purpose"] or "",
+        str(flow["attempts"]),
+        str(flow["denied"]),
+        size(flow["bytes_out"]),
+        size(flow["bytes_in"]),
+    )
+
+
 def _print_flows(out: Console, report: Json) -> None:
     flows = leaving(report)
     if not flows:
         return
-    made = table(
-        ("process", "destination", "proto", "scope", "phase", "attempts", "denied", "out", "in"), _NUMBERS
-    )
+    made = table(FLOW_HEAD, _NUMBERS)
     for flow in flows[:_ROWS]:
-        texts = (
-            who(flow),
-            endpoint(flow, addresses=True),
-            flow["proto"] or "?",
-            flow["scope"],
-            flow["phase"],
-        )
-        numbers = (
-            str(flow["attempts"]),
-            str(flow["denied"]),
-            size(flow["bytes_out"]),
-            size(flow["bytes_in"]),
-        )
-        made.add_row(*map(Text, (*texts, *numbers)))
+        made.add_row(*map(Text, flow_cells(flow)))
     out.print(made)
     if len(flows) > _ROWS:
         out.print(Text(f"and {len(flows) - _ROWS} more; the report has them all"))

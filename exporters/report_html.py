@@ -11,7 +11,7 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from exporters.prove_view import MEANS, leaving, socket_text, subject, windows
+from exporters.prove_view import FLOW_HEAD, MEANS, flow_cells, leaving, socket_text, subject, windows
 from exporters.views import endpoint, size, who
 from tracer import names
 
@@ -130,22 +130,7 @@ def _sums(totals: dict[str, dict[str, int]]) -> str:
 
 
 def _flows(flows: list[Json]) -> str:
-    rows = [
-        (
-            who(flow),
-            endpoint(flow, addresses=True),
-            flow["proto"],
-            flow["scope"],
-            flow["phase"],
-            flow["attempts"],
-            flow["denied"],
-            size(flow["bytes_out"]),
-            size(flow["bytes_in"]),
-        )
-        for flow in flows
-    ]
-    head = ("process", "destination", "proto", "scope", "phase", "attempts", "denied", "out", "in")
-    return _table(head, rows, 4)
+    return _table(FLOW_HEAD, [flow_cells(flow) for flow in flows], 4)
 
 
 def _phases(report: Json) -> str:

@@ -30,6 +30,8 @@ def flow(**changes: Any) -> Json:  # noqa: ANN401 - of any key
         "name_source": "none",
         "name_age_s": None,
         "names": [],
+        "purpose": None,
+        "unexpected": None,
         "scope": "internet",
         "phase": "unknown",
         "attempts": 1,

@@ -10,7 +10,7 @@ import pytest
 from documented import PAGES, ROOT, arguments, is_tattle, name, said
 
 from tracer import __version__
-from tracer.cli import COMMANDS, build
+from tracer.cli import COMMANDS, build, split
 from tracer.decode import EVENT_KEYS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_tattle_takes_what_is_shown(page: Path) -> None:
         if len(words) == 2:  # spoken of: it may need operands
             assert words[1] in names or words[1].startswith("-"), words
         else:
-            build().parse_args(arguments(words))
+            build().parse_args(split(arguments(words))[0])
 
 
 def test_every_command_is_explained() -> None:
