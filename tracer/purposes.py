@@ -90,9 +90,9 @@ def explain(runtime: Runtime, name: str, phase: str = _NO_PHASE) -> str | None:
     known = hosts(runtime, name)
     fitting = [one for one in known if phase == _NO_PHASE or not one.phases or phase in one.phases]
     told: dict[str, list[str]] = {}
-    for host in sorted(fitting or known, key=lambda one: not one.phases):
+    for host in sorted(fitting or known, key=lambda one: phase != _NO_PHASE and not one.phases):
         told.setdefault(off(runtime, host), []).append(f"{host.purpose}, {host.when}")
-    return "; ".join(" or ".join(texts) + end for end, texts in told.items()) or None
+    return "; ".join(", or ".join(texts) + end for end, texts in told.items()) or None
 
 
 def hosts(runtime: Runtime, name: str) -> list[Host]:
