@@ -1,4 +1,4 @@
-"""Names of containers, asked of the engines' local sockets: Docker's, and Podman's that speaks the same.
+"""Names of containers, asked of local sockets: Docker's, Podman's that speaks the same, a Kubernetes node's.
 
 Nothing is asked over a network. An engine that does not answer is left alone for a while, so that a hung one
 cannot hold up what tattle is for.
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tracer import cri
 from tracer.names import escape
 
 SOCKETS: Final = ("/run/docker.sock", "/run/podman/podman.sock")
@@ -38,8 +39,9 @@ class _UnixConnection(http.client.HTTPConnection):
 class ContainerEngines:
     """Turns ids into names and names into ids; None where no engine knows."""
 
-    def __init__(self, sockets: tuple[str, ...] = SOCKETS) -> None:
+    def __init__(self, sockets: tuple[str, ...] = SOCKETS, runtimes: tuple[str, ...] = cri.SOCKETS) -> None:
         self._sockets = sockets
+        self._runtimes = runtimes
         self._known: dict[str, tuple[str | None, str | None]] = {}
         self._silent_until: dict[str, float] = {}
 
@@ -55,13 +57,8 @@ class ContainerEngines:
         if identifier not in self._known:
             if len(self._known) >= _CACHE_MAX:
                 self._known.clear()
-            answer = self._ask(identifier) or {}
-            name, settings = answer.get("Name"), answer.get("Config")
-            image = settings.get("Image") if isinstance(settings, dict) else None
-            self._known[identifier] = (
-                escape(name.lstrip("/"), 128) if isinstance(name, str) else None,
-                _TAG.sub("", image) if isinstance(image, str) else None,
-            )
+            name, image = self._ask_runtimes(identifier) or self._ask_engines(identifier)
+            self._known[identifier] = name, _TAG.sub("", image) if image else None
         return self._known[identifier]
 
     def id_of(self, name: str) -> str | None:
@@ -69,6 +66,28 @@ class ContainerEngines:
         answer = self._ask(name) if _NAME.match(name) else None
         found = answer.get("Id") if answer else None
         return found if isinstance(found, str) else None
+
+    def _ask_runtimes(self, identifier: str) -> tuple[str, str | None] | None:
+        for path in self._runtimes:
+            if time.monotonic() < self._silent_until.get(path, 0.0) or not Path(path).is_socket():
+                continue
+            try:
+                found = cri.about(path, identifier, _TIMEOUT_S)
+            except (OSError, ValueError):
+                self._silent_until[path] = time.monotonic() + _PAUSE_S
+                continue
+            if found is not None:
+                return found
+        return None
+
+    def _ask_engines(self, identifier: str) -> tuple[str | None, str | None]:
+        answer = self._ask(identifier) or {}
+        name, settings = answer.get("Name"), answer.get("Config")
+        image = settings.get("Image") if isinstance(settings, dict) else None
+        return (
+            escape(name.lstrip("/"), 128) if isinstance(name, str) else None,
+            image if isinstance(image, str) else None,
+        )
 
     def _ask(self, container: str) -> dict[str, object] | None:
         for path in self._sockets:

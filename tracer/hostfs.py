@@ -81,7 +81,9 @@ def cgroup2_root() -> Path:
     found = [mount for mount in _mounts() if mount.kind == "cgroup2"]
     for mount in found:
         # All cgroups but the root have this file: Documentation/admin-guide/cgroup-v2.rst.
-        if mount.root == "/" and mount.point.is_dir() and not (mount.point / "cgroup.type").exists():
+        # From a cgroup namespace of its own, as in a pod, its parents show as "..": cgroup_namespaces(7).
+        whole = set(mount.root.split("/")) <= {"", ".."}
+        if whole and mount.point.is_dir() and not (mount.point / "cgroup.type").exists():
             return mount.point
     if found:
         mend = "run in the host's cgroup namespace (docker: --cgroupns=host) with its /sys/fs/cgroup"

@@ -40,6 +40,12 @@ def test_part_of_a_hierarchy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert "--cgroupns=host" in caught.value.hint
 
 
+def test_whole_hierarchy_from_a_namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The host's own mount, seen from a pod's cgroup namespace, starts with its parents: it is the whole."""
+    host(monkeypatch, tmp_path, f"41 31 0:38 /../../.. {tmp_path} rw - cgroup2 cgroup2 rw")
+    assert hostfs.cgroup2_root() == tmp_path
+
+
 def test_no_mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where nothing is mounted, both errors say the command that mounts it."""
     host(monkeypatch, tmp_path, "broken line", "1 2 3 - x")

@@ -43,6 +43,7 @@ FLOORS = (
         for name in (
             "registry",
             "containers",
+            "cri",
             "targets",
             "runtimes",
             "recognize",
