@@ -36,7 +36,6 @@ TELL_MAX: Final = 8192  # events that wait for the loop
 REQUESTS_MAX: Final = 1024  # connections whose request is not over
 PIPELINED_MAX: Final = 64  # requests of one connection
 PATH_MAX: Final = 256  # characters
-_CUT: Final = "…".encode()  # the kernel half copies a request's beginning only
 _ANSWERS_SHOWN: Final = 32
 _GAP_MAX: Final = 8192  # bytes of DNS over TCP that wait for a segment which may be lost
 _UDP: Final = 17
@@ -267,7 +266,7 @@ class Namer:
 
     def _request(self, sample: Sample) -> None:
         line = _REQUEST.match(sample.payload)
-        path = escape(line[1] + _CUT * (line.end() == len(sample.payload)), PATH_MAX) if line else None
+        path = escape(line[1], PATH_MAX) if line else None
         self._requests.setdefault(sample.head.socket, deque(maxlen=PIPELINED_MAX)).append(path)
         self._requests.move_to_end(sample.head.socket)
         if len(self._requests) > REQUESTS_MAX:

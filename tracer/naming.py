@@ -23,10 +23,10 @@ SNI: Final = "sni"
 DNS: Final = "dns"
 HOSTS: Final = "hosts"
 
-ENTRIES_MAX: Final = 8192  # names of addresses, in all
-ENTRIES_OF_ONE: Final = 2048  # of one target or process
+ENTRIES_MAX: Final = 4096  # names of addresses, in all
+ENTRIES_OF_ONE: Final = 1024  # of one target or process
 NAMES_OF_ADDRESS: Final = 32  # each asker's counts
-SAID_MAX: Final = 4096  # sockets, and as many peers of processes
+SAID_MAX: Final = 2048  # sockets, and as many peers of processes
 NAMES_OF_PEER: Final = 4
 SHOWN_MAX: Final = 8  # names that are told of one destination
 HOLD_S: Final = 10  # an answer holds for its TTL, but at least so long: as limits.OPEN_SECONDS of bpf/abi.h

@@ -16,7 +16,7 @@ _WRAP: Final = 1 << 32  # RFC 9293 3.4: sequence numbers
 PIECES_MAX: Final = 64  # of one stream
 BYTES_MAX: Final = 16384  # of one stream
 STREAMS_MAX: Final = 1024
-TOTAL_MAX: Final = 1 << 20  # bytes of all streams
+TOTAL_MAX: Final = 512 << 10  # bytes of all streams
 AGE_NS: Final = 10_000_000_000
 
 Key = TypeVar("Key", bound=Hashable)
