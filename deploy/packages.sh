@@ -11,7 +11,7 @@ TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-pi
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
 systemd-analyze=systemd strace=strace"
 VM="qemu-system-x86_64=qemu-system-x86"
-DEPLOY="docker-compose=docker-compose chromium=chromium chromedriver=chromium-driver /usr/share/fonts/truetype/dejavu=fonts-dejavu-core"
+DEPLOY="debootstrap=debootstrap dpkg-deb=dpkg groff=groff-base docker-compose=docker-compose chromium=chromium chromedriver=chromium-driver /usr/share/fonts/truetype/dejavu=fonts-dejavu-core"
 BENCH="gcc=gcc bpftool=bpftool /usr/include/stdio.h=libc6-dev"
 
 fail() { # what failed, how to mend

@@ -1,8 +1,8 @@
 """Names of pods and containers, asked of a Kubernetes node's container runtime over its local socket.
 
 containerd and CRI-O speak gRPC there. One question is needed, `ContainerStatus`, with an answer of some
-hundred bytes; hence the little of HTTP/2 around it is written out here, instead of a library that would double
-the daemon's memory. No API server is asked: kubelet gives each container's names to the runtime.
+hundred bytes; hence the little of HTTP/2 around it is written out here, instead of a library that would
+double the daemon's memory. No API server is asked: kubelet gives each container's names to the runtime.
 
 Sources: runtime.v1 (api.proto of kubernetes/cri-api), RFC 9113 for frames, RFC 7541 6.2.2 for the headers.
 """
