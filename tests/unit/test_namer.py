@@ -332,7 +332,7 @@ def test_requests_begin_and_end() -> None:
 
 
 def test_requests_end_in_their_order() -> None:
-    """Pipelined ones of one connection, the kernel half's copy ending behind the path, and no request at all."""
+    """Pipelined ones of one connection, one that ends behind its path, and no request at all."""
     scene = Scene()
     for line in (b"GET /a HTTP/1.1\r\n", b"GET /b#x HTTP/1.1\r\n", b"GET /" + b"c" * 60, b"\x16\3\1"):
         scene.put("REQUEST", line)
