@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from miniature.layout import LLAMA, OLLAMA
 from miniature.tattled import Tattle
 from miniature.tattled import tattle as running_tattle
 from miniature.world import World, world
@@ -19,6 +20,6 @@ def the_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def tattle(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tattle]:
     """Run a daemon that has the cgroups of both LLM servers as targets."""
     state = tmp_path_factory.mktemp("tattle")
-    options = ("--target", "cgroup:/world/ollama", "--target", "cgroup:/world/llama")
-    with world.group("ollama"), world.group("llama"), running_tattle(state, *options) as daemon:
+    options = ("--target", f"cgroup:/world/{OLLAMA}", "--target", f"cgroup:/world/{LLAMA}")
+    with world.group(OLLAMA), world.group(LLAMA), running_tattle(state, *options) as daemon:
         yield daemon

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from miniature.comparing import Watched, carried, eventually, watched
-from miniature.layout import HOST_V4, MODEL, NET, NET_V4, PYTHON, addresses
+from miniature.layout import HOST_V4, LLAMA, MODEL, NET, NET_V4, OLLAMA, PYTHON, addresses
 from miniature.tattled import Tattle
 from miniature.truth import Wire, total
 from miniature.world import World
@@ -19,8 +19,8 @@ SECRET = "a secret of some length, " * 400
 def ollama_seen(world: World, tattle: Tattle) -> Iterator[Watched]:
     """Run the stand-in for `ollama serve`, watched from before its first instruction."""
     with (
-        watched(world, tattle, "ollama") as it,
-        world.running("ollama", PYTHON, "-m", "miniature.standin", ready=b"listening"),
+        watched(world, tattle, OLLAMA) as it,
+        world.running(OLLAMA, PYTHON, "-m", "miniature.standin", ready=b"listening"),
         world.group("user"),
     ):
         yield it
@@ -34,21 +34,26 @@ def to(flows: list[dict[str, object]], name: str) -> Wire:
     )
 
 
+def during(phase: str, flows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return the flows of a phase."""
+    return [flow for flow in flows if flow["phase"] == phase]
+
+
 def test_llama_server_answers_and_nothing_leaves(world: World, tattle: Tattle) -> None:
     """A local API that is asked on loopback and from the network sends replies, and starts no connection."""
     prompt = json.dumps({"prompt": COUNTING, "n_predict": 8, "temperature": 0})
     serve = (PYTHON, "-m", "miniature.llama_server", "-m", MODEL, "--host", "0.0.0.0", "--port", "8091")
     ask = ("curl", "-sS", "-d", prompt)
-    with watched(world, tattle, "llama") as here, world.group("visitor"):
-        with world.running("llama", *serve, ready=b"listening"):
+    with watched(world, tattle, LLAMA) as here, world.group("visitor"):
+        with world.running(LLAMA, *serve, ready=b"listening"):
             for url, namespace in (("http://127.0.0.1:8091", "world-host"), (f"http://{HOST_V4}:8091", NET)):
                 answer = world.run("visitor", *ask, f"{url}/completion", namespace=namespace)
                 assert "six, seven" in json.loads(answer.stdout)["content"]
         (reply,) = here.settled()
-        everything = tattle.flows("/world/llama")
+        everything = tattle.flows(here.cgroup)
     assert (reply["comm"], reply["remote_addr"], reply["direction"]) == ("llama-server", NET_V4, "in")
     assert {flow["scope"] for flow in everything} == {"internet", "loopback"}
-    assert {flow["target"] for flow in everything} == {"cgroup:/world/llama"}
+    assert {flow["target"] for flow in everything} == {f"cgroup:{here.cgroup}"}
     assert {flow["direction"] for flow in everything} == {"in"}
 
 
@@ -74,7 +79,7 @@ def test_ollama_pull_is_counted_to_the_byte(ollama_seen: Watched) -> None:
     flows = ollama_seen.settled()
     assert to(flows, BLOB_HOST).bytes_in > MODEL.stat().st_size
     assert to(flows, "registry.ollama.ai").bytes_out > 0
-    local = [flow for flow in ollama_seen.tattle.flows("/world/ollama") if flow["scope"] == "loopback"]
+    local = [flow for flow in ollama_seen.tattle.flows(ollama_seen.cgroup) if flow["scope"] == "loopback"]
     assert local
     assert not ollama_seen.tattle.flows("/world/user")
 
@@ -84,7 +89,12 @@ def test_local_inference_sends_nothing(ollama_seen: Watched) -> None:
     assert ollama_seen.world.client("user", "pull", "gemma3:270m") == "success"
     before = total(map(carried, ollama_seen.settled()))
     assert "six, seven" in str(ollama_seen.world.client("user", "generate", "gemma3:270m", COUNTING))
-    assert total(map(carried, ollama_seen.settled())) == before
+    after = ollama_seen.settled()
+    assert total(map(carried, after)) == before
+    assert not during("inference", after)
+    asked = [one for one in ollama_seen.tattle.events(ollama_seen.cgroup) if one["event"] == "request"]
+    assert {one["comm"] for one in asked} == {"ollama", "llama-server"}
+    assert {("ollama", "/api/generate", "inference")} <= {(one["comm"], one["path"], one["phase"]) for one in asked}
 
 
 def test_cloud_inference_sends_the_prompt(ollama_seen: Watched) -> None:
@@ -93,6 +103,9 @@ def test_cloud_inference_sends_the_prompt(ollama_seen: Watched) -> None:
     ollama_seen.world.client("user", "chat", "gpt-oss:120b-cloud", SECRET)
     after = ollama_seen.settled()
     assert to(after, "ollama.com").bytes_out - to(before, "ollama.com").bytes_out > len(SECRET)
+    assert to(during("inference", after), "ollama.com").bytes_out > len(SECRET)
+    rest = [to(during("idle", flows), "ollama.com").bytes_out for flows in (before, after)]
+    assert rest[1] - rest[0] < len(SECRET) / 10
 
 
 def test_hub_download(world: World, tattle: Tattle) -> None:

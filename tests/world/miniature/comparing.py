@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from miniature.tattled import Tattle
-from miniature.truth import Connection, Wire
+from miniature.truth import Connection, Wire, total
 from miniature.world import World
 
 SETTLE_S = 10.0
@@ -88,13 +88,14 @@ class Watched:
         """Return the flows, which must be those of the wire, byte for byte but for closing packets."""
         flows, connections = self.flows(), self.connections()
         wires = by_peer(connections)
-        assert sorted(map(peer, flows)) == sorted(wires)
-        for flow in flows:
-            end = peer(flow)
+        phases = {end: [flow for flow in flows if peer(flow) == end] for end in map(peer, flows)}
+        assert sorted(phases) == sorted(wires)
+        for end, rows in phases.items():
+            seen = total(map(carried, rows))
             many = sum(end == Peer(key.remote, key.proto, key.remote_port) for key in connections)
-            missing = wires[end].minus(carried(flow))
+            missing = wires[end].minus(seen)
             allowed = missing == Wire() or (not exact and end.proto == "tcp" and closing_only(missing, many))
-            assert allowed, f"{end}: wire {wires[end]}, tattle {carried(flow)}"
+            assert allowed, f"{end}: wire {wires[end]}, tattle {seen}"
         return flows
 
     def settled(self, *, exact: bool = False) -> list[Flow]:

@@ -15,6 +15,8 @@ CACHE: Final = Path(os.environ.get("TATTLE_WORLD_DIR") or TOP / ".cache/world").
 PYTHON: Final = CACHE / "venv/bin/python"
 MODEL: Final = CACHE / "gemma-3-270m-q4_k_m.gguf"
 
+OLLAMA: Final = "ollama.service"  # cgroups below /world, named as the units of these
+LLAMA: Final = "llama-server.service"
 HOST: Final = "world-host"  # where the programs run that tattle watches
 NET: Final = "world-net"  # the internet
 HOST_LINK: Final = "world-h0"
