@@ -59,13 +59,10 @@ __noinline __u64 ask_name(struct __sk_buff *skb, __u32 policy, __u32 form, __u32
 	struct name_key key = {.policy = policy, .form = form, .length = length};
 	const struct name_rules *found;
 	__u64 *words = (__u64 *)key.text;
+	__u32 last = length - 1;
 
-	if (!length)
-		return 0;
-	asm volatile("" : "+r"(length)); /* two comparisons, as the verifier understands them */
-	if (length > NAME_LEN)
-		return 0;
-	if (bpf_skb_load_bytes(skb, offset, key.text, length))
+	asm volatile("" : "+r"(last)); /* one comparison and then one more: what 5.10 understands */
+	if (last >= NAME_LEN || bpf_skb_load_bytes(skb, offset, key.text, last + 1))
 		return 0;
 	for (int i = 0; i < NAME_LEN / 8; i++)
 		words[i] = lower(words[i]);

@@ -69,22 +69,22 @@ static __always_inline void sample_send(void *record)
 }
 
 /* Copy up to `room` bytes of payload; the comparisons are for the verifier. */
-#define sample_of(type, room, skb, what)                                                      \
-	({                                                                                    \
-		struct type *_sample = bpf_ringbuf_reserve(&samples, sizeof(*_sample), 0);    \
-		__u32 _length = (skb)->len - (what)->offset;                                  \
-		if (!_sample) {                                                               \
-			lost(LOSS_SAMPLES_FULL);                                              \
-		} else {                                                                      \
-			sample_head(skb, &_sample->head, what);                               \
-			if (_length > room)                                                   \
-				_length = room;                                               \
-			asm volatile("" : "+r"(_length));                                     \
-			if (_length - 1 < room &&                                             \
-			    !bpf_skb_load_bytes(skb, (what)->offset, _sample->data, _length)) \
-				_sample->head.length = _length;                               \
-			sample_send(_sample);                                                 \
-		}                                                                             \
+#define sample_of(type, room, skb, what)                                                        \
+	({                                                                                      \
+		struct type *_sample = bpf_ringbuf_reserve(&samples, sizeof(*_sample), 0);      \
+		__u32 _last = (skb)->len - (what)->offset - 1;                                  \
+		if (!_sample) {                                                                 \
+			lost(LOSS_SAMPLES_FULL);                                                \
+		} else {                                                                        \
+			sample_head(skb, &_sample->head, what);                                 \
+			if (_last >= room)                                                      \
+				_last = room - 1;                                               \
+			asm volatile("" : "+r"(_last));                                         \
+			if (_last < room &&                                                     \
+			    !bpf_skb_load_bytes(skb, (what)->offset, _sample->data, _last + 1)) \
+				_sample->head.length = _last + 1;                               \
+			sample_send(_sample);                                                   \
+		}                                                                               \
 	})
 
 static __always_inline void take_sample(struct __sk_buff *skb, const struct sampled *what)

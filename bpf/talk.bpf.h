@@ -282,7 +282,7 @@ __noinline __u32 request_at(struct __sk_buff *skb, __u32 at)
 	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
 	struct talk *talk = sk ? socket_lookup(talks, sk) : NULL;
 	struct api_path_key key = {.prefix_bits = 32 + 8 * PATH_LEN};
-	__u32 length = skb->len - at, method, phase;
+	__u32 last = skb->len - at - 1, length, method, phase;
 	const __u32 *found;
 	__u64 text;
 
@@ -292,10 +292,10 @@ __noinline __u32 request_at(struct __sk_buff *skb, __u32 at)
 	method = method_of(text);
 	if (!method)
 		return 0;
-	if (length > PATH_LEN)
-		length = PATH_LEN;
-	asm volatile("" : "+r"(length));
-	if (length - 1 >= PATH_LEN || bpf_skb_load_bytes(skb, at, key.text, length))
+	if (last >= PATH_LEN)
+		last = PATH_LEN - 1;
+	asm volatile("" : "+r"(last)); /* see ask_name() */
+	if (last >= PATH_LEN || bpf_skb_load_bytes(skb, at, key.text, last + 1))
 		return 0;
 	key.target = state->target;
 	found = map_lookup(api_paths, &key);
