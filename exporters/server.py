@@ -146,7 +146,7 @@ class MetricsServer:
         if not known and not (asset and asset.public):
             return _refuse(path, start)
         if path == "/metrics" and self._metrics is not None:
-            return self._metrics(environ, start)
+            return self._metrics({**environ, "REQUEST_METHOD": "GET"}, start)  # it knows no HEAD
         return _give(environ, start, asset) if asset else _lost(start)
 
     def _health(self, start: Start, *, known: bool) -> Iterable[bytes]:

@@ -3,7 +3,7 @@
 
 const EVERY_MS = 2000;
 const PATIENCE_MS = 8000;
-const SPAN_MS = 15 * 60 * 1000;
+const SPANS_MIN = [3, 6, 15]; // the timeline is as long as its past needs
 const PHASES = ["account", "pull", "inference", "startup", "idle", "unknown"]; // most telling first
 const PHASE_WORDS = {
   account: "account", pull: "pulling a model", inference: "inference", startup: "starting", idle: "idle",
@@ -21,6 +21,7 @@ const LOST = {
   log_blocked: "lines the event log's reader did not take",
   watcher_slow: "lines a slow `tattle watch` did not take",
 };
+const DNS = 53;
 const SVG = "http://www.w3.org/2000/svg";
 const by = (id) => document.getElementById(id);
 const view = { sort: "last", down: true, filter: "", all: false, data: null };
@@ -135,6 +136,16 @@ function detail(data) {
   return said.join(" ");
 }
 
+/** Which destinations no profile of the runtime explains, in words; the newest few. */
+function unexpected(all) {
+  const found = all.filter((one) => one.unexpected && one.target !== null).sort((a, b) => (a.last < b.last ? 1 : -1));
+  return [...new Set(found.map((one) => one.target))].map((target) => {
+    const names = [...new Set(found.filter((one) => one.target === target).map((one) => one.place))];
+    const more = names.length > 3 ? [`${names.length - 3} more`] : [];
+    return ["warn", `Not expected of ${target}: ${list([...names.slice(0, 3), ...more])}.`];
+  });
+}
+
 function notices(data) {
   const lost = Object.entries(data.losses).filter(([, number]) => number > 0);
   const found = data.ill.map((text) => ["bad", `${text[0].toUpperCase()}${text.slice(1)}.`]);
@@ -160,11 +171,11 @@ function lock(one, ill) {
 }
 
 function card() {
-  const terms = ["sent", "received", "stopped"].map((term) => make("div", "", "", [make("dt", "", term), make("dd", term)]));
+  const terms = ["sent", "received", "stopped"].map((term) => make("div", "", "", [make("dt", "", term), make("dd", `of-${term}`)]));
   return make("li", "card", "", [
     make("header", "", "", [make("h3", "say"), make("span", "chip lock")]),
     make("dl", "pair", "", terms),
-    make("p", "meaning"), make("p", "rules say muted"), make("p", "doing muted"),
+    make("p", "meaning"), make("p", "rules say muted"), make("p", "now"), make("p", "doing muted"),
   ]);
 }
 
@@ -173,9 +184,9 @@ function fill(node, one, ill) {
   const find = (name) => node.querySelector(name);
   put(find("h3"), one.target);
   put(find(".lock"), word).className = `chip lock ${tone}`;
-  put(find("dd.sent"), size(sent(one))).title = `${sent(one).toLocaleString("en")} bytes`;
-  put(find("dd.received"), size(received(one))).title = `${received(one).toLocaleString("en")} bytes`;
-  put(find("dd.stopped"), denied(one).toLocaleString("en"));
+  put(find(".of-sent"), size(sent(one))).title = `${sent(one).toLocaleString("en")} bytes`;
+  put(find(".of-received"), size(received(one))).title = `${received(one).toLocaleString("en")} bytes`;
+  put(find(".of-stopped"), denied(one).toLocaleString("en"));
   put(find(".meaning"), meaning);
   const rest = one.default === "allow" ? "all else is allowed" : "all else is stopped";
   const rules = one.default === null ? "" : one.rules.length ? `Rules: ${one.rules.join(", ")}; ${rest}.`
@@ -183,24 +194,32 @@ function fill(node, one, ill) {
   put(find(".rules"), rules).hidden = !rules;
   const requests = one.requests ?? {};
   const flying = PHASES.filter((phase) => requests[phase] > 0)
-    .map((phase) => `${count(requests[phase], "request")} in flight: ${phase === "idle" ? "other" : PHASE_WORDS[phase]}`);
-  if (!flying.length && one.processes && one.phase !== "unknown") flying.push(PHASE_WORDS[one.phase]);
+    .map((phase) => [phase, `${count(requests[phase], "request")} in flight: ${phase === "idle" ? "other" : PHASE_WORDS[phase]}`]);
+  if (!flying.length && one.processes && one.phase !== "unknown") flying.push([one.phase, PHASE_WORDS[one.phase]]);
+  keep(find(".now"), flying, ([phase]) => phase, ([phase]) => make("span", "tag", "", [swatch(phase), make("span")]),
+    (tag, [, words]) => put(tag.lastChild, words));
+  find(".now").hidden = !flying.length;
   const alive = one.processes ? count(one.processes, "process", "processes") : "not running";
   const served = one.served.connections ? [`served ${count(one.served.connections, "connection")}`] : [];
-  put(find(".doing"), [alive, ...served, ...flying].join(" · "));
+  put(find(".doing"), [alive, ...served].join(" · "));
 }
 
 // --- timeline ----------------------------------------------------------------
 
 const WIDE = 900, STRIP = 12, TALL = 66;
 
-function lanes(data) {
-  const end = new Date(data.now).getTime();
+function span(data) {
+  const past = (new Date(data.now).getTime() - (data.timeline[0]?.start_ms ?? Infinity)) / 60_000;
+  return SPANS_MIN.find((minutes) => past <= minutes) ?? SPANS_MIN.at(-1);
+}
+
+function lanes(data, minutes) {
+  const end = new Date(data.now).getTime(), length = minutes * 60_000;
   const seen = new Set();
   const found = data.targets.map((one) => {
     const steps = data.timeline.map((step) => ({
-      from: Math.max(0, WIDE * (1 - (end - step.start_ms) / SPAN_MS)),
-      to: Math.min(WIDE, WIDE * (1 - (end - step.end_ms) / SPAN_MS)),
+      from: Math.max(0, WIDE * (1 - (end - step.start_ms) / length)),
+      to: Math.min(WIDE, WIDE * (1 - (end - step.end_ms) / length)),
       seconds: (step.end_ms - step.start_ms) / 1000,
       moved: step.moved[one.target] ?? {},
       now: step.phases[one.target],
@@ -241,10 +260,12 @@ function lane_said(lane) {
 
 function timeline(data) {
   by("timeline-section").hidden = !data.targets.length;
-  const [found, seen] = lanes(data);
+  const minutes = span(data);
+  put(by("span"), `the last ${minutes} minutes`);
+  const [found, seen] = lanes(data, minutes);
   keep(by("timelines"), found, (lane) => lane.name, () => {
     const svg = draw("svg", { viewBox: `0 0 ${WIDE} ${STRIP + 4 + TALL}`, preserveAspectRatio: "none", role: "img" });
-    const axis = make("p", "axis", "", ["15 min ago", "10", "5", "now"].map((text) => make("span", "", text)));
+    const axis = make("p", "axis", "", ["ago", "two", "one", "now"].map((name) => make("span", name, name)));
     axis.setAttribute("aria-hidden", "true");
     return make("div", "lane", "", [make("header", "", "", [make("b", "say"), make("span", "muted")]), svg, axis]);
   }, (node, lane) => {
@@ -252,10 +273,13 @@ function timeline(data) {
     const peak = lane.peak ? ` · peak ${size(lane.peak)}/s` : "";
     put(node.querySelector("header .muted"), `${lane_said(lane)}${peak}`);
     const svg = node.querySelector("svg");
-    svg.setAttribute("aria-label", `${lane.name}, the last 15 minutes: ${lane_said(lane)}`);
+    svg.setAttribute("aria-label", `${lane.name}, the last ${minutes} minutes: ${lane_said(lane)}`);
+    put(node.querySelector(".ago"), `${minutes} min ago`);
+    put(node.querySelector(".two"), String((minutes * 2) / 3));
+    put(node.querySelector(".one"), String(minutes / 3));
     svg.replaceChildren(...paint(lane));
   });
-  keep(by("legend"), seen, (phase) => phase, (phase) => make("li", "phase", "", [swatch(phase), PHASE_WORDS[phase]]), () => {});
+  keep(by("legend"), seen, (phase) => phase, (phase) => make("li", "tag", "", [swatch(phase), PHASE_WORDS[phase]]), () => {});
 }
 
 function swatch(phase) {
@@ -280,15 +304,16 @@ function groups(data) {
     const key = JSON.stringify([flow.comm, whose, endpoint(flow), flow.proto, flow.scope]);
     let one = found.get(key);
     if (!one) {
-      one = { key, place: endpoint(flow), who: flow.comm ?? "?", whose, target: flow.target, proto: flow.proto ?? "several",
-        scope: flow.scope, purpose: null, source: flow.name_source, addresses: new Set(), phases: new Set(), pids: new Set(),
+      one = { key, place: endpoint(flow), who: flow.comm ?? "not known", whose, target: flow.target, proto: flow.proto ?? "several",
+        scope: flow.scope, purpose: null, unexpected: false, addresses: new Set(), phases: new Set(), pids: new Set(),
         out: 0, in: 0, attempts: 0, denied: 0, last: "" };
       found.set(key, one);
     }
     if (flow.name && flow.remote_addr) one.addresses.add(flow.remote_addr);
     if (flow.phase) one.phases.add(flow.phase);
     if (flow.pid !== null) one.pids.add(flow.pid);
-    one.purpose ??= flow.purpose ?? null;
+    one.purpose ??= flow.purpose ?? (flow.remote_port === DNS ? "looking names up (DNS)" : null);
+    one.unexpected ||= flow.unexpected === true;
     one.out += flow.bytes_out;
     one.in += flow.bytes_in;
     one.attempts += flow.attempts;
@@ -323,7 +348,9 @@ function row() {
     const cell = make("td", names);
     cell.dataset.label = label;
     cell.setAttribute("role", "cell");
-    if (names === "place" || names === "who") cell.append(make("span", "main say"), make("span", "more say"));
+    if (names === "place") cell.append(make("span", "main say"), make("span", "chip warn", "not expected"),
+      make("span", "purpose say"), make("span", "more say"));
+    if (names === "who") cell.append(make("span", "main say"), make("span", "more say"));
     if (names.startsWith("attempts")) cell.append(make("span", "all"), make("span", "more stopped"));
     node.append(cell);
   }
@@ -335,14 +362,16 @@ function show(node, one) {
   put(find(".place .main"), one.place);
   const addresses = [...one.addresses];
   const known = addresses.length > 2 ? count(addresses.length, "address", "addresses") : addresses.join(", ");
-  put(find(".place .more"), [one.purpose, known, one.proto].filter(Boolean).join(" · "));
+  find(".place .chip").hidden = !one.unexpected;
+  put(find(".purpose"), one.purpose ?? "").hidden = !one.purpose;
+  put(find(".place .more"), [known, one.proto].filter(Boolean).join(" · "));
   put(find(".who .main"), one.who);
   const pids = [...one.pids];
   const number = pids.length === 1 ? `pid ${pids[0]}` : pids.length ? count(pids.length, "process", "processes") : "";
   put(find(".who .more"), [one.whose, number].filter(Boolean).join(" · "));
   put(find("td.scope"), PLACES[one.scope] ?? one.scope ?? "?");
   const phases = PHASES.filter((phase) => one.phases.has(phase) && (phase !== "unknown" || one.phases.size === 1));
-  keep(find("td.phase"), phases, (phase) => phase, (phase) => make("span", "phase", "",
+  keep(find("td.phase"), phases, (phase) => phase, (phase) => make("span", "tag", "",
     phase === "unknown" ? ["–"] : [swatch(phase), PHASE_WORDS[phase]]), () => {});
   put(find("td.out"), size(one.out)).title = `${one.out.toLocaleString("en")} bytes`;
   put(find("td.in"), size(one.in)).title = `${one.in.toLocaleString("en")} bytes`;
@@ -421,7 +450,7 @@ function render(data) {
   document.title = `tattle: ${said}`;
   put(by("detail"), detail(data));
   put(by("host"), data.host ? `on ${data.host}` : "");
-  const told_now = notices(data);
+  const told_now = [...notices(data), ...unexpected(groups(data))];
   keep(by("notices"), told_now, ([, text]) => text, () => make("p"), (node, [tone, text]) => { put(node, text).className = `notice say ${tone}`; });
   by("targets-empty").hidden = data.targets.length > 0;
   keep(by("targets"), data.targets, (one) => one.target, card, (node, one) => fill(node, one, data.ill));

@@ -1,0 +1,341 @@
+"""The page in a real browser: a real tattle, real traffic, hostile names. Pictures: .cache/screenshots."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jail import tattle as run_tattle
+from lab import MORE4, PEER4, Lab
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+from watched import Tattle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = ROOT / ".cache" / "screenshots"
+STANDIN = str(Path(__file__).with_name("standin.py"))
+PATIENCE_S = 40
+EVIL = "<img/src=x/onerror=document.title='pwned'>"
+EVIL_HOST = f"{EVIL}.example"
+EVIL_COMM = "<u id=pwn>&\"'"
+ADDRESSES = {
+    "ollama.com": MORE4[0],
+    "registry.ollama.ai": MORE4[1],
+    "telemetry.example": MORE4[2],
+    EVIL_HOST: MORE4[2],
+}
+BLOCKED = "unit:assistant.service"
+CONTRAST = 4.5
+"""WCAG 2.2, 1.4.3: of text and what is behind it."""
+
+
+class Stage:
+    """A runtime that is watched, one that is blocked, a stranger, and the internet they talk to."""
+
+    def __init__(self, lab: Lab, tattle: Tattle) -> None:
+        self.lab, self.tattle = lab, tattle
+        self.url = f"http://127.0.0.1:{tattle.port}/"
+
+    def post(self, path: str, port: int = 11434, **order: Any) -> subprocess.Popen[str]:  # noqa: ANN401 - JSON
+        """Ask a runtime's API, from its own network namespace."""
+        words = ["ip", "netns", "exec", self.lab.client.name, "curl", "-sS", "--max-time", "60"]
+        words += ["-d", json.dumps(order), f"http://127.0.0.1:{port}{path}"]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    def answer(self, path: str, port: int = 11434, **order: Any) -> Any:  # noqa: ANN401 - JSON
+        """Ask and wait for the answer."""
+        out, _ = self.post(path, port, **order).communicate(timeout=PATIENCE_S)
+        return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Put it up; everything has talked when it stands."""
+    scratch = tmp_path_factory.mktemp("stage")
+    for directory in (scratch, *scratch.parents[:2]):
+        directory.chmod(0o755)
+    lab = Lab(scratch)
+    tattle = Tattle(scratch, "--target", "ollama")
+    try:
+        watched = lab.cgroup("system.slice/ollama.service")
+        blocked = lab.cgroup("system.slice/assistant.service")
+        tattle.start()
+        run_tattle(tattle.instance, "block", BLOCKED)
+        internet = {"play": "internet", "addresses": ADDRESSES, "resolver": PEER4}
+        lab.start(STANDIN, json.dumps(internet), name="internet", namespace=lab.peer_ns).ready()
+        made = Stage(lab, tattle)
+        for name, cgroup, port in (("ollama", watched, 11434), ("assistant", blocked, 11435)):
+            order = {"play": "runtime", "resolver": PEER4, "port": port}
+            lab.start(STANDIN, json.dumps(order), name=name, cgroup=cgroup).ready()
+        _talk(made)
+        yield made
+    finally:
+        tattle.remove()
+        lab.close()
+
+
+def _talk(stage: Stage) -> None:
+    """Pull, ask a model that phones home meanwhile, be refused; a stranger with a hostile name talks, too."""
+    stage.answer("/api/pull", hosts=[["registry.ollama.ai", 9_000, 12_000_000]])
+    stage.answer("/api/chat", hosts=[["ollama.com", 60_000, 4_000], ["telemetry.example", 2_000, 100]])
+    assert stage.answer("/api/chat", port=11435, hosts=[["telemetry.example", 1, 1]] * 3) == {"refused": 3}
+    order = {"play": "runtime", "resolver": PEER4, "port": 11436}
+    stage.lab.start(STANDIN, json.dumps(order), name=EVIL_COMM).ready()
+    stage.answer("/", port=11436, hosts=[[EVIL_HOST, 10, 10]])
+
+
+@pytest.fixture(scope="module")
+def browser(stage: Stage) -> Iterator[webdriver.Chrome]:
+    """Start Debian's Chromium, which may resolve nothing: it, too, likes to phone home."""
+    assert stage.url
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for word in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        *("force-device-scale-factor=1", "lang=en", "window-size=1180,900"),
+        "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    ):
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, stage: Stage) -> Iterator[webdriver.Chrome]:
+    """Open the page anew; whatever the browser complains of, policy violations too, fails the test."""
+    look(browser)
+    browser.get(stage.url)
+    wait(browser, lambda: state(browser) == "live")
+    yield browser
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def wait(browser: webdriver.Chrome, condition: Callable[[], object]) -> None:
+    """Wait until something is true."""
+    WebDriverWait(browser, PATIENCE_S).until(lambda _: condition())
+
+
+def state(browser: webdriver.Chrome) -> str | None:
+    """Tell what the page says of its connection."""
+    return browser.find_element(By.TAG_NAME, "body").get_attribute("data-state")
+
+
+def text(browser: webdriver.Chrome, selector: str) -> str:
+    """Give what is to be read there."""
+    return str(browser.find_element(By.CSS_SELECTOR, selector).text)
+
+
+def look(browser: webdriver.Chrome, scheme: str = "light", width: int = 1180, height: int = 900) -> None:
+    """Prefer a colour scheme, in a window of this size."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def shoot(browser: webdriver.Chrome, name: str, *, whole: bool = True) -> None:
+    """Keep a picture for people to look at."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    tall = browser.execute_script("return document.documentElement.scrollHeight")
+    width = browser.execute_script("return document.documentElement.clientWidth")
+    if whole:
+        clip = {"x": 0, "y": 0, "width": width, "height": tall, "scale": 1}
+        options = {"captureBeyondViewport": True, "clip": clip}
+    else:
+        options = {}
+    (SHOTS / f"{name}.png").write_bytes(
+        base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", options)["data"])
+    )
+
+
+def show_all(page: webdriver.Chrome) -> None:
+    """Choose to see all programs, by keyboard."""
+    page.find_element(By.CSS_SELECTOR, "input[value=targets]").send_keys(Keys.ARROW_RIGHT)
+
+
+def test_the_sentence_answers_the_question(page: webdriver.Chrome, stage: Stage) -> None:
+    """On top stands who sent how much to how many places; the numbers are those of `tattle flows`."""
+    ours = [flow for flow in stage.tattle.read()["flows"] if flow["target"] == "ollama"]
+    left = [flow for flow in ours if flow["direction"] == "out" and flow["scope"] == "internet"]
+    places = {flow["name"] or flow["remote_addr"] for flow in left}
+    wait(page, lambda: f"to {len(places)} places on the internet" in text(page, "h1"))
+    size = f"{sum(flow['bytes_out'] for flow in left) / 1000:.0f} kB"
+    assert text(page, "h1").startswith(f"ollama sent {size} to {len(places)} places")
+    assert f"Nothing left for {BLOCKED}" in text(page, "#detail")
+    assert "3 tries were stopped" in text(page, "#detail")
+
+
+def test_locks_are_told_in_words(page: webdriver.Chrome) -> None:
+    """Who is locked and who is only watched is read, not guessed from a colour."""
+    cards = {card.find_element(By.TAG_NAME, "h3").text: card.text for card in cards_of(page)}
+    assert "Watched" in cards["ollama"]
+    assert "Locked" in cards[BLOCKED]
+    shoot(page, "page-light")
+
+
+def cards_of(page: webdriver.Chrome) -> list[Any]:
+    """Give the targets' cards."""
+    return list(page.find_elements(By.CSS_SELECTOR, "#targets > li"))
+
+
+def test_destinations_have_their_names(page: webdriver.Chrome) -> None:
+    """A destination goes by the name that was asked for, with its address and the phase beside it."""
+    rows = {row.find_element(By.CSS_SELECTOR, ".place .main").text: row.text for row in rows_of(page)}
+    assert "pulling a model" in rows["registry.ollama.ai:443"]
+    assert MORE4[1] in rows["registry.ollama.ai:443"]
+    assert "inference" in rows["telemetry.example:443"]
+
+
+def test_what_nobody_expects_is_said_on_top(page: webdriver.Chrome) -> None:
+    """A destination that the runtime's profile does not explain is named beside the answer, and marked."""
+    assert "Not expected of ollama: telemetry.example:443" in text(page, "#notices")
+    (row,) = (row for row in rows_of(page) if "telemetry.example" in row.text)
+    assert "not expected" in row.text
+
+
+def rows_of(page: webdriver.Chrome) -> list[Any]:
+    """Give the rows of destinations."""
+    return list(page.find_elements(By.CSS_SELECTOR, "#rows tr"))
+
+
+def test_denials_are_listed(page: webdriver.Chrome) -> None:
+    """What was stopped says where it wanted to go, and who asked."""
+    said = text(page, "#denials")
+    assert f"{PEER4}:53" in said
+    assert "assistant" in said
+
+
+def test_hostile_names_stay_text(page: webdriver.Chrome) -> None:
+    """A process and a host that are named like markup are shown as they are called, and do nothing."""
+    show_all(page)
+    wait(page, lambda: EVIL_COMM in text(page, "#rows"))
+    shown = text(page, "#rows")
+    assert EVIL_HOST in shown
+    assert page.find_elements(By.CSS_SELECTOR, "#pwn, #rows img") == []
+    assert "pwned" not in page.title
+    shoot(page, "page-hostile")
+
+
+def test_a_request_in_flight_is_seen(page: webdriver.Chrome, stage: Stage) -> None:
+    """While a model answers, its card says so; the strip of phases has it afterwards."""
+    asked = stage.post("/api/chat", hosts=[["ollama.com", 30_000, 100]], hold=12)
+    wait(page, lambda: "1 request in flight: inference" in cards_of(page)[0].text)
+    wait(page, lambda: page.find_elements(By.CSS_SELECTOR, "#timelines rect.inference"))
+    shoot(page, "page-inference")
+    asked.communicate(timeout=PATIENCE_S)
+    wait(page, lambda: "in flight" not in cards_of(page)[0].text)
+    said = page.find_element(By.CSS_SELECTOR, "#timelines .lane > svg").get_attribute("aria-label")
+    assert said is not None
+    assert "during inference" in said
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read(page: webdriver.Chrome, scheme: str) -> None:
+    """Every text stands out from what is behind it, in both colour schemes, as WCAG asks."""
+    look(page, scheme)
+    show_all(page)
+    faint = page.execute_script(FAINT, CONTRAST)
+    assert faint == []
+    shoot(page, f"page-{scheme}-all")
+
+
+FAINT = r"""
+const rgb = (text) => (text.match(/[\d.]+/g) ?? []).map(Number);
+const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+  .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = (node) => {
+  for (; node; node = node.parentElement) {
+    const colour = rgb(getComputedStyle(node).backgroundColor);
+    if (colour.length && (colour[3] ?? 1) > 0) return colour;
+  }
+  return [255, 255, 255];
+};
+const found = [];
+for (const node of document.querySelectorAll("body *")) {
+  const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+  if (!own || !node.checkVisibility() || node.closest(".hidden, .skip")) continue;
+  const [one, other] = [light(rgb(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
+  const ratio = (one + 0.05) / (other + 0.05);
+  const what = `${node.tagName} ${node.className} ${node.textContent.slice(0, 30)}`;
+  if (ratio < arguments[0]) found.push(`${what}: ${ratio.toFixed(2)}`);
+}
+return found;
+"""
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_narrow_windows_need_no_sideways_scrolling(page: webdriver.Chrome, width: int) -> None:
+    """On a phone all of it is there, below each other."""
+    look(page, width=width, height=800)
+    show_all(page)
+    wait(page, lambda: EVIL_COMM in text(page, "#rows"))
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    assert "registry.ollama.ai" in text(page, "#rows")
+    shoot(page, f"page-{width}")
+
+
+def test_keys_are_enough(page: webdriver.Chrome) -> None:
+    """The first stop skips to what left; sorting and filtering need no mouse."""
+    page.switch_to.active_element.send_keys(Keys.TAB)
+    assert page.switch_to.active_element.text == "Skip to what left"
+    heading = page.find_element(By.CSS_SELECTOR, "th[data-sort=out]")
+    heading.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+    assert heading.get_attribute("aria-sort") == "descending"
+    sizes = [int(cell.get_attribute("title").split()[0].replace(",", "")) for cell in cells(page, "td.out")]
+    assert sizes == sorted(sizes, reverse=True)
+    page.find_element(By.ID, "filter").send_keys("registry")
+    assert [cell.text for cell in cells(page, ".place .main")] == ["registry.ollama.ai:443"]
+    page.find_element(By.ID, "filter").send_keys("no such thing")
+    assert text(page, "#flows-empty") == "Nothing here matches the filter."
+
+
+def cells(page: webdriver.Chrome, selector: str) -> list[Any]:
+    """Give the cells of one column."""
+    return list(page.find_elements(By.CSS_SELECTOR, f"#rows {selector}"))
+
+
+def test_sections_have_names_for_those_who_listen(page: webdriver.Chrome) -> None:
+    """Landmarks, headings, table headings and pictures are in the accessibility tree under their names."""
+    nodes = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    seen = {
+        (node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if "role" in node
+    }
+    assert {("main", ""), ("columnheader", "Sent"), ("heading", "Targets")} <= seen
+    assert {role for role, _ in seen} >= {"table", "row", "cell", "image", "searchbox", "radio", "meter"}
+    assert all(
+        name for role, name in seen if role in {"image", "button", "searchbox", "radio", "meter", "link"}
+    )
+
+
+def test_a_daemon_that_has_gone_is_told(page: webdriver.Chrome, stage: Stage) -> None:
+    """Old numbers say that they are old; when it is back, so is the page. Last, for it stops the daemon."""
+    said = text(page, "h1")
+    stage.tattle.stop()
+    wait(page, lambda: state(page) == "gone")
+    assert "What was blocked stays blocked" in text(page, "#notices")
+    assert text(page, "h1") == said
+    shoot(page, "page-gone")
+    stage.tattle.start()
+    wait(page, lambda: state(page) == "live")
+    wait(page, lambda: text(page, "#notices") == "")
+    refused = [entry["message"] for entry in page.get_log("browser")]
+    assert all(
+        "ERR_CONNECTION_REFUSED" in line or "ERR_EMPTY" in line or "ERR_CONNECTION" in line
+        for line in refused
+    )
