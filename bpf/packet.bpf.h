@@ -108,12 +108,30 @@ static __always_inline struct flow *find_in(struct flow_key *key)
 	return flow_of(key);
 }
 
-static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_state *state, bool out)
+/* In a function of its own, so that its stack is free again where names are asked for. */
+static __noinline void count_datagram(struct __sk_buff *skb, const struct socket_state *state,
+				      const struct peer *peer, bool out)
 {
 	struct flow_key key = {.process = state->flow.process, .phase = state->flow.phase};
-	struct flow *flow;
-	struct peer peer = {};
 	__u64 packets, bytes = wire_bytes(skb, &packets);
+	struct flow *flow;
+
+	__builtin_memcpy(key.remote, &peer->remote, ADDRESS_LEN);
+	key.remote_port = peer->port;
+	key.proto = peer->proto;
+	flow = out ? find_out(skb, state, &key) : find_in(&key);
+	if (!flow)
+		return;
+	if (out && peer->port == bpf_htons(QUIC_PORT) && peer->proto == PROTO_UDP &&
+	    flow->packets_out < HELLO_DATAGRAMS)
+		sample_datagram(skb, state, peer);
+	count_flow(flow, bytes, packets, out);
+	flow->last_ns = coarse_now();
+}
+
+static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_state *state, bool out)
+{
+	struct peer peer = {};
 	bool passes;
 
 	if (!read_peer(skb, out, &peer)) {
@@ -133,17 +151,7 @@ static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_sta
 	if (is_loopback(&peer.remote) && !(state->flags & SOCKET_LOOPBACK) &&
 	    peer.port != bpf_htons(DNS_PORT))
 		return true;
-	__builtin_memcpy(key.remote, &peer.remote, ADDRESS_LEN);
-	key.remote_port = peer.port;
-	key.proto = peer.proto;
-	flow = out ? find_out(skb, state, &key) : find_in(&key);
-	if (!flow)
-		return true;
-	if (out && peer.port == bpf_htons(QUIC_PORT) && peer.proto == PROTO_UDP &&
-	    flow->packets_out < HELLO_DATAGRAMS)
-		sample_datagram(skb, state, &peer);
-	count_flow(flow, bytes, packets, out);
-	flow->last_ns = coarse_now();
+	count_datagram(skb, state, &peer, out);
 	return true;
 }
 
