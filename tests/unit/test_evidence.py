@@ -79,6 +79,12 @@ def test_no_promise_on_incomplete_evidence(name: str, flows: tuple[Json, ...]) -
     assert any(word in reason for reason in report["reasons"])
 
 
+def test_a_forgotten_name_is_no_lost_byte() -> None:
+    """Many names elsewhere on the host: ours goes by its address, the verdict stands, the loss is listed."""
+    report = observed(losses={"names_full": 9, "ring_full": 0})
+    assert (report["verdict"], report["losses"]["names_full"]) == ("no-egress", 9)
+
+
 def test_totals_list_replies_apart() -> None:
     """What it started and what it answered are never one sum."""
     report = observed(flow(), flow(direction="in", bytes_out=7), flow(scope="lan", bytes_out=30))
