@@ -53,8 +53,8 @@ def shown() -> list[tuple[str, ...]]:
 def asked_of_the_daemon() -> list[tuple[str, ...]]:
     """Give the commands of tattle's that read; `run` is what the fixture does.
 
-    Those that need an operand are only spoken of when they stand without one. `prove` and `verify` have a test
-    of their own: test_shown_proofs.py.
+    Those that need an operand are only spoken of when they stand without one. `prove` and `verify` have a
+    test of their own: test_shown_proofs.py.
     """
     spoken_of = {("tattle", name) for name in NEED_OPERANDS}
     known = [words for words in shown() if is_tattle(words) and words[1:2] != ("run",)]
