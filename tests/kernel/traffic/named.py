@@ -3,6 +3,7 @@
 import socket
 import ssl
 import struct
+from pathlib import Path
 from typing import Any
 
 from common import Outcome, await_go, main, pause
@@ -205,7 +206,36 @@ def answer_itself(outcome: Outcome, a: dict[str, Any]) -> None:
         outcome.received = len(outcome.call(asker.recv, 4096) or b"")
 
 
+def utter(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Send many datagrams and tell of each whether it was let go."""
+    gone = []
+    with Path(a["file"]).open(encoding="ascii") as file, socket.socket(type=socket.SOCK_DGRAM) as sock:
+        for line in file:
+            sock.settimeout(TIMEOUT)
+            gone.append(outcome.call(sock.sendto, bytes.fromhex(line), (a["resolver"], 53)) is not None)
+    outcome.extra["gone"] = gone
+
+
+def recite(_: Outcome, a: dict[str, Any]) -> None:
+    """Answer each question with the next line of a file, under the question's own number."""
+    with Path(a["file"]).open(encoding="ascii") as file, socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind((a["host"], 53))
+        await_go()
+        for line in file:
+            message, peer = sock.recvfrom(4096)
+            sock.sendto(message[:2] + bytes.fromhex(line), peer)
+
+
+def listen(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Ask so many times, and hear the answers; each is asked for by a socket of its own."""
+    for number in range(a["times"]):
+        outcome.received += len(outcome.call(ask, a, question(a["asks"], number)) or b"") > 0
+
+
 OPERATIONS = {
+    "utter": utter,
+    "recite": recite,
+    "listen": listen,
     "rounds": rounds,
     "raw": raw,
     "hello": hello,

@@ -1,0 +1,112 @@
+"""A jail whose rules are by name, a resolver that it may ask, a server with many names: for several tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from jail import Jail
+from lab import MORE4, PEER4, PEER6, TRAFFIC, Lab
+from watched import until
+from wire import enter
+
+sys.path.insert(0, str(TRAFFIC))
+from named import AAAA, answer_to, question
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from watched import Tattle
+
+__all__ = ["AAAA", "answer_to", "pem", "question", "resolver", "world"]
+
+ALLOWED, OTHER = "registry.ollama.example", "evil.example"
+SHARED = MORE4[0]
+"""An address of both names."""
+TARGET = MORE4[2]
+"""An address that no true answer gives for an allowed name."""
+LIAR = MORE4[0]
+HANDSHAKE = 6
+"""Packets that open a connection and end it."""
+HOSTS = f"""\
+{SHARED} {ALLOWED}
+{MORE4[1]} {ALLOWED}
+{PEER6} {ALLOWED}
+{SHARED} {OTHER}
+{MORE4[2]} {OTHER}
+{MORE4[1]} deep.sub.wild.example
+{MORE4[1]} wild.example
+10.9.8.7 inside.example
+127.0.0.9 loop.example
+"""
+
+
+class World(NamedTuple):
+    """A jail beside a resolver that it may ask, and a TLS server at every address of the peer."""
+
+    jail: Jail
+    port: int
+
+    def try_(self, op: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - arguments of the program
+        """Run one operation of the traffic program inside the jail and return what came of it."""
+        more = {"resolver": PEER4, "asks": ALLOWED, "port": self.port, **more}
+        return self.jail.lab.run("named.py", op=op, cgroup=self.jail.inside, **more)[1]
+
+
+@pytest.fixture(scope="module")
+def pem(scratch: Path) -> Path:
+    """Make a certificate; nobody checks it."""
+    key, pem = scratch / "names.key", scratch / "names.pem"
+    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    words += ["-keyout", str(key), "-out", str(pem), "-subj", "/CN=test", "-days", "2"]
+    subprocess.run(["openssl", *words], check=True, capture_output=True)
+    pem.write_bytes(pem.read_bytes() + key.read_bytes())
+    return pem
+
+
+@pytest.fixture(scope="module")
+def resolver(lab: Lab, scratch: Path) -> Iterator[None]:
+    """Run dnsmasq at the peer, for IPv4 and IPv6, UDP and TCP; answers are good for two seconds."""
+    hosts = scratch / "names.hosts"
+    hosts.write_text(HOSTS)
+    words = ["dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", f"--addn-hosts={hosts}"]
+    words += ["--local-ttl=2", "--user=root", "--pid-file", "--conf-file=/dev/null"]
+    words += ["--bind-interfaces", f"--listen-address={PEER4},{PEER6}"]
+    process = subprocess.Popen(words, preexec_fn=lambda: enter(lab.peer_ns.fd))  # noqa: PLW1509 - no threads here
+    until(lambda: [] if _listens(lab) else ["dnsmasq does not listen"])
+    yield
+    process.terminate()
+    process.wait(10)
+
+
+def _listens(lab: Lab) -> bool:
+    return ":53 " in lab.peer_ns.run("ss", "-Hltun", "sport", "=", "53")
+
+
+@pytest.fixture(scope="module")
+def world(lab: Lab, plain: Tattle, pem: Path, resolver: None, scratch: Path) -> Iterator[World]:  # noqa: ARG001 - it only has to run
+    """Put a process into the jail that sees a resolv.conf of its own, as a container does."""
+    jail = Jail(lab, plain)
+    port = lab.port()
+    server = lab.start("named.py", op="serve", port=port, pem=str(pem), namespace=lab.peer_ns)
+    server.ready()
+    server.go()
+    conf = scratch / "resolv.conf"
+    conf.write_text(f"nameserver {PEER4}\nnameserver {PEER6}\nnameserver {MORE4[0]}\n")
+    holder = _see(jail, conf)
+    yield World(jail, port)
+    holder.kill()
+    holder.wait(10)
+    jail.unblock()
+
+
+def _see(jail: Jail, conf: Path) -> subprocess.Popen[bytes]:
+    script = f"echo $$ >{jail.inside}/cgroup.procs; mount --bind {conf} /etc/resolv.conf; echo; exec cat"
+    words = ["unshare", "--mount", "sh", "-ec", script]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == b"\n"
+    return process
