@@ -151,14 +151,12 @@ def test_a_lie_opens_nothing(lie: str, world: World, lab: Lab) -> None:
 def test_a_liar_that_tells_the_truth_opens(world: World, lab: Lab) -> None:
     """The control of the test above."""
     world.jail.block("--allow", ALLOWED)
-    liar = lab.start(
-        "named.py", op="lie", host=LIAR, lie="", asks=ALLOWED, says=TARGET, namespace=lab.peer_ns
-    )
+    liar = lab.start("named.py", op="lie", host=LIAR, lie="", asks=ALLOWED, says=PEER4, namespace=lab.peer_ns)
     liar.ready()
     try:
         liar.go()
         world.try_("raw", messages=[QUESTION.hex()], resolver=LIAR)
-        assert world.try_("hello", host=TARGET, sni=ALLOWED)["said"] == f"you said {ALLOWED}"
+        assert world.try_("hello", host=PEER4, sni=ALLOWED)["said"] == f"you said {ALLOWED}"
     finally:
         liar.process.kill()
 
