@@ -55,7 +55,13 @@ def busy(text: str = "/api/chat") -> Json:
     """Give a report with something of each kind, strangers' texts being `text`."""
     marks = [MARK | {"ts": stamp(2)}, MARK | {"ts": stamp(5), "remote_addr": "203.0.113.2", "comm": text}]
     denied = nothing(
-        denied=2, remote_addr="203.0.113.2", comm=text, exe=text, purpose=text, name=text, names=[NAME | {"name": text}]
+        denied=2,
+        remote_addr="203.0.113.2",
+        comm=text,
+        exe=text,
+        purpose=text,
+        name=text,
+        names=[NAME | {"name": text}],
     )
     return observed(
         flow(comm=text, phase="inference"),

@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT = "tracer/objects/tattle.bpf.o"
-SOURCES = ("bpf", "deploy", "tracer", "exporters", "pyproject.toml", "README.md", "LICENSE", "LICENSE.GPL-2.0")
+FOLDERS = ("bpf", "deploy", "tracer", "exporters")
+SOURCES = (*FOLDERS, "pyproject.toml", "README.md", "LICENSE", "LICENSE.GPL-2.0")
 
 
 def run(*command: str | Path, bare: Path | None = None) -> subprocess.CompletedProcess[str]:
