@@ -89,7 +89,11 @@ def _verdicts(made: build.Dashboard) -> None:
             f"sum(1 - {POLICIES})",
         ),
         big_number(
-            Words("Unexpected destinations", "Destinations that no profile of a runtime knows, now.", *size),
+            Words(
+                "Unexpected destinations",
+                "Internet destinations, since each tattle started, that no profile names.",
+                *size,
+            ),
             f"sum(tattle_unexpected_destinations{{{OURS}}})",
         ),
         big_number(
@@ -188,7 +192,10 @@ def _traffic(made: build.Dashboard) -> None:
             Query(total(ATTEMPTS, f'{OURS}, verdict="denied"', STEP, "instance"), "{{instance}}"),
         ),
         graph(
-            Words("Unexpected destinations, by host", "Destinations that no profile of a runtime knows."),
+            Words(
+                "Unexpected destinations, by host",
+                "Internet destinations that the profile of their runtime does not name.",
+            ),
             Query(f"sum by (instance) (tattle_unexpected_destinations{{{OURS}}})", "{{instance}}"),
             unit="short",
         ),

@@ -93,7 +93,7 @@ def _verdicts(made: build.Dashboard) -> None:
         big_number(
             Words(
                 "Unexpected destinations",
-                "Destinations that the profile of the runtime does not know, at this moment.",
+                "Internet destinations, since tattle started, that the profile of the runtime does not name.",
                 width=3,
                 height=4,
             ),
@@ -184,7 +184,8 @@ def _phases(made: build.Dashboard) -> None:
     windows = lanes(
         Words(
             "What the runtime was doing",
-            "A lane for each target and phase, filled while requests of that kind are in flight.",
+            "A lane for each target and phase, filled while requests of that kind are in flight, "
+            "of startup and idle while it is that.",
             width=24,
             height=6,
         ),

@@ -1,11 +1,13 @@
 """Hosts as they may be: a running tattle, a Prometheus with our rules, and traffic of every kind.
 
-Of three targets one is free, one is blocked, one is audited. A recorded host (recorded.py) has the troubles
+Of four targets one is free, one is blocked, one is audited, and one serves a model's API and passes on
+what it is asked. A recorded host (recorded.py) has the troubles
 that cannot be made on demand; a third host is down.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from wire import Wire
 
 SCRAPE = "500ms"
+CLOUD = 20_000
+"""Bytes that a prompt to a "cloud" model has."""
 HISTORY_S = 3
 """Seconds that Prometheus has looked before anything happens: only then is a new series known to be new."""
 
@@ -40,7 +44,9 @@ class Scene(NamedTuple):
     free: str
     blocked: str
     audited: str
+    model: str
     wire: Wire
+    betrayal: Wire
     now: float
     window_s: int
 
@@ -69,9 +75,10 @@ def scene(lab: Lab, scratch: Path) -> Iterator[Scene]:
     """Make it all, and end it."""
     settings = scratch / "tattle.toml"
     settings.write_text("program_stats = true\n")
-    free = lab.cgroup(f"lab-{lab.token}/{lab.name('free')}")
-    target = f"cgroup:{lab.cgroup_path(free)}"
-    tattle = Tattle(scratch, "--config", str(settings), "--target", target)
+    free, model = (lab.cgroup(f"lab-{lab.token}/{name}") for name in ("free", "ollama.service"))
+    watched = [f"cgroup:{lab.cgroup_path(cgroup)}" for cgroup in (free, model)]
+    options = [word for target in watched for word in ("--target", target)]
+    tattle = Tattle(scratch, "--config", str(settings), *options)
     down = f"127.0.0.1:{free_port()}"
     try:
         tattle.start()
@@ -83,11 +90,11 @@ def scene(lab: Lab, scratch: Path) -> Iterator[Scene]:
             answer_of(api, f"count(up offset {HISTORY_S}s) == 3")
             began = min(value for _, value in answer_of(api, f"timestamp(up offset {HISTORY_S}s)"))
             recorded.go_wrong()
-            wire = _traffic(lab, free, blocked, audited)
-            names = (target, blocked.selector, audited.selector)
-            _await(api, *names, wire.bytes_out)
+            wires = _traffic(lab, free, blocked, audited), _inference(lab, model)
+            names = (watched[0], blocked.selector, audited.selector, watched[1])
+            _await(api, names, wires)
             now = time.time()
-            yield Scene(api, real, recorded.address, down, *names, wire, now, int(now - began - 1))
+            yield Scene(api, real, recorded.address, down, *names, *wires, now, int(now - began - 1))
     finally:
         tattle.remove()
 
@@ -107,11 +114,28 @@ def _traffic(lab: Lab, free: Path, blocked: Jail, audited: Jail) -> Wire:
     return lab.wire("tcp", PEER4, port)
 
 
-def _await(api: str, free: str, blocked: str, audited: str, sent: int) -> None:
+def _inference(lab: Lab, cgroup: Path) -> Wire:
+    """Let a server of a model's API pass on a prompt, on a connection that it has; returned is that alone."""
+    server, port = lab.start("api.py", cgroup=cgroup), lab.peer.serve(host=PEER4)
+    for order in ({"do": "listen", "host": "127.0.0.1"}, {"do": "upstream", "host": PEER4, "port": port}):
+        server.go(json.dumps(order))
+        server.ready()
+    before = lab.wire("tcp", PEER4, port)
+    prompt = {"method": "POST", "target": "/api/chat", "wait": 1, "headers": {"X-Cloud": str(CLOUD)}}
+    place = {"host": "127.0.0.1", "port": server.lines[0]["port"]}
+    lab.run("clients.py", calls=[{**place, "requests": [prompt]}])
+    lab.drained(port, CLOUD)
+    return lab.wire("tcp", PEER4, port).less(before)
+
+
+def _await(api: str, names: tuple[str, ...], wires: tuple[Wire, ...]) -> None:
     """Wait until Prometheus has scraped and judged all of it."""
-    attempts = "sum(tattle_connection_attempts_total"
+    free, blocked, audited, model = names
+    sent, attempts = "sum(tattle_transmit_bytes_total", "sum(tattle_connection_attempts_total"
     for expression in (
-        f'sum(tattle_transmit_bytes_total{{target="{free}", direction="out"}}) >= {sent}',
+        f'{sent}{{target="{free}", direction="out"}}) >= {wires[0].bytes_out}',
+        f'{sent}{{target="{model}", scope="internet", phase="inference"}}) >= {wires[1].bytes_out}',
+        f'tattle_unexpected_destinations{{target="{model}"}} > 0',
         f'{attempts}{{target="{blocked}", verdict="denied"}}) >= 2',
         f'{attempts}{{target="{audited}", verdict="would-deny"}}) > 0',
         f'sum(tattle_denied_packets_total{{target="{blocked}"}}) > 0',
