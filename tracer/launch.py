@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from tracer.errors import HostError
@@ -17,7 +18,6 @@ from tracer.names import escape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
     from types import TracebackType
 
 PASSED_ON: Final = frozenset(
@@ -30,6 +30,7 @@ PASSED_ON: Final = frozenset(
         signal.SIGUSR2,
     }
 )
+_NAME: Final = "tattle-prove-"
 _WATCHED: Final = PASSED_ON | {signal.SIGCHLD}
 _SI_KERNEL: Final = 0x80  # include/uapi/asm-generic/siginfo.h: a terminal's signal, to the whole group
 _SHELL_BASE: Final = 128  # how shells tell of an end by signal: 128 + its number
@@ -42,7 +43,8 @@ class Cgroup:
         """`own` is the caller's cgroup below `root`: what holds for the caller holds for the command, too."""
         self.path = ""
         for parent in dict.fromkeys((own or "/", "/")):
-            path = f"{parent.rstrip('/')}/tattle-prove-{os.getpid()}"
+            path = f"{parent.rstrip('/')}/{_NAME}{os.getpid()}"
+            _sweep(root / parent.lstrip("/"))
             try:
                 (root / path.lstrip("/")).mkdir()
             except OSError as error:
@@ -63,6 +65,14 @@ class Cgroup:
         for directory in sorted(self.directory.glob("**/"), reverse=True):
             with contextlib.suppress(OSError):  # somebody is left in it
                 directory.rmdir()
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what earlier runs could not: somebody whom their command had left behind was still in there."""
+    for old in parent.glob(f"{_NAME}[1-9]*"):
+        if not Path("/proc", old.name.removeprefix(_NAME)).exists():
+            with contextlib.suppress(OSError):
+                old.rmdir()
 
 
 class Signals:
