@@ -100,6 +100,19 @@ static __always_inline bool has_payload(struct __sk_buff *skb)
 	return skb->len > (transport_header(skb) & 0xffff);
 }
 
+/*
+ * A message of DNS has one question (RFC 9619). What else goes to port 53 by UDP may come in floods, and
+ * tells no name. Of TCP a packet may be any part of one.
+ */
+static __always_inline bool may_be_dns(struct __sk_buff *skb, __u8 proto, __u32 offset)
+{
+	__be16 questions;
+
+	return proto == PROTO_TCP ||
+	       (!bpf_skb_load_bytes(skb, offset + 4, &questions, sizeof(questions)) && /* RFC 1035 4.1.1 */
+		questions == bpf_htons(1));
+}
+
 /* A DNS message, or what claims to be one. `peer` NULL: the socket has one peer. */
 static __noinline void sample_dns(struct __sk_buff *skb, const struct socket_state *state,
 				  const struct peer *peer, bool out, enum verdict verdict)
@@ -115,7 +128,8 @@ static __noinline void sample_dns(struct __sk_buff *skb, const struct socket_sta
 	};
 	__be32 sequence;
 
-	if (!header || skb->len <= what.offset)
+	if (!header || skb->len <= what.offset ||
+	    !may_be_dns(skb, peer ? peer->proto : state->flow.proto, what.offset))
 		return;
 	if (state->flow.proto == PROTO_TCP && load(skb, transport_at(header) + 4, &sequence))
 		what.sequence = bpf_ntohl(sequence);
