@@ -17,8 +17,17 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put floods last: tens of thousands of flows that they leave behind make every later look slow."""
-    items.sort(key=lambda item: item.path.name == "test_exactness.py")
+    """Put the scenarios first and the floods last.
+
+    The wire counts by address and port, whoever sent; and tens of thousands of flows that floods leave
+    behind make every later look slow.
+    """
+    order = {"test_scenarios.py": -1, "test_exactness.py": 1}
+    kernel = [item for item in items if item.path.parent.name == "kernel"]
+    places = [place for place, item in enumerate(items) if item in kernel]
+    kernel.sort(key=lambda item: order.get(item.path.name, 0))
+    for place, item in zip(places, kernel, strict=True):
+        items[place] = item
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ def test_make_run_starts_and_ends(tmp_path: Path) -> None:
             run.wait()
     said_by_it = log.read_text()
     assert "Traceback" not in said_by_it
-    assert f"127.0.0.1:{port}/metrics" in said_by_it
+    assert f"http://127.0.0.1:{port}/" in said_by_it
     assert not Path("/sys/fs/bpf", instance).exists()
 
 
