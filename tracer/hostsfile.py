@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final
 
 from tracer.names import dotted
-from tracer.scope import MAPPED, Scope, scope
+from tracer.scope import Scope, packed, scope
 
 PATH: Final = Path("/etc/hosts")  # hosts(5); that of this host: a container's own is not read
 LOOK_S: Final = 1.0
@@ -25,12 +24,12 @@ class HostsFile:
         self._seen: tuple[int, int, int] | None = None
         self._names: dict[bytes, tuple[str, ...]] = {}
 
-    def __call__(self, packed: bytes) -> tuple[str, ...]:
+    def __call__(self, address: bytes) -> tuple[str, ...]:
         """Give the names of an address, first the one that stands first."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LOOK_S
             self._look()
-        return self._names.get(packed, ())
+        return self._names.get(address, ())
 
     def _look(self) -> None:
         try:
@@ -49,19 +48,10 @@ def parse(text: bytes) -> dict[bytes, tuple[str, ...]]:
     found: dict[bytes, dict[str, None]] = {}
     for line in text.split(b"\n"):
         words = line.split(b"#", 1)[0].split()
-        packed = _packed(words[0]) if len(words) > 1 else None
-        if packed is None or scope(packed) in (Scope.LOOPBACK, Scope.MULTICAST):
+        where = packed(words[0].decode("ascii", "replace")) if len(words) > 1 else None
+        if where is None or scope(where) in (Scope.LOOPBACK, Scope.MULTICAST):
             continue
-        if packed in found or len(found) < ADDRESSES_MAX:
+        if where in found or len(found) < ADDRESSES_MAX:
             names = (dotted(word) for word in words[1:])
-            found.setdefault(packed, {}).update((name, None) for name in names if name)
-    return {packed: tuple(names) for packed, names in found.items()}
-
-
-def _packed(word: bytes) -> bytes | None:
-    for family, before in ((AF_INET, MAPPED), (AF_INET6, b"")):
-        try:
-            return before + inet_pton(family, word.decode("ascii"))
-        except (OSError, ValueError):
-            continue
-    return None
+            found.setdefault(where, {}).update((name, None) for name in names if name)
+    return {where: tuple(names) for where, names in found.items()}

@@ -95,33 +95,29 @@ class Namer:
 
     def event(self, row: EventTuple, who: ProcessInfo | None) -> Named:
         """Name the remote end of an event as its connection knows it."""
-        if row.direction == self._inward:
-            return NAMELESS
-        via = bool(row.flags & self._decoder.via_loopback)
-        peer = Peer(row.process, row.remote, row.remote_port)
-        owner = owner_of(row.process, who.target if who else None)
-        with self._lock:
-            return self._book.of(owner, peer, row.time_ns, socket=row.socket, via_loopback=via)
+        return self._of(row, who, row.time_ns, socket=row.socket)
 
     def flow(self, row: FlowRow, who: ProcessInfo | None) -> Named:
         """Name the remote end of a flow."""
-        return self._flow(row, who, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        return self._of(row, who, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
     def label(self, row: FlowRow, who: ProcessInfo | None) -> str | None:
         """Name a flow in the metrics: by what still held when it began."""
-        names = self._flow(row, who, row.first_ns)
+        names = self._of(row, who, row.first_ns)
         if names.best is None:
             return None
         return next((one.name for one in names.names if not one.expired), None)
 
-    def _flow(self, row: FlowRow, who: ProcessInfo | None, now_ns: int) -> Named:
+    def _of(
+        self, row: EventTuple | FlowRow, who: ProcessInfo | None, now_ns: int, *, socket: int = 0
+    ) -> Named:
         if row.direction == self._inward:
             return NAMELESS
         via = bool(row.flags & self._decoder.via_loopback)
         peer = Peer(row.process, row.remote, row.remote_port)
         owner = owner_of(row.process, who.target if who else None)
         with self._lock:
-            return self._book.of(owner, peer, now_ns, via_loopback=via)
+            return self._book.of(owner, peer, now_ns, socket=socket, via_loopback=via)
 
     def close(self) -> None:
         """Let readers in other threads finish, and unmap the ring."""

@@ -7,11 +7,10 @@ container).
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracer.scope import MAPPED
+from tracer.scope import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +25,9 @@ def resolvers(cgroups: Iterable[Path] = (), proc: Path = Path("/proc")) -> tuple
     """Give the addresses, 16 bytes each, that processes of these cgroup directories may ask."""
     roots = [Path("/"), *(proc / pid / "root" for pid in _one_of_each(cgroups))]
     texts = [*_STUBS, *(text for root in roots for text in _nameservers(root / _FILE))]
-    return tuple(dict.fromkeys(found for text in texts if (found := _packed(text)) is not None))
+    return tuple(
+        dict.fromkeys(found for text in texts if (found := packed(text.partition("%")[0])) is not None)
+    )
 
 
 def _one_of_each(cgroups: Iterable[Path]) -> Iterator[str]:
@@ -50,11 +51,3 @@ def _nameservers(path: Path) -> list[str]:
         return []
     words = [line.split() for line in lines]
     return [one[1] for one in words if len(one) > 1 and one[0] == "nameserver"] or [_DEFAULT]
-
-
-def _packed(text: str) -> bytes | None:
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return MAPPED + address.packed if address.version == 4 else address.packed  # noqa: PLR2004 - the protocol

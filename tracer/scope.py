@@ -8,9 +8,20 @@ from __future__ import annotations
 import ipaddress
 from enum import StrEnum
 from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final
 
 MAPPED: Final = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 2.5.5.2
+
+
+def packed(text: str) -> bytes | None:
+    """Give an address as the kernel half has it: 16 bytes, IPv4 as IPv4-mapped; None where it is none."""
+    for family, before in ((AF_INET, MAPPED), (AF_INET6, b"")):
+        try:
+            return before + inet_pton(family, text)
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 class Scope(StrEnum):
