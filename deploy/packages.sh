@@ -9,10 +9,10 @@ RUN="clang=clang llvm-strip=llvm
 /usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/linux/bpf.h=linux-libc-dev libbpf.so.1=libbpf1"
 TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl openssl=openssl dig=bind9-dnsutils dnsmasq=dnsmasq-base
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
-systemd-analyze=systemd strace=strace"
+systemd-analyze=systemd strace=strace bpftool=bpftool"
 VM="qemu-system-x86_64=qemu-system-x86"
 DEPLOY="debootstrap=debootstrap dpkg-deb=dpkg groff=groff-base docker-compose=docker-compose chromium=chromium chromedriver=chromium-driver /usr/share/fonts/truetype/dejavu=fonts-dejavu-core"
-BENCH="gcc=gcc bpftool=bpftool /usr/include/stdio.h=libc6-dev"
+BENCH="gcc=gcc /usr/include/stdio.h=libc6-dev"
 
 fail() { # what failed, how to mend
 	printf '%s\n  %s\n' "packages: $1" "$2" >&2

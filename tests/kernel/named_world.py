@@ -83,7 +83,7 @@ def resolver(lab: Lab, scratch: Path) -> Iterator[None]:
 
 
 def _listens(lab: Lab) -> bool:
-    return ":53 " in lab.peer_ns.run("ss", "-Hltun", "sport", "=", "53")
+    return f"{PEER4}:53 " in lab.peer_ns.run("ss", "-Hltun", "sport", "=", "53")
 
 
 @pytest.fixture(scope="module")
