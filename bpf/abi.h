@@ -566,7 +566,7 @@ ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct slot, 128);
 ABI_SIZE(struct socket_state, 120);
 ABI_SIZE(struct handshake_key, 32);
-_Static_assert(PHASES <= PHASE_ROOM, "each phase has its count");
+_Static_assert((int)PHASES <= (int)PHASE_ROOM, "each phase has its count");
 ABI_SIZE(struct phase_state, 48);
 ABI_SIZE(struct api_path_key, 72);
 ABI_SIZE(struct message, 40);
