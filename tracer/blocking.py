@@ -161,7 +161,8 @@ class Enforcement:
     def tell_phases(self) -> None:
         """Have it told what those that have a policy are doing, where their API is known."""
         with self.locked():
-            Phases(self._engine, self._finder).apply(self.targets(), all_of_them=False)
+            known = {one.id: found for one in self.targets() if (found := self._finder.runtime(one))}
+            Phases(self._engine).apply(known, all_of_them=False)
 
     def cut(self, policy: Policy) -> int:
         """Cut the open connections that a policy denies; returns how many."""

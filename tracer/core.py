@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracer.accounts import Accounts
@@ -100,7 +101,7 @@ class Core:
         self._instance = options.instance
         self.engine = Engine.open(options, self._restore if state else self._name_early)
         self.accounts, self.targeting = readers(self.engine, self.book, self._finder)
-        self.phases = Phases(self.engine, self._finder)
+        self.phases = Phases(self.engine)
         self.ring = self.engine.ring()
         accounts = self.accounts
         self.namer = Namer(
@@ -142,8 +143,8 @@ class Core:
         targets = self.targeting.find(texts, absent_ok=True)
         if self.enforcement is None:
             self.targeting.apply(targets)
-            self.phases.apply(self.targeting.targets)
-            self.recognize()
+            self._know_runtimes()
+            self._tell_phases()
             return
         with self.enforcement.locked():
             self.book.reload()
@@ -156,11 +157,21 @@ class Core:
             self.enforcement.inherit(self.engine.maps.target_paths(), saved)
             if saved:
                 self.enforcement.renew()
-            self.phases.apply(self.targeting.targets)
-        self.recognize()
+            self._know_runtimes()
+            self._tell_phases()
 
-    def recognize(self) -> None:
-        """Find out which runtime each target is, where that is not known yet: its profile explains it."""
+    def recognize(self) -> bool:
+        """Find out which runtime each target is, where that is not known yet; True: it is, of all of them.
+
+        Its profile tells its phases and explains whom it contacts.
+        """
+        if self._know_runtimes():
+            with self.enforcement.locked() if self.enforcement else nullcontext():
+                self._tell_phases()
+        return len(self._runtimes) == len(self.targeting.targets)
+
+    def _know_runtimes(self) -> bool:
+        """Recognize targets; True where something has changed."""
         before = self._runtimes
         targets = {one.selector: one for one in self.targeting.targets}
         self._runtimes = {
@@ -168,8 +179,14 @@ class Core:
             for name, target in targets.items()
             if (found := before.get(name) or self._finder.runtime(target))
         }
-        if self._runtimes != before:
-            self.accounts.decoder.purposes.know(self._runtimes)
+        if self._runtimes == before:
+            return False
+        self.accounts.decoder.purposes.know(self._runtimes)
+        return True
+
+    def _tell_phases(self) -> None:
+        numbers = {one.selector: one.id for one in self.targeting.targets}
+        self.phases.apply({numbers[name]: one for name, one in self._runtimes.items()})
 
     def states(self) -> list[TargetState]:
         """Tell how each target stands, asked of the kernel."""

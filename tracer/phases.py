@@ -19,14 +19,14 @@ from tracer.names import escape
 from tracer.runtimes import runtimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from tracer.engine import Engine
     from tracer.runtimes import PhaseRule, Runtime
-    from tracer.targets import Finder, Target
 
 log = logging.getLogger("tattle")
 
+MAPS: Final = ("api_paths", "phased", "phases")
 _IN_FLIGHT: Final = ("inference", "pull", "account")  # the first that has a request is the phase: phase_of()
 _HEAD_BITS: Final = 32  # a key's first word: the target
 
@@ -39,6 +39,9 @@ class Activity(NamedTuple):
 
     phase: str
     requests: dict[str, int] | None
+
+
+UNKNOWN: Final = Activity("unknown", None)
 
 
 def rules_of(runtime: Runtime) -> tuple[PhaseRule, ...]:
@@ -61,24 +64,22 @@ def lines_of(rule: PhaseRule, room: int) -> tuple[bytes, ...]:
 
 
 class Phases:
-    """The maps `api_paths`, `phased` and `phases` of one engine."""
+    """The maps of phases of one engine: `MAPS`."""
 
-    def __init__(self, engine: Engine, finder: Finder) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._maps = engine.maps
         self._abi = engine.abi
-        self._finder = finder
         self._names = {
             number: name.removeprefix("PHASE_").lower() for name, number in self._abi.enums["phase"].items()
         }
 
-    def apply(self, targets: Iterable[Target], *, all_of_them: bool = True) -> None:
-        """Have these targets' phases told, as far as their runtimes are known.
+    def apply(self, runtimes: Mapping[int, Runtime], *, all_of_them: bool = True) -> None:
+        """Have the phases of these targets told, by their numbers, as far as their runtimes have any.
 
         `all_of_them`: and no others. Sockets that are open learn of it with their next packet.
         """
-        known = {one.id: runtime for one in targets if (runtime := self.runtime(one)) is not None}
-        known = {number: runtime for number, runtime in known.items() if number < self._room}
+        known = {number: one for number, one in runtimes.items() if one.phases and number < self._room}
         before = self._phased()
         moved = sum(self._tell_paths(number, rules_of(runtime)) for number, runtime in known.items())
         fresh = known.keys() - before
@@ -90,16 +91,11 @@ class Phases:
         if moved or fresh or gone:
             PolicyTables(self._maps, self._abi).renew()
 
-    def runtime(self, target: Target) -> Runtime | None:
-        """Find out which runtime a target is: by its name, else by what its cgroups are and hold."""
-        found = self._finder.runtime(target)
-        return found if found and found.phases else None
-
     def now(self, target: int) -> Activity:
         """Ask the kernel what a target does now; `unknown` where its API is not."""
         shape, value = self._abi.phase_state, self._at("phases", target)
         if target not in self._phased() or value is None:
-            return Activity("unknown", None)
+            return UNKNOWN
         inflight = struct.unpack_from(f"<{len(self._names) - 1}i", value, shape.offset("inflight[0]"))
         requests = {self._names[number]: count for number, count in enumerate(inflight) if count > 0}
         busy = next((name for name in _IN_FLIGHT if name in requests), None)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 DRAIN_S: Final = 0.05
+TIDY_S: Final = 2.0
 FRAME_S: Final = 0.2
 FRAMES_AFTER: Final = 4  # a frame that took long to get is followed by a pause so many times as long
 ROWS_MAX: Final = 200
@@ -74,13 +75,12 @@ class Local:
     name = "no daemon, own programs"
 
     def __init__(self, instance: str, targets: list[str]) -> None:
-        """Attach; the targets are told to the kernel, so that their loopback is seen too."""
-        self._core = Core(EngineOptions(instance=instance, pin=False), None)
-        targeting = self._core.targeting
+        """Attach; the targets are told to the kernel, so that their loopback and phases are seen too."""
+        self._core = Core(EngineOptions(instance=instance, pin=False), None, early=targets)
+        self._tidy_at = 0.0
         try:
-            targeting.apply(targeting.find(targets, absent_ok=False))
-            self._core.recognize()
-            self._wants = targeting.chooser(targets)
+            self._core.retarget(targets)
+            self._wants = self._core.targeting.chooser(targets)
         except BaseException:
             self._core.close()
             raise
@@ -93,14 +93,21 @@ class Local:
             for batch in self._core.events(wanted=True):
                 yield [line.text for line in batch if wants(line.who)]
             yield list(self._core.losses())
+            self._tidy()
 
     def snapshot(self, newest: int) -> tuple[Json, list[Json]]:
         """Give the head and the flows seen last."""
         self._core.ring.drain()
         self._core.namer.drain(wanted=False)
-        self._core.accounts.tidy()
+        self._tidy()
         head, rows = self._core.accounts.view(self._wants, newest)
         return head, list(rows)
+
+    def _tidy(self) -> None:
+        """Do now and then what the daemon does: make room, and recognize runtimes that were not there yet."""
+        if time.monotonic() >= self._tidy_at:
+            self._core.tidy()
+            self._tidy_at = time.monotonic() + TIDY_S
 
     def close(self) -> None:
         """Take the programs out of the kernel."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import cgroup2_root
-from watched import PATIENCE, ROOT, Tattle, command, free_port, until
+from watched import PATIENCE, ROOT, Tattle, command, free_port, until, watching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -360,15 +360,6 @@ def get(tattle: Tattle, path: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
-
-
-def watching(*words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-    """Start a watch and wait until it watches."""
-    process = subprocess.Popen(command("watch", *words), cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    ready = process.stderr.readline()
-    assert b"watching" in ready, ready + process.stderr.read()
-    return process
 
 
 @pytest.mark.parametrize("daemon", [False, True])

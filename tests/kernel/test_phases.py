@@ -46,17 +46,18 @@ HOWS = (
 
 
 class Runtime:
-    """A program that serves ollama's API, in a cgroup of that name."""
+    """A program that serves ollama's API; it, or its cgroup, is called so."""
 
-    def __init__(self, lab: Lab, cgroup: Path) -> None:
+    def __init__(self, lab: Lab, cgroup: Path, name: str | None = None) -> None:
         self.lab = lab
         self.cgroup = cgroup
+        self.name = name
         self.program: Program | None = None
         self.start()
 
     def start(self) -> None:
         """Start it; nothing listens yet."""
-        self.program = self.lab.start("api.py", cgroup=self.cgroup)
+        self.program = self.lab.start("api.py", name=self.name, cgroup=self.cgroup)
 
     def ask(self, **order: object) -> dict[str, Any]:
         """Have it do something."""

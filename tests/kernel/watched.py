@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from wire import die_with_parent
 
@@ -168,6 +168,14 @@ def sweep() -> None:
     for pins in Path("/sys/fs/bpf").glob("t[1-9]*-??????"):
         if not Path(f"/proc/{pins.name[1:].partition('-')[0]}").exists():
             Tattle(pins, instance=pins.name).remove()
+
+
+def watching(*words: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    """Start `tattle watch` and wait until it watches."""
+    process = subprocess.Popen(command("watch", *words), cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
+    if process.stderr is None or b"watching" not in process.stderr.readline():
+        raise RuntimeError(f"nothing is watched: {process.communicate()[1]!r}")
+    return process
 
 
 def events_lost(tattle: Tattle) -> int:
