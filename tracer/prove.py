@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 DRAIN_S: Final = 0.05
 _FAR: Final = 3600.0  # sigtimedwait(2) takes no infinite time
-_PAUSES: Final = 20  # a look at descriptors is followed by a pause so many times as long
+_PAUSES: Final = 20  # a look at processes is followed by a pause so many times as long
 _HTML: Final = frozenset({".html", ".htm"})
 
 
@@ -143,6 +143,7 @@ class _Window:
             words, place = self._options.words, self._cgroup.directory
             self._child = Child(words, place, self._signals, self._calls.install)
             self._calls.listen()
+            self._witness.recognize()
 
     def _run(self) -> None:
         seconds = self._options.seconds
@@ -158,6 +159,7 @@ class _Window:
         begun = time.monotonic()
         if begun >= self._next_look:
             self._holdings.look()
+            self._witness.recognize()
             now = time.monotonic()
             self._next_look = now + _PAUSES * (now - begun)
 

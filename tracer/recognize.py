@@ -69,8 +69,14 @@ class Recognizer:
     engines: ContainerEngines
 
     def is_process(self, pid: str, runtime: Runtime) -> bool:
-        """Tell whether a process is the runtime's own program, and not another runtime's child."""
-        if not named(runtime.find.exes, paths := programs(self.proc / pid)):
+        """Tell whether a process is the runtime's own program, no client, and not another runtime's child."""
+        return self._is(pid, programs(self.proc / pid), runtime)
+
+    def _is(self, pid: str, paths: set[str], runtime: Runtime) -> bool:
+        find = runtime.find
+        if not named(find.exes, paths):
+            return False
+        if find.clients and set(arguments(self.proc / pid)[1:2]) & set(find.clients):
             return False
         parents = programs(self.proc / self._parent(pid))
         others = (one.find for one in runtimes().values() if one.name != runtime.name)
@@ -109,8 +115,8 @@ class Recognizer:
         ]
         if len(by_place) == 1:
             return by_place[0]
-        pids = {pid for path in cgroups for pid in self.members(path)}
-        inside = [one for one in runtimes().values() if any(self.is_process(pid, one) for pid in pids)]
+        paths = {pid: programs(self.proc / pid) for path in cgroups for pid in self.members(path)}
+        inside = [one for one in runtimes().values() if any(self._is(*by, one) for by in paths.items())]
         return inside[0] if len(inside) == 1 else None
 
     def members(self, cgroup: str) -> list[str]:

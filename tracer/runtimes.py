@@ -40,7 +40,8 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Find(_Table, frozen=True):
     """[find]: by what the runtime's processes are told from others.
 
-    `session` are globs over the last part of a cgroup's path, for programs of a user's session.
+    `session` are globs over the last part of a cgroup's path, for programs of a user's session. `clients` are
+    first arguments with which the program is none of the runtime's, but asks one that runs.
     """
 
     units: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class Find(_Table, frozen=True):
     containers: tuple[str, ...] = ()
     session: tuple[str, ...] = ()
     children: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
 
 
 class Api(_Table, frozen=True):

@@ -82,6 +82,7 @@ class Witness:
         self._open: dict[tuple[Any, ...], list[Json]] = {}
         self._next = 0.0
         self._every = SAMPLE_S
+        self._recognized = False
 
     def ours(self, process: int) -> bool:
         """Tell whether a process of the kernel half's is the target's."""
@@ -96,6 +97,10 @@ class Witness:
         """Give what left for a process of `family`, or a child of one, that is not in the target."""
         _, rows = self.core.accounts.view(lambda who: not self._wants(who))
         return [flow for flow in rows if evidence.left(flow) and {flow["pid"], flow["ppid"]} & family]
+
+    def recognize(self) -> None:
+        """Find out which runtime the target is, where it has just been started: its phases are told then."""
+        self._recognized = self._recognized or self.core.recognize()
 
     def begin(self) -> str:
         """Begin the window: what was before is no longer in the ring; returns the time."""

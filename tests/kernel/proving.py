@@ -53,7 +53,12 @@ class Prover:
         self._scratch = scratch
 
     def start(
-        self, *words: str, options: tuple[str, ...] = (), cgroup: Path | None = None, change: str = ""
+        self,
+        *words: str,
+        options: tuple[str, ...] = (),
+        cgroup: Path | None = None,
+        change: str = "",
+        stdin: int = subprocess.DEVNULL,
     ) -> tuple[subprocess.Popen[str], Path]:
         """Start it; returns the process and where the report will be."""
         report = self._scratch / f"proof-{secrets.token_hex(4)}.json"
@@ -70,7 +75,7 @@ class Prover:
         process = subprocess.Popen(
             whole,
             cwd=ROOT,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -73,3 +74,44 @@ def test_a_cloud_prompt_is_egress_in_inference(stand: Stand) -> None:
     assert (flow["attempts"], flow["scope"]) == (0, "internet")
     (before,) = [one for one in proof.report["preexisting_sockets"] if one["remote_port"] == stand.sink]
     assert (before["state"], before["foreign"]) == ("connected", False)
+
+
+def obey(process: subprocess.Popen[str], **order: object) -> dict[str, Any]:
+    """Have a program that `prove` runs do something: its standard streams are those of `prove`."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(order) + "\n")
+    process.stdin.flush()
+    answer: dict[str, Any] = json.loads(process.stdout.readline())
+    return answer
+
+
+@pytest.mark.parametrize(
+    "before", [(), ("sh", "-c", 'sleep 0.3; exec "$0" "$@"')], ids=["itself", "by a shell"]
+)
+def test_a_runtime_that_is_run_under_prove_has_phases(
+    lab: Lab, scratch: Path, before: tuple[str, ...]
+) -> None:
+    """`prove -- ollama serve`: the program tells what it is, however started; each request is a window."""
+    prover = Prover(lab, scratch, f"nobody{os.getpid()}")
+    sink = lab.peer.serve("tcp")
+    process, report = prover.start(*before, *lab.program("api.py", "ollama"), stdin=subprocess.PIPE)
+    api = obey(process, do="listen", host="127.0.0.1")["port"]
+    obey(process, do="upstream", host=PEER4, port=sink)
+    requests = [prompt(), prompt(headers={"X-Cloud": "40000"}), {"method": "POST", "target": "/api/pull"}]
+    lab.run("clients.py", calls=[{"host": "127.0.0.1", "port": api, "requests": requests}])
+    proof = prover.end(process, report)
+    assert (proof.code, proof.verdict) == (1, "egress")
+    told = [(one["phase"], one["path"]) for one in proof.report["requests"]]
+    assert told == [("inference", PATH), ("inference", PATH), ("pull", "/api/pull")]
+    cloud = proof.report["requests"][1]
+    assert cloud["bytes_out_at_most"] >= proof.report["phases"]["inference"]["bytes_out"] > 40_000
+
+
+def test_a_client_of_a_runtime_is_none(stand: Stand, tmp_path: Path) -> None:
+    """`prove -- ollama run`: it will serve nobody, hence what it does is not done before it serves."""
+    ollama, *_ = stand.lab.program("api.py", "ollama")
+    (tmp_path / "run").write_text(f"import socket; socket.create_connection(('127.0.0.1', {stand.api}))")
+    proof = stand.prover.run("env", "-C", str(tmp_path), ollama, "run")
+    assert (proof.code, proof.verdict) == (0, "no-egress"), proof.err
+    assert [flow["phase"] for flow in proof.flows(remote_port=stand.api)] == ["unknown"]

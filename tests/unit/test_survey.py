@@ -102,6 +102,7 @@ def host(tmp_path: Path) -> Host:
         ("llamafile", ("/usr/bin/ape", "/srv/phi.llamafile"), "/"),
         ("text-generation-webui", ("/usr/bin/python3", "server.py"), "/srv/text-generation-webui"),
         ("gpt4all", ("/home/a/gpt4all/bin/chat",), "/"),
+        (None, ("/usr/local/bin/ollama", "run", "serve"), "/"),
         (None, ("/usr/bin/python3", "server.py"), "/srv/other"),
         (None, ("/usr/bin/chat",), "/"),
         (None, ("/usr/bin/cat", "/usr/bin/ollama"), "/"),
@@ -111,7 +112,7 @@ def host(tmp_path: Path) -> Host:
 def test_processes_are_known_by_program_script_or_module(
     host: Host, runtime: str | None, words: tuple[str, ...], cwd: str
 ) -> None:
-    """Never by a part of a name, nor by an argument of what is no interpreter."""
+    """Never by a part of a name, nor by an argument of what is no interpreter; clients are no runtime."""
     host.process(7, *words, cwd=cwd)
     known = [one.name for one in PROFILES.values() if host.finder.recognizer.is_process("7", one)]
     assert known == ([runtime] if runtime else [])
