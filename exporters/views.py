@@ -219,12 +219,18 @@ def print_status(document: Json, instance: str) -> None:
 def _print_targets(out: Console, targets: Sequence[Json]) -> None:
     if not targets:
         return
-    made = table(("target", "mode", "default", "rules", "active", "cgroups"))
+    made = table(("target", "mode", "default", "rules", "active", "cgroups", "phase"))
     for one in targets:
         texts = (one["target"] or "?", one["mode"], one["default"] or "-", str(len(one["rules"])))
         active = "yes" if one["active"] else "NO"
-        made.add_row(*map(Text, texts), Text(active), Text(str(len(one["cgroup_ids"]))))
+        made.add_row(*map(Text, (*texts, active, str(len(one["cgroup_ids"])), _activity(one))))
     out.print(made, "", sep="\n")
+
+
+def _activity(one: Json) -> str:
+    """Say what a target does now and how many requests it serves."""
+    count = sum((one["requests"] or {}).values())
+    return f"{one['phase']}, {count} request{'s' if count > 1 else ''}" if count else str(one["phase"])
 
 
 def print_report(document: Json) -> None:

@@ -10,6 +10,8 @@ from tracer.blocking import MAPS, POLICIES, Enforcement
 from tracer.engine import Engine
 from tracer.errors import DaemonAbsent, NotEnforced
 from tracer.names import escape
+from tracer.phases import MAPS as PHASES
+from tracer.phases import UNKNOWN, Phases
 from tracer.policy import Mode
 from tracer.saved import PolicyFile
 from tracer.targeting import OBSERVE
@@ -74,9 +76,15 @@ def _targets(engine: Engine) -> list[Json]:
         if row.target and book.name(row.target) not in told:
             cgroups.setdefault(book.name(row.target), []).append(row.id)
     watched = [_target(name, sorted(ids), active=True) for name, ids in sorted(cgroups.items(), key=str)]
-    return [
-        _target_of(state.saved, list(state.cgroup_ids), active=state.active) for state in states
-    ] + watched
+    blocked = [_target_of(state.saved, list(state.cgroup_ids), active=state.active) for state in states]
+    return [one | _doing(engine, book, one["target"]) for one in (*blocked, *watched)]
+
+
+def _doing(engine: Engine, book: TargetBook, name: str | None) -> Json:
+    """Tell what a target is doing now, and its requests in flight by phase."""
+    if name is None or not {*PHASES} <= engine.pinned():
+        return UNKNOWN._asdict()
+    return Phases(engine).now(book.number(name))._asdict()
 
 
 def _kept(instance: str) -> list[Json]:
@@ -99,4 +107,5 @@ def _target(name: str | None, cgroups: list[int], *, active: bool) -> Json:
         "default": None,
         "rules": [],
         "active": active,
+        **UNKNOWN._asdict(),
     }

@@ -1,12 +1,14 @@
-"""What a runtime is doing, told where no daemon runs: by `watch`."""
+"""What a runtime is doing, told where no daemon runs: by `watch`, by `block`, by `status`."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from jail import tattle
 from lab import PEER4
 from test_phases import Runtime, post
 from watched import PATIENCE, Tattle, until, watching
@@ -44,6 +46,11 @@ class Place:
         """Give what the watch has told so far of one kind."""
         lines = [json.loads(line) for line in self.out.read_bytes().splitlines() if line.endswith(b"}")]
         return [line for line in lines if line["event"] == event]
+
+    def state(self) -> dict[str, Any]:
+        """Give what `status` says of the target."""
+        targets: list[dict[str, Any]] = self.tattle.ask("status")["targets"]
+        return next(one for one in targets if one["target"] == self.target)
 
 
 @pytest.fixture
@@ -96,3 +103,30 @@ def test_watch_recognizes_a_runtime_that_starts_later(lab: Lab, scratch: Path) -
     finally:
         end(process)
     assert {one["phase"] for one in place.told("request")} == {"inference"}
+
+
+def test_block_alone_has_phases_told(place: Place) -> None:
+    """Without a daemon, requests in flight are counted; what is denied meanwhile is denied in their phase."""
+    runtime = Runtime(place.lab, place.cgroup)
+    api, sink = runtime.listen("127.0.0.1"), place.lab.peer.serve("tcp")
+    tattle(place.tattle.instance, "block", place.target)
+    calls = [{"host": "127.0.0.1", "port": api, "requests": [post("chunked", 30.0)]} for _ in range(3)]
+    clients = place.lab.start("clients.py", calls=calls)
+    until(lambda: [] if place.state()["requests"] == {"inference": 3} else [str(place.state())])
+    assert (place.state()["phase"], place.state()["active"]) == ("inference", True)
+    clients.process.kill()
+    until(lambda: [] if (place.state()["phase"], place.state()["requests"]) == ("idle", {}) else ["busy"])
+    place.call(api, post("length", target="/api/pull", headers={"X-Dial": f"{PEER4} {sink}"}))
+    place.tattle.start()
+    (denied,) = [flow for flow in place.tattle.read()["flows"] if flow["remote_port"] == sink]
+    assert (denied["phase"], denied["denied"], denied["established"]) == ("pull", 1, 0)
+
+
+def test_status_knows_no_phase_of_what_is_no_runtime(lab: Lab, scratch: Path) -> None:
+    """A blocked cgroup without a known API: unknown, and no number of requests instead of none."""
+    place = Place(lab, scratch, f"plain-{os.getpid()}")
+    try:
+        tattle(place.tattle.instance, "block", place.target)
+        assert (place.state()["phase"], place.state()["requests"]) == ("unknown", None)
+    finally:
+        place.tattle.remove()

@@ -69,6 +69,8 @@ def test_status_shows_what_is_wrong_and_the_knob(capsys: pytest.CaptureFixture[s
                 "rules": [],
                 "active": True,
                 "cgroup_ids": [1],
+                "phase": "inference",
+                "requests": {"inference": 2, "idle": 1},
             }
         ],
         "losses": {"ring_full": 7, "flows_full": 0},
@@ -78,7 +80,7 @@ def test_status_shows_what_is_wrong_and_the_knob(capsys: pytest.CaptureFixture[s
     assert re.search(r"egress +- +NO", text)
     assert "FULL" in text
     assert "limits.ring_bytes" in text
-    assert "ollama" in text
+    assert re.search(r"ollama .* inference, 3 requests", text)
 
 
 def test_report_shows_checks_and_mends(capsys: pytest.CaptureFixture[str]) -> None:
