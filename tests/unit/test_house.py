@@ -51,6 +51,8 @@ FLOORS = (
             "config",
             "enforce",
             "saved",
+            "history",
+            "recall",
         )
     },
     {"tracer.engine"},
