@@ -12,6 +12,7 @@ from lab import CLIENT4, CLIENT6, MORE4, PEER4, PEER6, Lab
 from watched import Tattle, until
 from ways import WAYS
 
+from tracer import libbpf
 from tracer.enforce import PolicyTables
 from tracer.engine import Engine
 from tracer.policy import Policy, compile_policy
@@ -80,6 +81,34 @@ def test_a_datagram_server_answers_who_asked(lab: Lab, jail: Jail, judge: Judge)
     with pytest.raises(RuntimeError):
         lab.peer.answer()
     jail.block()
+
+
+def test_an_answers_time_ends_for_a_socket_that_had_another_peer(lab: Lab, jail: Jail, judge: Judge) -> None:
+    """Who asked long ago is not spoken to, though the socket was allowed to answer and connected since."""
+    port = lab.port()
+    other = {"other": MORE4[0], "other_port": 9}
+    server = lab.start("udp.py", op="estranged", host=CLIENT4, port=port, cgroup=jail.inside, **other)
+    server.ready()
+    server.go()
+    call = {"do": "call", "kind": "udp", "host": CLIENT4, "port": port, "up": 100, "down": 100}
+    assert lab.peer.ask(**call)["bytes_received"] == 100
+    server.ready()
+    a_minute_passes(jail)
+    before = judge.arrived()
+    server.go()
+    said = server.result()
+    assert (said["errors"], said["bytes_sent"]) == ({"EPERM": 1}, 100)
+    assert judge.arrived() == before
+
+
+def a_minute_passes(jail: Jail) -> None:
+    """Make the kernel half forget who has sent datagrams, as it does after REPLY_SECONDS."""
+    with Engine.attach_readonly(jail.daemon.instance) as engine:
+        fd, shape = engine.maps.fd("asked_peers"), engine.maps.shape("asked_peers")
+        asked = list(libbpf.keys(fd, shape.key_size))
+        assert asked
+        for key in asked:
+            libbpf.delete(fd, key)
 
 
 @pytest.mark.parametrize("host", [PEER4, PEER6])

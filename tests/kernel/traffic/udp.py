@@ -170,6 +170,18 @@ def answer(outcome: Outcome, a: dict[str, Any]) -> None:
             outcome.sent += outcome.call(sock.sendto, got[0] * 2, got[1]) or 0
 
 
+def estranged(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Answer who asked, connect to somebody else, and when told, say one more word to who had asked."""
+    with _socket(a) as sock:
+        sock.bind((a["host"], a["port"]))
+        await_go()
+        got, asker = sock.recvfrom(65_536)
+        outcome.sent += outcome.call(sock.sendto, got, asker) or 0
+        outcome.call(sock.connect, (a["other"], a["other_port"]))
+        await_go()
+        outcome.sent += outcome.call(sock.sendto, bytes(100), asker) or 0
+
+
 def spread(outcome: Outcome, a: dict[str, Any]) -> None:
     """One datagram to each of `count` ports from `first` on: many destinations, one socket."""
     with _socket(a) as sock:
@@ -200,6 +212,7 @@ if __name__ == "__main__":
             "routed": routed,
             "survey": survey,
             "answer": answer,
+            "estranged": estranged,
             "spread": spread,
             "held": held,
         }
