@@ -44,7 +44,7 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 		lost(LOSS_STORAGE_REFUSED);
 		return true;
 	}
-	open_fixed(state, remote, peer.port, peer.proto, identify(), phase_of(target));
+	open_fixed(state, remote, peer.port, peer.proto, identify(target), phase_of(target));
 	if (datagrams)
 		return true;
 	state->asked_target = target;
@@ -75,7 +75,7 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 	peer_of(ctx, remote, ctx->protocol, &peer);
 	state = socket_lookup(sockets, ctx->sk);
 	if (target && !asked_before(state, &peer, target, now))
-		answer = ask_call(&peer, target, bpf_get_socket_cookie(ctx));
+		answer = ask_call(&peer, target, state ? bpf_get_socket_cookie(ctx) : 0);
 	if (answer == ANSWER_NO)
 		return false;
 	if (loopback && !loopback_wanted(peer.port, target))
@@ -87,7 +87,7 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 			return true;
 		reset(state);
 	}
-	state = open_per_packet(state, peer.proto, loopback);
+	state = open_per_packet(state, peer.proto, loopback, target);
 	if (!state)
 		return true;
 	__builtin_memcpy(state->asked, remote, ADDRESS_LEN);
@@ -104,14 +104,16 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 /* A datagram socket that gets a port may be spoken to before it speaks. */
 static __always_inline void bound(struct bpf_sock *ctx, const union address *local)
 {
+	__u32 target;
 	bool wanted;
 
 	if (ctx->protocol != PROTO_UDP && ctx->protocol != PROTO_UDPLITE)
 		return;
-	wanted = loopback_wanted(0, current_target());
+	target = current_target();
+	wanted = loopback_wanted(0, target);
 	if (local->words[3] && is_loopback(local) && !wanted)
 		return;
-	open_per_packet(socket_create(sockets, ctx), ctx->protocol, wanted);
+	open_per_packet(socket_create(sockets, ctx), ctx->protocol, wanted, target);
 }
 
 #endif /* TATTLE_CALL_BPF_H */

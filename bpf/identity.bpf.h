@@ -83,18 +83,29 @@ __noinline __u32 current_target(void)
 	return entry ? entry->target : target_above(bpf_get_current_ancestor_cgroup_id, );
 }
 
-static __always_inline void read_key(struct task_struct *task, struct process_key *key)
+/* Two words of it where that is a plain load. */
+static __always_inline void read_comm(struct task_struct *leader, struct process_key *key)
 {
-	struct task_struct *leader = READ(task, group_leader);
+	const __u64 *from = (const void *)leader->comm;
+	__u64 *to = (void *)key->comm;
 
+	if (task_has_type()) {
+		to[0] = from[0];
+		to[1] = from[1];
+	} else if (bpf_core_read(key->comm, sizeof(key->comm), &leader->comm)) {
+		lost(LOSS_NAME_UNREADABLE);
+	}
+}
+
+static __always_inline void read_key(struct task_struct *task, __u32 target, struct process_key *key)
+{
 	key->start_ns = READ(task, group_leader, start_boottime);
 	key->cgroup = cgroup_of(task);
 	key->tgid = READ(task, tgid);
 	key->exec_id = READ(task, self_exec_id);
 	key->uid = READ(task, cred, euid.val);
-	key->target = target_of(key->cgroup);
-	if (bpf_core_read(key->comm, sizeof(key->comm), &leader->comm))
-		lost(LOSS_NAME_UNREADABLE);
+	key->target = target;
+	read_comm(READ(task, group_leader), key);
 }
 
 /* One round of a multiply-xorshift mix; tracer/abi.py has the same. */
@@ -204,13 +215,13 @@ __noinline int describe(__u64 leader, __u64 id)
 }
 
 /* A process' key in `processes`, where it is described at its first appearance. */
-static __always_inline __u64 identify_task(struct task_struct *task)
+static __always_inline __u64 identify_task(struct task_struct *task, __u32 target)
 {
 	struct process_key key = {};
 	struct process *process;
 	__u64 id;
 
-	read_key(task, &key);
+	read_key(task, target, &key);
 	id = process_id(&key);
 	if (map_lookup(processes, &id))
 		return id;
@@ -225,9 +236,10 @@ static __always_inline __u64 identify_task(struct task_struct *task)
 	return id;
 }
 
-__noinline __u64 identify(void)
+/* `target`: what current_target() says, where a program may ask that. */
+__noinline __u64 identify(__u32 target)
 {
-	return identify_task(current_task());
+	return identify_task(current_task(), target);
 }
 
 #endif /* TATTLE_IDENTITY_BPF_H */

@@ -27,6 +27,8 @@ enum {
 	ASK_NAME = 0x200,    /* allowed if a rule allows the name that its content tells */
 	ASK_DENIED = 0x400,  /* allowed unless a rule denies that name */
 	ASK_NOTHING = 0x800, /* allowed by a name, whatever the content tells */
+	AUDITED = 0x1000,    /* by a policy that only counts */
+	STRICT = 0x2000,     /* by one that denies answers, too */
 };
 
 /* What ask_name() answers: the rule's number for the name below, which rule it is, and what it says. */

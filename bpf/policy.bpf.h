@@ -98,33 +98,44 @@ static __always_inline __u64 judge_by_name(__u32 target, const struct policy *po
 	return answer ? answer | ASK_NAME : VERDICT_DENIED;
 }
 
-/*
- * May this target speak to this peer? The address in two halves, then port (network order) and
- * protocol. A scope that is denied is denied with its DNS; one that is allowed does not allow DNS.
- * In the upper half of the answer the name that has opened the address, if one has.
- */
-__noinline __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_proto)
+/* What the policy is, beside what it says. */
+static __always_inline __u32 manner(const struct policy *policy)
 {
-	struct peer peer = {.remote.halves = {high, low}, .port = port_proto >> 16, .proto = port_proto};
-	const struct policy *policy = policy_of(target);
-	enum scope_index place = scope_of(&peer.remote);
-	enum scope_index scope = peer.port == bpf_htons(DNS_PORT) ? DNS : place;
+	return (policy->mode == POLICY_AUDIT ? AUDITED : 0) | (policy->strict ? STRICT : 0);
+}
+
+/* A scope that is denied is denied with its DNS; one that is allowed does not allow DNS. */
+static __always_inline __u64 ask_policy(__u32 target, const struct policy *policy, const struct peer *peer)
+{
+	enum scope_index place = scope_of(&peer->remote);
+	enum scope_index scope = peer->port == bpf_htons(DNS_PORT) ? DNS : place;
 	__u64 answer;
 
-	if (!policy)
-		return VERDICT_ALLOWED;
 	if (policy->deny_scopes & 1 << scope)
 		return by_rule(VERDICT_DENIED, policy->deny_rule[scope]);
 	if (policy->deny_scopes & 1 << place)
 		return by_rule(VERDICT_DENIED, policy->deny_rule[place]);
-	answer = ask_prefix(policy->number, high, low, port_proto);
+	answer = ask_prefix(policy->number, peer->remote.halves[0], peer->remote.halves[1],
+			    (__u32)peer->port << 16 | peer->proto);
 	if (!(answer & SPOKEN) && policy->allow_scopes & 1 << scope)
 		answer = by_rule(VERDICT_ALLOWED, policy->allow_rule[scope]) | SPOKEN;
 	if (scope == LOOPBACK && !(answer & SPOKEN))
 		return VERDICT_ALLOWED;
 	if (answer & SPOKEN || policy->default_allow)
 		return answer | (policy->names & NAMES_DENIED ? ASK_DENIED : 0);
-	return judge_by_name(target, policy, &peer);
+	return judge_by_name(target, policy, peer);
+}
+
+/*
+ * May this target speak to this peer? The address in two halves, then port (network order) and
+ * protocol. In the upper half of the answer the name that has opened the address, if one has.
+ */
+__noinline __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_proto)
+{
+	struct peer peer = {.remote.halves = {high, low}, .port = port_proto >> 16, .proto = port_proto};
+	const struct policy *policy = policy_of(target);
+
+	return policy ? ask_policy(target, policy, &peer) | manner(policy) : VERDICT_ALLOWED;
 }
 
 static __always_inline __u64 judge(__u32 target, const struct peer *peer)
@@ -187,17 +198,20 @@ __noinline int denied_numbers(__u64 process, __u64 high, __u64 low, __u64 port_p
 	return 0;
 }
 
-static __always_inline void denied(const struct flow_key *key, const struct policy *policy, __u32 judged,
-				   __u32 how)
+static __always_inline void count_denial(const struct flow_key *key, __u32 judged, __u32 how)
 {
 	const union address *remote = (const void *)key->remote;
 
-	if (policy->mode == POLICY_AUDIT)
-		how |= DENIED_NOT;
 	denied_numbers(key->process, remote->halves[0], remote->halves[1],
 		       (__u64)key->phase << 32 | (__u64)key->remote_port << 16 | (__u32)key->proto << 8 |
 			       key->direction,
 		       (judged & 0xffff0000) | how);
+}
+
+static __always_inline void denied(const struct flow_key *key, const struct policy *policy, __u32 judged,
+				   __u32 how)
+{
+	count_denial(key, judged, how | (policy->mode == POLICY_AUDIT ? DENIED_NOT : 0));
 }
 
 static __always_inline void flow_key_of(struct flow_key *key, __u64 process, __u8 phase,
@@ -240,20 +254,20 @@ enum answer {
 	ANSWER_YES,
 };
 
+/* `cookie` 0: a socket that nobody has spoken to yet. */
 static __always_inline enum answer ask_call(const struct peer *peer, __u32 target, __u64 cookie)
 {
 	__u64 judged = judge(target, peer);
-	const struct policy *policy;
+	bool audit = judged & AUDITED;
 	struct flow_key key;
 
 	if (verdict_of(judged) == VERDICT_ALLOWED) /* if need be, its packets are asked for a name */
 		return ANSWER_YES;
-	policy = policy_of(target);
-	if (!policy || (peer->proto == PROTO_UDP && !policy->strict && has_asked(cookie, peer)))
+	if (cookie && peer->proto == PROTO_UDP && !(judged & STRICT) && has_asked(cookie, peer))
 		return ANSWER_ONCE;
-	flow_key_of(&key, identify(), phase_of(target), peer);
-	denied(&key, policy, judged, DENIED_CALL);
-	return policy->mode == POLICY_AUDIT ? ANSWER_ONCE : ANSWER_NO;
+	flow_key_of(&key, identify(target), phase_of(target), peer);
+	count_denial(&key, judged, DENIED_CALL | (audit ? DENIED_NOT : 0));
+	return audit ? ANSWER_ONCE : ANSWER_NO;
 }
 
 #endif /* TATTLE_POLICY_BPF_H */

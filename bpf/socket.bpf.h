@@ -114,7 +114,7 @@ static __always_inline void forget_peer(struct socket_state *state)
 }
 
 /* Remember who sends: datagrams belong to the process that sent them, not to the one that opened. */
-static __always_inline void note_sender(struct socket_state *state)
+static __always_inline void note_sender(struct socket_state *state, __u32 target)
 {
 	struct task_struct *task = current_task();
 	__u64 start_ns = READ(task, group_leader, start_boottime);
@@ -122,14 +122,14 @@ static __always_inline void note_sender(struct socket_state *state)
 
 	if (state->sender_start_ns == start_ns && state->sender_exec_id == exec_id)
 		return;
-	state->flow.process = identify();
+	state->flow.process = identify(target);
 	state->sender_start_ns = start_ns;
 	state->sender_exec_id = exec_id;
 }
 
 /* A socket without a peer of its own, whose packets say where they go. */
 static __always_inline struct socket_state *open_per_packet(struct socket_state *state, __u8 proto,
-							    bool loopback)
+							    bool loopback, __u32 target)
 {
 	if (!state) {
 		lost(LOSS_STORAGE_REFUSED);
@@ -140,7 +140,7 @@ static __always_inline struct socket_state *open_per_packet(struct socket_state 
 	state->mode = MODE_PER_PACKET;
 	if (loopback)
 		state->flags |= SOCKET_LOOPBACK;
-	note_sender(state);
+	note_sender(state, target);
 	return state;
 }
 

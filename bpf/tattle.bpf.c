@@ -109,11 +109,14 @@ int post_bind6(struct bpf_sock *ctx)
 SEC("cgroup/sock_create")
 int sock_create(struct bpf_sock *ctx)
 {
+	__u32 target;
+
 	if (ctx->type == SOCK_STREAM && (ctx->protocol == PROTO_TCP || ctx->protocol == PROTO_MPTCP))
 		return PASS;
 	if (ctx->type == SOCK_DGRAM && (ctx->protocol == PROTO_UDP || ctx->protocol == PROTO_UDPLITE))
 		return PASS;
-	open_per_packet(socket_create(sockets, ctx), ctx->protocol, loopback_wanted(0, current_target()));
+	target = current_target();
+	open_per_packet(socket_create(sockets, ctx), ctx->protocol, loopback_wanted(0, target), target);
 	return PASS;
 }
 

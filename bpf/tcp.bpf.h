@@ -107,7 +107,7 @@ static __always_inline __u64 mptcp_above(struct bpf_sock *sk)
 
 	if (!bpf_core_type_exists(struct mptcp_subflow_context) || !tcp) /* CONFIG_MPTCP */
 		return 0;
-	ulp = BPF_CORE_READ(tcp, icsk_ulp_ops);
+	ulp = READ(tcp, icsk_ulp_ops);
 	if (!ulp || bpf_probe_read_kernel(&name, sizeof(name), &ulp->name) || name.word != mptcp.word)
 		return 0;
 	context = BPF_CORE_READ(tcp, icsk_ulp_data);
@@ -119,7 +119,7 @@ static __always_inline __u64 thread_owner(__u64 above)
 {
 	const __u64 *owner = above ? map_lookup(mptcp_owners, &above) : NULL;
 
-	return owner ? *owner : identify();
+	return owner ? *owner : identify(target_of(cgroup_of(current_task())));
 }
 
 /* The SYN is about to leave. Mostly the connect hook has seen this socket. */
@@ -169,7 +169,7 @@ static __always_inline void tcp_listening(struct bpf_sock_ops *ops)
 		return;
 	}
 	reset(state);
-	start_flow(state, identify(), PROTO_TCP, DIRECTION_IN);
+	start_flow(state, identify(target), PROTO_TCP, DIRECTION_IN);
 	state->listener = bpf_get_socket_cookie(ops);
 	state->flags = wanted ? SOCKET_LOOPBACK : 0;
 	state->mode = MODE_LISTENER;
@@ -231,7 +231,7 @@ static __always_inline int error_of(struct bpf_sock *sk)
 {
 	struct sock *tcp = (void *)bpf_skc_to_tcp_sock(sk);
 
-	return tcp ? BPF_CORE_READ(tcp, sk_err) : 0;
+	return tcp ? READ(tcp, sk_err) : 0;
 }
 
 /* No more is said on this connection, or nobody listens: what was asked is over. */
