@@ -9,7 +9,7 @@ import sys
 from typing import Any, Final
 
 from tracer import __version__
-from tracer.commands import daemon, look, policy, prove, targets
+from tracer.commands import daemon, history, look, policy, prove, targets
 from tracer.errors import UsageError
 
 Subparsers = Any  # argparse keeps its class to itself, and wants one kind of parser only
@@ -30,6 +30,7 @@ _FIRST_STEPS: Final = "  sudo tattle doctor\n  sudo tattle watch\n  sudo tattle 
 COMMANDS: Final = (
     *daemon.COMMANDS,
     *look.COMMANDS[:2],
+    *history.COMMANDS,
     *policy.COMMANDS,
     *prove.COMMANDS,
     *targets.COMMANDS,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -172,6 +173,22 @@ class Policy:
         """Name the rule that an event or a flow tells by its number; 0 is the default."""
         texts = self.rule_texts()
         return texts[number - 1] if 0 < number <= len(texts) else f"default {self.default}"
+
+
+def as_command(policy: Policy, instance: str) -> str:
+    """Give the command that puts a policy in force, as a shell takes it."""
+    words = ["tattle", "block", policy.target]
+    for option, rules in (("--allow", policy.allow), ("--deny", policy.deny)):
+        words += [word for text in rules for word in (option, text)]
+    words += ["--default", "allow"] if policy.default_allow else []
+    words += ["--audit"] if policy.mode is Mode.AUDIT else []
+    words += ["--strict"] if policy.strict else []
+    return shell(words, instance)
+
+
+def shell(words: Sequence[str], instance: str) -> str:
+    """Give a command for this instance as a shell takes it."""
+    return escape(shlex.join([*words, *([] if instance == "tattle" else ["--instance", instance])]))
 
 
 def parse(text: str, *, deny: bool) -> Rule:

@@ -6,12 +6,11 @@ room is still counted in its flow as denied.
 
 from __future__ import annotations
 
-import shlex
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tracer.names import escape
-from tracer.policy import Mode
+from tracer.policy import as_command
 
 if TYPE_CHECKING:
     from tracer.policy import Policy
@@ -57,11 +56,4 @@ class Refusals:
 def allowing(policy: Policy, refused: Refused, instance: str) -> str:
     """Give the command that allows this name, too, and changes nothing else of the policy."""
     rule = refused.name if refused.port is None else f"{refused.name}:{refused.port}"
-    words = ["tattle", "block", policy.target]
-    for option, rules in (("--allow", (*policy.allow, rule)), ("--deny", policy.deny)):
-        words += [word for text in rules for word in (option, text)]
-    words += ["--default", "allow"] if policy.default_allow else []
-    words += ["--audit"] if policy.mode is Mode.AUDIT else []
-    words += ["--strict"] if policy.strict else []
-    words += [] if instance == "tattle" else ["--instance", instance]
-    return escape(shlex.join(words))
+    return as_command(replace(policy, allow=(*policy.allow, rule)), instance)

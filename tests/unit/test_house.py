@@ -20,6 +20,7 @@ ABI = (ROOT / "bpf" / "abi.h").read_text()
 
 # Bytes in, values out: what they may not know of. `os` is the world; `time` is a clock.
 PURE = {"btf", "decode", "identity", "names", "scope", "policy", "namerules", "rules"}
+PURE |= {"report", "places", "suggest", "when"}
 PURE |= {"purposes", "canonical", "evidence", "dns", "hello", "naming", "quic", "stream"}
 IMPURE = {"os", "time", "pathlib", "socket", "subprocess", "ctypes", "mmap", "select", "threading", "logging"}
 PURE_OF_SOCKET = {"AF_INET", "AF_INET6", "inet_ntop", "inet_pton"}  # addresses from and to text

@@ -1,0 +1,115 @@
+"""What history knows of a window of time and a target: read for `report` and `suggest`, daemon on or off."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tracer.errors import TattleError
+from tracer.evidence import NO_EVIDENCE
+from tracer.history import FILE
+from tracer.hostfs import BPFFS, cgroup2_root, instance_paths
+from tracer.recall import open_history
+from tracer.resolvers import resolvers
+from tracer.runtimes import runtimes
+from tracer.targets import Finder, Kind, Target, parse
+from tracer.when import window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracer.recall import Gap, Seen
+    from tracer.runtimes import Runtime
+    from tracer.targets import Selector
+
+# Lines of a log or for a watcher: no counter knows less for it
+_LINES_ONLY: Final = frozenset(
+    {"ring_full", "log_full", "log_blocked", "log_closed", "journal_full", "watcher_slow", "events_unread"}
+)
+_NO_LOSS: Final = NO_EVIDENCE | _LINES_ONLY
+_HISTORY_LOSSES: Final = "history_"
+
+
+class Past(NamedTuple):
+    """Cells of a window, and how whole they are; `runtimes` by target: whose profile explains them."""
+
+    instance: str
+    target: str | None
+    since_ns: int
+    until_ns: int
+    cells: list[Seen]
+    gaps: list[Gap]
+    losses: dict[str, int]
+    last_look_ns: int | None
+    runtimes: dict[str, Runtime]
+
+    @property
+    def complete(self) -> bool:
+        """Say whether all was seen: no gap, and nothing lost but lines of a log, or names."""
+        lost = {reason for reason, count in self.losses.items() if count}
+        return (
+            not self.gaps and not {one for one in lost if one.startswith(_HISTORY_LOSSES)} | lost - _NO_LOSS
+        )
+
+
+def look_back(instance: str, target: str | None, since: str, until: str | None) -> Past:
+    """Read what was seen between two times, of one target or of everything.
+
+    Raises UsageError for what is no time or target, HostError where there is no history.
+    """
+    selector = parse(target) if target is not None else None
+    since_ns, until_ns = window(since, until, time.time_ns())
+    wanted = _chooser(selector)
+    with open_history(instance_paths(instance, BPFFS).state / FILE) as history:
+        cells = [cell for cell in history.seen(since_ns, until_ns) if wanted(cell)]
+        gaps, losses = history.gaps(since_ns, until_ns), history.losses(since_ns, until_ns)
+        last = history.last_look_ns()
+    names = {cell.target for cell in cells if cell.target is not None} | ({target} if target else set())
+    known = {name: runtime for name in names if (runtime := _runtime(name)) is not None}
+    return Past(instance, target, since_ns, until_ns, cells, gaps, losses, last, known)
+
+
+def asked(target: str) -> frozenset[bytes]:
+    """Give the resolvers that a target's rules by name would let it ask, 16 bytes each."""
+    selector, finder = parse(target), Finder(cgroup2_root())
+    try:
+        cgroups = finder.find(selector)
+    except TattleError:  # it does not run now
+        cgroups = ()
+    return frozenset(resolvers(finder.root / path.lstrip("/") for path in cgroups))
+
+
+def _chooser(selector: Selector | None) -> Callable[[Seen], bool]:
+    """Give a test for cells of a target: counted as such, or of what it names today."""
+    if selector is None:
+        return lambda _: True
+    text, value = selector.text, selector.value
+    below = f"{value}/"
+    if selector.kind is Kind.PROFILE:
+        find = runtimes()[value].find
+        return lambda cell: (
+            cell.target == text or cell.unit in find.units or cell.container in find.containers
+        )
+    tests: dict[Kind, Callable[[Seen], bool]] = {
+        Kind.UNIT: lambda cell: cell.unit == value,
+        Kind.CONTAINER: lambda cell: cell.container in (value, value[:12]),
+        Kind.CGROUP: lambda cell: f"{cell.cgroup}/".startswith(below),
+        Kind.PID: lambda cell: False,  # noqa: ARG005 - it may be another process's number by now
+    }
+    fits = tests[selector.kind]
+    return lambda cell: cell.target == text or fits(cell)
+
+
+def _runtime(text: str) -> Runtime | None:
+    """Give the runtime that a target is, as far as this can be told today."""
+    try:
+        selector, finder = parse(text), Finder(cgroup2_root())
+        if selector.kind is Kind.PROFILE:
+            return runtimes()[selector.value]
+        try:
+            cgroups = finder.find(selector)
+        except TattleError:
+            cgroups = finder.expected(selector)
+        return finder.runtime(Target(text, 0, cgroups))
+    except TattleError:
+        return None

@@ -1,0 +1,68 @@
+"""The document of `tattle report`: what was seen, by hour, process, destination and phase. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tracer.decode import timestamp
+from tracer.evidence import totals
+from tracer.purposes import Contact, Purposes
+
+if TYPE_CHECKING:
+    from tracer.past import Past
+    from tracer.recall import Seen
+
+Json = dict[str, Any]
+
+# The keys of one of `flows`, in their order; as those of `tattle flows`, for one hour
+WHO: Final = ("target", "comm", "parent_comm", "exe", "uid", "cgroup", "unit", "container")
+WHERE: Final = ("proto", "direction", "remote_addr", "remote_port", "name", "name_source")
+COUNTS: Final = ("attempts", "established", "denied", "would_deny")
+SIZES: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
+KEYS: Final = (
+    *("hour", *WHO, *WHERE, "purpose", "unexpected", "scope", "phase"),
+    *(*COUNTS, *SIZES, "first_seen", "last_seen"),
+)
+
+
+def document(past: Past) -> Json:
+    """Give the document: its frame, sums by scope of what was started here and of replies, and the flows."""
+    purposes = Purposes()
+    purposes.know(past.runtimes)
+    flows = [_flow(cell, past.target, purposes) for cell in past.cells]
+    return {**frame(past), "totals": totals(flows, "out"), "accepted": totals(flows, "in"), "flows": flows}
+
+
+def frame(past: Past) -> Json:
+    """Give what both documents say of their window: whole hours, the last one as far as it has passed."""
+    return {
+        "target": past.target,
+        "since": timestamp(past.since_ns),
+        "until": timestamp(past.until_ns),
+        "last_look": None if past.last_look_ns is None else timestamp(past.last_look_ns),
+        "complete": past.complete,
+        "gaps": [
+            {"start": timestamp(one.start_ns), "end": timestamp(one.end_ns), "reason": one.reason}
+            for one in past.gaps
+        ],
+        "losses": past.losses,
+    }
+
+
+def contact(cell: Seen) -> Contact:
+    """Give what a profile has to know of a cell."""
+    outward = cell.direction == "out"
+    return Contact(cell.name, cell.remote_port or 0, cell.scope, cell.phase, outward)
+
+
+def _flow(cell: Seen, target: str | None, purposes: Purposes) -> Json:
+    why = purposes.of(target if cell.target is None else cell.target, contact(cell))
+    found = cell._asdict() | {
+        "hour": timestamp(cell.hour_ns),
+        "purpose": why.text,
+        "unexpected": why.unexpected,
+        "denied": cell.denied or cell.denied_packets,
+        "first_seen": timestamp(cell.first_ns),
+        "last_seen": timestamp(cell.last_ns),
+    }
+    return {key: found[key] for key in KEYS}
