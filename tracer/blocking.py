@@ -12,6 +12,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracer import resolvers
 from tracer.cut import cut
 from tracer.enforce import PolicyTables, heirs
 from tracer.errors import HostError, KernelError, TargetRefused, TattleError, UsageError
@@ -20,7 +21,6 @@ from tracer.hostfs import walk_cgroups
 from tracer.names import escape
 from tracer.phases import Phases
 from tracer.policy import Mode, Policy, compile_policy
-from tracer.resolvers import resolvers
 from tracer.saved import PolicyFile, Saved, Source
 from tracer.targeting import spread
 from tracer.targets import Target, parse
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tracer.engine import Engine
+    from tracer.resolvers import Resolvers
     from tracer.targets import Finder, Selector, TargetBook
 
 log = logging.getLogger("tattle")
@@ -103,7 +104,7 @@ class Enforcement:
             with self._file.replaced({**policies, policy.target: fresh}):
                 self._put(fresh, before, {*policies, policy.target})
             present = tuple(path for path in fresh.cgroups if self._directory(path).is_dir())
-        asked = self._resolvers(fresh) if compile_policy(policy).names else ()
+        asked = tuple(self._resolvers(fresh).named) if compile_policy(policy).names else ()
         return Blocked(fresh.cgroups, present, self.cut(policy) if cut_open else 0, asked)
 
     def unblock(self, text: str, *, watched: bool) -> Saved:
@@ -181,10 +182,10 @@ class Enforcement:
         for name, one in self.saved().items():
             held = in_force.get(self._book.number(name))
             if held is not None and held.names:
-                self._tables.allow_resolvers(held.number, self._resolvers(one))
+                self._tables.follow_resolvers(held.number, *self._resolvers(one))
 
-    def _resolvers(self, one: Saved) -> tuple[bytes, ...]:
-        return resolvers(self._directory(path) for path in one.cgroups)
+    def _resolvers(self, one: Saved) -> Resolvers:
+        return resolvers.look(self._directory(path) for path in one.cgroups)
 
     def states(self) -> list[State]:
         """Ask the kernel how each policy stands now."""
@@ -282,7 +283,7 @@ class Enforcement:
         table = compile_policy(fresh.policy)
         entered = self._enter(number, fresh.cgroups)
         try:
-            self._tables.put(number, table, self._resolvers(fresh) if table.names else ())
+            self._tables.put(number, table, self._resolvers(fresh).named if table.names else {})
         except TattleError:
             for path, old in entered.items():
                 self._maps.set_target(path, old)

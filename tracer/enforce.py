@@ -18,7 +18,7 @@ from tracer.errors import HostError, KernelError
 from tracer.policy import Mode, ScopeBit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tracer.abi import Abi
     from tracer.maps import Maps
@@ -50,11 +50,13 @@ class PolicyTables:
         self._policies = maps.fd("policies")
         self._forms = abi.enums["name_form"]
         self._kinds = abi.enums["name_kinds"]
+        self._missed: dict[int, set[bytes]] = {}
 
-    def put(self, target: int, table: Table, resolvers: Iterable[bytes] = ()) -> None:
+    def put(self, target: int, table: Table, resolvers: Mapping[bytes, int] | None = None) -> None:
         """Put a policy in force for a target, in place of what it had; `resolvers` may be asked for names.
 
-        Raises HostError where a table is full; then nothing has changed.
+        They are addresses of 16 bytes, each with a number that says, in bits, who names it. Raises HostError
+        where a table is full; then nothing has changed.
         """
         if self._stale() and syscalls.wait_for_readers():
             self._sweep()
@@ -64,7 +66,8 @@ class PolicyTables:
                 self._insert(number, entry)
             for name in table.names:
                 self._insert_name(number, name)
-            self.allow_resolvers(number, resolvers if table.names else ())
+            for address, by in (resolvers or {}).items() if table.names else ():
+                self._let_ask(number, address, by)
             libbpf.update(self._policies, struct.pack("<I", target), self._value(number, table))
         except KernelError as error:
             self._forget(number)
@@ -101,11 +104,34 @@ class PolicyTables:
                 )
         return found
 
-    def allow_resolvers(self, number: int, addresses: Iterable[bytes]) -> None:
-        """Let these resolvers, 16 bytes each, be asked under the policy of this number."""
-        for address in addresses:
+    def follow_resolvers(self, number: int, named: Mapping[bytes, int], certain: int) -> None:
+        """Let these resolvers (see `put`) be asked under the policy of this number, in the end no others.
+
+        `certain` are the bits of those who have named all that they know. Only theirs are forgotten, and only
+        when they miss twice in a row: neither a file that is being written nor a service between stop and
+        start costs anybody a resolver.
+        """
+        present = dict(self._asked(number))
+        for address, by in named.items():
+            if (all_by := by | present.get(address, 0) & ~certain) != present.get(address):
+                self._let_ask(number, address, all_by)
+        missing = {one for one, by in present.items() if one not in named and not by & ~certain}
+        for address in missing & self._missed.get(number, set()):
             key = struct.pack(self._abi.numbered_address.format, number, address)
-            libbpf.update(self._maps.fd("resolvers"), key, struct.pack("<I", 1))
+            libbpf.delete(self._maps.fd("resolvers"), key)
+        self._missed[number] = missing
+
+    def _let_ask(self, number: int, address: bytes, by: int) -> None:
+        key = struct.pack(self._abi.numbered_address.format, number, address)
+        libbpf.update(self._maps.fd("resolvers"), key, struct.pack("<I", by))
+
+    def _asked(self, policy: int) -> Iterator[tuple[bytes, int]]:
+        fd, shape = self._maps.fd("resolvers"), self._maps.shape("resolvers")
+        for keys, values in libbpf.batches(fd, shape.key_size, shape.value_size):
+            addresses = struct.iter_unpack(self._abi.numbered_address.format, keys)
+            for (number, address), (by,) in zip(addresses, struct.iter_unpack("<I", values), strict=True):
+                if number == policy:
+                    yield address, by
 
     def opened(self, target: int) -> set[bytes]:
         """Give the addresses, 16 bytes each, that answers have opened for a target."""

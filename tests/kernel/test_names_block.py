@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,14 @@ from lab import MORE4, PEER4, PEER6, Lab
 from named_world import ALLOWED, HANDSHAKE, LIAR, OTHER, SHARED, TARGET, World, pem, question, resolver, world
 from watched import until
 
+from tracer.blocking import Enforcement
+from tracer.engine import Engine
+from tracer.resolvers import look
+from tracer.targets import Finder, TargetBook
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jail import Judge
 
 __all__ = ["pem", "resolver", "world"]  # fixtures
@@ -127,6 +135,37 @@ def test_not_anybody_may_be_asked(world: World, judge: Judge) -> None:
     before = judge.arrived()
     assert world.try_("raw", messages=[QUESTION.hex()], resolver=MORE4[2])["errno"] == "EPERM"
     assert judge.arrived() == before
+
+
+def test_a_resolver_is_followed_and_none_that_stays_is_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the host has got may be asked, one that it has given up may not; others notice nothing."""
+    (tmp_path / "etc").mkdir()
+    monkeypatch.setattr("tracer.blocking.resolvers.look", partial(look, root=tmp_path))
+    world.jail.block("--allow", ALLOWED)
+    asking = world.jail.lab.start(
+        "named.py", op="asking", resolver=PEER4, asks=ALLOWED, cgroup=world.jail.inside
+    )
+    asking.ready()
+
+    def hosts_are(*nameservers: str) -> Any:  # noqa: ANN401 - an errno's name
+        (tmp_path / "etc" / "resolv.conf").write_text("".join(f"nameserver {one}\n" for one in nameservers))
+        enforcement.tidy()
+        return world.try_("raw", messages=[QUESTION.hex()], resolver=MORE4[2], connected=True)["errno"]
+
+    with Engine.attach_readonly(world.jail.daemon.instance) as engine:
+        enforcement = Enforcement(
+            engine, Finder(engine.root), TargetBook(engine.paths.state / "targets.json")
+        )
+        hosts = [(PEER4,), (PEER4, MORE4[2]), (PEER4,), (MORE4[2],), (), ()]
+        told = [hosts_are(*nameservers) for nameservers in hosts]
+    # Nobody listens there. One look does not count: a file may be half written.
+    assert told == ["EPERM", *["ECONNREFUSED"] * 4, "EPERM"]
+    asking.go()
+    said = asking.result()
+    assert said["errors"] == {}
+    assert said["bytes_received"] > 0
 
 
 LIES = ("id", "name", "type", "truncated", "failed", "query", "unasked")
