@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -88,19 +89,27 @@ def _listens(lab: Lab) -> bool:
 
 @pytest.fixture(scope="module")
 def world(lab: Lab, plain: Tattle, pem: Path, resolver: None, scratch: Path) -> Iterator[World]:  # noqa: ARG001 - it only has to run
-    """Put a process into the jail that sees a resolv.conf of its own, as a container does."""
-    jail = Jail(lab, plain)
-    port = lab.port()
-    server = lab.start("named.py", op="serve", port=port, pem=str(pem), namespace=lab.peer_ns)
+    """Put a process into a jail of the daemon that runs anyway."""
+    with inhabited(Jail(lab, plain), pem, scratch) as made:
+        yield made
+        made.jail.unblock()
+
+
+@contextlib.contextmanager
+def inhabited(jail: Jail, pem: Path, scratch: Path) -> Iterator[World]:
+    """Serve at the peer, and have a process in the jail see a resolv.conf of its own, as a container does."""
+    port = jail.lab.port()
+    server = jail.lab.start("named.py", op="serve", port=port, pem=str(pem), namespace=jail.lab.peer_ns)
     server.ready()
     server.go()
     conf = scratch / "resolv.conf"
     conf.write_text(f"nameserver {PEER4}\nnameserver {PEER6}\nnameserver {MORE4[0]}\n")
     holder = _see(jail, conf)
-    yield World(jail, port)
-    holder.kill()
-    holder.wait(10)
-    jail.unblock()
+    try:
+        yield World(jail, port)
+    finally:
+        holder.kill()
+        holder.wait(10)
 
 
 def _see(jail: Jail, conf: Path) -> subprocess.Popen[bytes]:
