@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import logging
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tracer import capabilities, config, control, hostfs
 from tracer.blocking import MAPS, POLICIES, Enforcement, find_policy
@@ -17,7 +17,7 @@ from tracer.errors import AbiError, DaemonAbsent, HostError, InstanceBusy, Tattl
 from tracer.names import escape
 from tracer.policy import Mode, compile_policy
 from tracer.saved import PolicyFile, Source
-from tracer.targets import Finder, TargetBook, parse
+from tracer.targets import BOOK, Finder, TargetBook, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tracer.saved import Saved
 
 log = logging.getLogger("tattle")
-_BOOK: Final = "targets.json"
 
 
 def block(instance: str, policy: Policy) -> int:
@@ -123,7 +122,7 @@ def _loaded(instance: str, lack: str) -> Iterator[Enforcement]:
 
 
 def _enforcement(engine: Engine) -> Enforcement:
-    return Enforcement(engine, Finder(engine.root), TargetBook(engine.paths.state / _BOOK))
+    return Enforcement(engine, Finder(engine.root), TargetBook(engine.paths.state / BOOK))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from tracer.names import escape
 from tracer.phases import Phases
 from tracer.policy import Mode, Policy, compile_policy
 from tracer.saved import PolicyFile, Saved, Source
-from tracer.targeting import spread
+from tracer.targeting import nearest, spread
 from tracer.targets import Target, parse
 
 if TYPE_CHECKING:
@@ -351,15 +351,7 @@ class Enforcement:
     def _is_covered(self, cgroup: int, path: bytes, number: int, paths: dict[bytes, int]) -> bool:
         """Say whether the kernel has a cgroup in the target, or in another one that is nearer to it."""
         row = self._maps.cgroup(cgroup)
-        return row is not None and row.target == _nearest(path, paths, number)
-
-
-def _nearest(path: bytes, paths: dict[bytes, int], number: int) -> int:
-    while path:
-        if path in paths:
-            return paths[path]
-        path = path.rpartition(b"/")[0]
-    return number
+        return row is not None and row.target == (nearest(path, paths) or number)
 
 
 def find_policy(text: str, policies: dict[str, Saved]) -> str:

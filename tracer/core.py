@@ -21,7 +21,7 @@ from tracer.phases import Phases
 from tracer.refusals import allowing
 from tracer.registry import Registry
 from tracer.targeting import OBSERVE, Targeting, TargetState
-from tracer.targets import Finder, TargetBook
+from tracer.targets import BOOK, Finder, TargetBook
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -91,7 +91,7 @@ class Core:
         the first policy where none can be put in force; others that fail are logged. `early` are targets
         that have to exist, told to the kernel before sockets that are open already are taken in.
         """
-        self.book = TargetBook(state / "targets.json" if state else None)
+        self.book = TargetBook(state / BOOK if state else None)
         self._finder = Finder(cgroup2_root())
         self.enforcement: Enforcement | None = None
         self._policies: dict[str, Policy] = {}

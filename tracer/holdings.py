@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracer import inventory
 from tracer.decode import address, family, protocol
+from tracer.hostfs import members
 from tracer.names import escape
 from tracer.scope import scope
 
@@ -63,13 +64,8 @@ class Holdings:
         self.powers: dict[str, set[str]] = {}
 
     def processes(self) -> list[int]:
-        """Give the ids of the processes there are now (cgroups(7): cgroup.procs)."""
-        found: list[int] = []
-        for root in self._roots:
-            for procs in root.rglob("cgroup.procs"):
-                with contextlib.suppress(OSError):  # gone meanwhile, or threaded: listed further up
-                    found += map(int, procs.read_text(encoding="ascii").split())
-        return found
+        """Give the ids of the processes there are now."""
+        return [int(pid) for root in self._roots for pid in members(root)]
 
     def look(self) -> None:
         """Take in what is open now."""
@@ -135,7 +131,7 @@ class Holdings:
         where = scope(found.remote) if found.fixed else None
         foreign = where in ("internet", "lan", "multicast") and direction != "in" and not self._ours(process)
         return {
-            **_who(pid),
+            **who(pid),
             "descriptor": number,
             "proto": protocol(found.proto),
             "family": family(found.local),
@@ -159,7 +155,7 @@ class Holdings:
         return "in" if inward else "out", process
 
     def _add_unseen(self, pid: int, what: str) -> None:
-        self.add(_who(pid) | {"what": what})
+        self.add(who(pid) | {"what": what})
 
     def add(self, one: Json) -> None:
         """Take in what else was found, once: a process by pid and comm, and what it did."""
@@ -176,10 +172,11 @@ class Holdings:
                 bits = int(line.split()[1], 16)
                 held = {name for number, name in _POWERS.items() if bits >> number & 1}
                 if held:
-                    self.powers.setdefault(_who(pid)["comm"], set()).update(held)
+                    self.powers.setdefault(who(pid)["comm"], set()).update(held)
 
 
-def _who(pid: int) -> Json:
+def who(pid: int) -> Json:
+    """Give a process's id and name."""
     try:
         comm = Path("/proc", str(pid), "comm").read_bytes().rstrip(b"\n")
     except OSError:

@@ -126,6 +126,17 @@ def cgroup_id(path: Path) -> int:
     return path.stat().st_ino
 
 
+def members(directory: Path) -> list[str]:
+    """Return the process ids of a cgroup and of those below it (cgroups(7): cgroup.procs)."""
+    found: list[str] = []
+    for procs in directory.rglob("cgroup.procs"):
+        try:
+            found += procs.read_text(encoding="ascii").split()
+        except OSError:  # gone meanwhile, or threaded: then its processes are listed further up
+            continue
+    return found
+
+
 def walk_cgroups(root: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (id, path from the root as bytes) of every cgroup; those that vanish meanwhile are left out."""
     start = os.fsencode(root)

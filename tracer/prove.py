@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tracer import __version__, canonical, evidence, limits
 from tracer.decode import timestamp
 from tracer.errors import HostError, UsageError
-from tracer.holdings import Holdings
+from tracer.holdings import Holdings, who
 from tracer.hostfs import cgroup2_root
 from tracer.launch import Cgroup, Child, Signals
 from tracer.names import escape
@@ -175,7 +175,7 @@ class _Window:
         witness, engine = self._witness, self._witness.engine
         flows = evidence.with_denials(witness.flows(), self._enforcing.denied())
         after, hooks = engine.links(), engine.hooks()
-        running = [_name(pid) for pid in self._holdings.processes()] if self._cgroup else []
+        running = [who(pid) for pid in self._holdings.processes()] if self._cgroup else []
         report: Json = {
             "format": evidence.FORMAT,
             "window": {"start": before.start, "end": end},
@@ -224,14 +224,6 @@ class _Window:
 def _hook(hook: Json, before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> Json:
     was, now = before.get(hook["hook"], (0, 0)), after.get(hook["hook"], (0, 0))
     return hook | {"program_id": now[1], "link_id_before": was[0], "program_id_before": was[1]}
-
-
-def _name(pid: int) -> Json:
-    try:
-        comm = Path("/proc", str(pid), "comm").read_bytes().rstrip(b"\n")
-    except OSError:
-        return {"pid": pid, "comm": "?"}
-    return {"pid": pid, "comm": escape(comm)}
 
 
 def _files_sha256() -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
+from tracer.hostfs import members
 from tracer.identity import container_id
 from tracer.runtimes import runtimes
 
@@ -120,11 +121,5 @@ class Recognizer:
         return inside[0] if len(inside) == 1 else None
 
     def members(self, cgroup: str) -> list[str]:
-        """Give the processes of a cgroup and those below it (cgroups(7): cgroup.procs)."""
-        found = []
-        for file in (self.root / cgroup.lstrip("/")).rglob("cgroup.procs"):
-            try:
-                found += file.read_text().split()
-            except OSError:  # gone meanwhile, or threaded: then its processes are listed further up
-                continue
-        return found
+        """Give the processes of a cgroup and those below it."""
+        return members(self.root / cgroup.lstrip("/"))

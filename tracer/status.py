@@ -15,7 +15,7 @@ from tracer.phases import UNKNOWN, Phases
 from tracer.policy import Mode
 from tracer.saved import PolicyFile
 from tracer.targeting import OBSERVE
-from tracer.targets import Finder, TargetBook
+from tracer.targets import BOOK, Finder, TargetBook
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +68,7 @@ def require_enforced(document: Json, targets: Iterable[str]) -> None:
 
 def _targets(engine: Engine) -> list[Json]:
     """Tell which cgroups are in which target, and of each policy whether the kernel has all of it."""
-    book = TargetBook(engine.paths.state / "targets.json")
+    book = TargetBook(engine.paths.state / BOOK)
     states = Enforcement(engine, Finder(engine.root), book).states()
     told = {state.saved.policy.target for state in states}
     cgroups: dict[str | None, list[int]] = {}

@@ -6,11 +6,11 @@ import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import HostError
+from tracer.hostfs import members
 from tracer.targets import Finder, Target, TargetBook, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
     from tracer.abi import CgroupRow
     from tracer.identity import ProcessInfo
@@ -77,7 +77,7 @@ class Targeting:
 
     def processes(self, target: Target) -> int:
         """Count the processes that a target has now."""
-        return sum(_count(self._finder.root, path) for path in target.cgroups)
+        return sum(len(members(self._finder.root / path.lstrip("/"))) for path in target.cgroups)
 
     def chooser(self, texts: list[str]) -> Callable[[ProcessInfo | None], bool] | None:
         """Give a test for processes of these targets, registered or not; None for no targets at all."""
@@ -107,7 +107,7 @@ def spread(maps: Maps) -> None:
     A cgroup that is made meanwhile below one not reached yet inherits what that one had: go again.
     """
     wanted = maps.target_paths()
-    while sum(_moved(maps, row, _nearest(row.path, wanted)) for row in maps.cgroups()):
+    while sum(_moved(maps, row, nearest(row.path, wanted)) for row in maps.cgroups()):
         pass
 
 
@@ -119,21 +119,10 @@ def _raw(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def _nearest(path: bytes, wanted: dict[bytes, int]) -> int:
+def nearest(path: bytes, wanted: Mapping[bytes, int]) -> int:
+    """Give the target of a cgroup: of its own path, else of the nearest one above it that has one; 0: none."""
     while path and path != b"/":
         if path in wanted:
             return wanted[path]
         path = path.rpartition(b"/")[0]
     return 0
-
-
-def _count(root: Path, path: str) -> int:
-    """Count the processes of a cgroup and those below it (cgroups(7): cgroup.procs)."""
-    return sum(_lines(procs) for procs in (root / path.lstrip("/")).rglob("cgroup.procs"))
-
-
-def _lines(procs: Path) -> int:
-    try:
-        return procs.read_bytes().count(b"\n")
-    except OSError:  # gone meanwhile, or threaded: then its processes are listed further up
-        return 0

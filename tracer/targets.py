@@ -223,6 +223,10 @@ def _outermost(paths: list[str]) -> list[str]:
     return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
 
 
+BOOK: Final = "targets.json"
+"""Where an instance keeps its book, in the directory of its state."""
+
+
 class TargetBook:
     """Which number stands for which selector, kept in `file`; `file` None keeps nothing."""
 

@@ -19,7 +19,7 @@ from tracer.engine import Engine, EngineOptions
 from tracer.errors import ObjectError, TattleError
 from tracer.names import escape
 from tracer.targeting import chooser
-from tracer.targets import Finder, TargetBook
+from tracer.targets import BOOK, Finder, TargetBook
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -220,7 +220,7 @@ class Enforcing:
             engine.close()
             return
         self._engine, self.instance, self._wants = engine, instance, wants
-        book = TargetBook(engine.paths.state / "targets.json")
+        book = TargetBook(engine.paths.state / BOOK)
         self._accounts, _ = readers(engine, book, Finder(engine.root))
         self._before = self._flows()
 

@@ -17,7 +17,7 @@ from watched import until
 from tracer.blocking import Enforcement
 from tracer.engine import Engine
 from tracer.resolvers import look
-from tracer.targets import Finder, TargetBook
+from tracer.targets import BOOK, Finder, TargetBook
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,9 +155,7 @@ def test_a_resolver_is_followed_and_none_that_stays_is_refused(
         return world.try_("raw", messages=[QUESTION.hex()], resolver=MORE4[2], connected=True)["errno"]
 
     with Engine.attach_readonly(world.jail.daemon.instance) as engine:
-        enforcement = Enforcement(
-            engine, Finder(engine.root), TargetBook(engine.paths.state / "targets.json")
-        )
+        enforcement = Enforcement(engine, Finder(engine.root), TargetBook(engine.paths.state / BOOK))
         hosts = [(PEER4,), (PEER4, MORE4[2]), (PEER4,), (MORE4[2],), (), ()]
         told = [hosts_are(*nameservers) for nameservers in hosts]
     # Nobody listens there. One look does not count: a file may be half written.

@@ -38,6 +38,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="JSON instead of text for people")
 
 
+def seconds(text: str) -> float:
+    """Read a time of `--for`; ValueError for what is none."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
 def print_json(document: object) -> int:
     """Write a document as one line of JSON; returns the exit code 0."""
     json.dump(document, sys.stdout, ensure_ascii=False)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracer.commands.base import TARGETS, Command, add_json, add_targets, print_json
+from tracer.commands.base import TARGETS, Command, add_json, add_targets, print_json, seconds
 
 if TYPE_CHECKING:
     import argparse
@@ -19,14 +19,7 @@ def _add_flows(parser: argparse.ArgumentParser) -> None:
 
 def _add_watch(parser: argparse.ArgumentParser) -> None:
     _add_flows(parser)
-    parser.add_argument("--for", dest="seconds", type=_seconds, metavar="SECONDS", help="end after so long")
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError(text)
-    return value
+    parser.add_argument("--for", dest="seconds", type=seconds, metavar="SECONDS", help="end after so long")
 
 
 def _watch(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracer.commands.base import TARGETS, Command, add_json
+from tracer.commands.base import TARGETS, Command, add_json, seconds
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +17,7 @@ def _add_prove(parser: argparse.ArgumentParser) -> None:
     parser.usage = "tattle prove [--target T] [--for SECONDS] [--report F] [options] [-- COMMAND...]"
     parser.add_argument("--target", metavar="TARGET", help="watch this; default: COMMAND and all it starts")
     parser.add_argument(
-        "--for", dest="seconds", type=_seconds, metavar="SECONDS", help="watch the target so long"
+        "--for", dest="seconds", type=seconds, metavar="SECONDS", help="watch the target so long"
     )
     parser.add_argument(
         "--report",
@@ -33,13 +33,6 @@ def _add_prove(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", type=Path, metavar="FILE", help="sign the report: an Ed25519 key, PEM")
     parser.add_argument("--make-key", type=Path, metavar="FILE", help="make such a key, and do nothing else")
     add_json(parser)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError(text)
-    return value
 
 
 def _prove(arguments: argparse.Namespace) -> int:
