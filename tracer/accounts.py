@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Wants = Callable[[ProcessInfo | None], bool]
     SettledRow = tuple[Settled, FlowRow]
+    Settler = Callable[[FlowRow], None]
 
 HIGH: Final = 0.8  # of a map: from here on idle entries are settled
 LOW: Final = 0.6  # of a map: down to here
@@ -53,7 +54,7 @@ class Accounts:
         self.named: Callable[[FlowRow, ProcessInfo | None], Named] = lambda *_: NAMELESS
         self.nameless: Counter[str] = Counter()  # packets that gave no name, by reason
         self.lost: dict[str, int] = {}  # by the user half: lines of the log, of a slow watcher
-        self._settlers: list[Callable[[FlowRow], None]] = []
+        self._settlers: list[tuple[Settler, Settler]] = []
         self._unexpected: dict[str, set[str]] = {}  # of flows that left the kernel's table
 
     def close(self) -> None:
@@ -61,9 +62,12 @@ class Accounts:
         with self.lock:
             self.closed = True
 
-    def on_settle(self, settler: Callable[[FlowRow], None]) -> None:
-        """Have `settler` told of each flow before it leaves the kernel's table."""
-        self._settlers.append(settler)
+    def on_settle(self, settler: Settler, knock: Settler | None = None) -> None:
+        """Have `settler` told of each flow before it leaves the kernel's table.
+
+        `knock` (else `settler`) is told of what nobody accepted, which was in no flow before.
+        """
+        self._settlers.append((settler, knock or settler))
 
     def rows(self) -> list[FlowRow]:
         """Read the kernel's flows as of now."""
@@ -184,6 +188,8 @@ class Accounts:
             before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - IDLE_NS
             for row in self.maps.take_handshakes(before_ns):
                 self.ledger.settle(row, self.registry.get(row.process), via_loopback=False)
+                for _, knock in self._settlers:
+                    knock(row)
 
     def _settle(self, keep: int) -> int:
         """Move the longest idle flows to the ledger until `keep` are left, those seen lately not."""
@@ -196,7 +202,7 @@ class Accounts:
                 via = bool(row.flags & self.decoder.via_loopback)
                 self.ledger.settle(row, self.registry.get(row.process), via_loopback=via)
                 self._note_unexpected(row, self._unexpected)
-                for settler in self._settlers:
+                for settler, _ in self._settlers:
                     settler(row)
             self.maps.delete_flows(idle)
         return len(idle)

@@ -62,6 +62,14 @@ class Limits(_Table, frozen=True):
     ring_bytes: int = 2 << 20  # a power of two of pages: BPF_MAP_TYPE_RINGBUF, kernel/bpf/ringbuf.c
 
 
+class History(_Table, frozen=True):
+    """[history]: what is kept on disk, in hours; what is older or does not fit is deleted, the oldest first."""
+
+    enabled: bool = True
+    days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30
+    max_mb: Annotated[int, msgspec.Meta(ge=4, le=1 << 16)] = 256
+
+
 class PolicyTable(_Table, frozen=True):
     """[[policy]]: what a target may do; as `tattle block` says it."""
 
@@ -91,6 +99,7 @@ class Config(_Table, frozen=True):
     metrics: Metrics = Metrics()
     web: Web = Web()
     limits: Limits = Limits()
+    history: History = History()
     policy: tuple[PolicyTable, ...] = ()
 
     def policies(self) -> tuple[Policy, ...]:

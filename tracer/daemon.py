@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from exporters.page import Page
     from exporters.server import MetricsServer
     from tracer.hostfs import InstancePaths
+    from tracer.recorder import Recorder
 
 log = logging.getLogger("tattle")
 
 DRAIN_S: Final = 0.05  # with a log or a watcher: events come at most so late
 IDLE_S: Final = 0.5  # with neither: only to be there when the kernel's wake-up got lost
 TIDY_S: Final = 30.0
-_FIXED: Final = ("listen", "web", "limits", "engine", "program_stats")  # need a restart
+_FIXED: Final = ("listen", "web", "limits", "history", "engine", "program_stats")  # need a restart
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ class Daemon:
         self._log = self._open_log(settings.log_file)
         self._teller = journal.EventTeller(sink, accounts.count_lost) if sink else None
         self._page: Page | None = None
+        self._recorder: Recorder | None = None
         self._troubles: list[str] = []
         core.retarget(settings.targets)
 
@@ -225,8 +227,21 @@ class Daemon:
         for ring in (core.ring, core.namer.samples):
             self._waker.register(ring.fileno(), select.EPOLLIN | select.EPOLLET)
         self._selector.register(self._waker, selectors.EVENT_READ, lambda _: self._waker.poll(0))
+        self._record()
         sdnotify.notify("READY=1", f"STATUS=Page at {self._url()}, metrics at /metrics")
         self._greet()
+
+    def _record(self) -> None:
+        """Begin to write the history."""
+        if not self._settings.history.enabled:
+            return
+        from tracer.history import FILE  # noqa: PLC0415 - SQLite takes 2 MB
+        from tracer.recorder import Recorder  # noqa: PLC0415
+
+        core = self._core
+        path = core.engine.paths.state / FILE
+        self._recorder = Recorder(core.accounts, path, self._settings.history, core.namer.refresh)
+        self._recorder.start()
 
     def _greet(self) -> None:
         missing = self._core.engine.missing
@@ -385,6 +400,8 @@ class Daemon:
             self._server.close()
         if self._control is not None:
             self._control.close()
+        if self._recorder is not None:
+            self._recorder.close()
         if self._log is not None:
             self._pump(listening=True)
             self._log.close()

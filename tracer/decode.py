@@ -197,7 +197,7 @@ class Decoder:
             "local_addr": None,
             "local_port": None,
             "remote_addr": address(row.remote),
-            "remote_port": row.remote_port if row.proto in _WITH_PORTS else None,
+            "remote_port": port(row),
             **naming(named),
             **purpose(self.purpose(row, who, named)),
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
@@ -212,6 +212,11 @@ class Decoder:
             "first_seen": timestamp(boot_ns + row.first_ns),
             "last_seen": timestamp(boot_ns + row.last_ns),
         }
+
+
+def port(row: FlowRow) -> int | None:
+    """Give the remote port of a flow, None where its protocol has none."""
+    return row.remote_port if row.proto in _WITH_PORTS else None
 
 
 def denials(row: FlowRow) -> int:

@@ -22,8 +22,9 @@ SCOPES: Final = ("internet", "lan", "multicast", "host", "loopback")
 SUMS: Final = ("attempts", "denied", "bytes_out", "bytes_in")
 COUNTERS: Final = (*SUMS, "established", "packets_out", "packets_in")
 DNS_PORTS: Final = frozenset({53, 853})  # RFC 1035 4.2, RFC 7858 3.1 (over TLS)
-# Names that were forgotten for want of room, anybody's on this host: a flow then shows its address
-NO_EVIDENCE: Final = frozenset({"names_full"})
+# Names that were forgotten for want of room, anybody's on this host: a flow then shows its address. And what
+# became of the history on disk, which no proof is made of.
+NO_EVIDENCE: Final = frozenset({"names_full", "history_full", "history_unwritten", "history_reset"})
 # What tells that two rows of two instances are of the same flow
 _SAME: Final = ("pid", "comm", "exe", "uid", "cgroup", "remote_addr", "remote_port", "proto", "direction")
 

@@ -113,6 +113,23 @@ class Maps:
             rows += [make(key + value) for key, value in zip(left, right, strict=True)]
         return rows
 
+    def raw_flows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield key and value of every flow, then of `overflow`, in bytes: cheap to compare; see `flow`."""
+        key_size, value_size = self._abi.flow_key.size, self._abi.flow.size
+        for keys, values in self._batches("flows"):
+            yield from zip(_cut(keys, key_size), _cut(values, value_size), strict=True)
+        for direction in (0, 1):
+            yield self.key_of(self._overflow(direction)), self._at("overflow", direction)
+
+    def flow(self, key: bytes, value: bytes) -> FlowRow:
+        """Return what bytes of `raw_flows` say."""
+        left = struct.unpack(self._abi.flow_key.format, _ports_to_host(self._abi, key))
+        return FlowRow(*left, *struct.unpack(self._abi.flow.format, value))
+
+    def table_id(self) -> int:
+        """Return the kernel's number of the table of flows: another table has other counters."""
+        return libbpf.map_info(self._fds["flows"]).id
+
     def overflow(self) -> tuple[FlowRow, FlowRow]:
         """Return what found no room in `flows`, out and in: rows of no process and no address."""
         out, into = (self._overflow(direction) for direction in (0, 1))
@@ -125,7 +142,7 @@ class Maps:
     def delete_flows(self, gone: Iterable[FlowRow]) -> int:
         """Delete flows by the keys of these rows; returns how many were there."""
         inward = self._abi.enums["direction"]["DIRECTION_IN"]
-        deleted = [row for row in gone if libbpf.delete(self._fds["flows"], self._key_of(row))]
+        deleted = [row for row in gone if libbpf.delete(self._fds["flows"], self.key_of(row))]
         self._count_gone(sum(1 for row in deleted if row.direction == inward and row.remote_port))
         return len(deleted)
 
@@ -149,7 +166,8 @@ class Maps:
                     taken.append(row._replace(first_ns=was["seen_ns"], last_ns=was["seen_ns"], **counted))
         return taken
 
-    def _key_of(self, row: FlowRow) -> bytes:
+    def key_of(self, row: FlowRow) -> bytes:
+        """Return a flow's key as the kernel has it."""
         key = struct.pack(self._abi.flow_key.format, *row[: len(KEY_FIELDS)])
         return bytes(_ports_to_host(self._abi, key))
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from tracer.abi import CgroupRow, EventTuple, FlowRow, ProcessRow
 from tracer.maps import MapSize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 ENUMS = {
     "event_kind": {
@@ -74,6 +75,8 @@ class FakeMaps:
         self.knocks: list[FlowRow] = []
         self.share_ported = 0.0
         self.flows_max = flows_max
+        self.unplaced: dict[str, int] = {}
+        self.number = 1
         self.lost = {"ring_full": 0, "flows_full": 0}
 
     def flush(self) -> None:
@@ -82,9 +85,21 @@ class FakeMaps:
     def flows(self) -> list[FlowRow]:
         return list(self.rows)
 
+    def raw_flows(self) -> Iterator[tuple[bytes, bytes]]:
+        yield from ((self.key_of(row), repr(row[6:]).encode()) for row in (*self.rows, *self.overflow()))
+
+    def key_of(self, row: FlowRow) -> bytes:
+        return repr(row[:6]).encode()
+
+    def flow(self, key: bytes, value: bytes) -> FlowRow:
+        return FlowRow(*literal_eval(key.decode()), *literal_eval(value.decode()))
+
+    def table_id(self) -> int:
+        return self.number
+
     def overflow(self) -> tuple[FlowRow, FlowRow]:
         empty = flow("::", process=0, proto=0, remote_port=0)
-        return empty, empty._replace(direction=1)
+        return empty._replace(**self.unplaced), empty._replace(direction=1)
 
     def delete_flows(self, gone: Iterable[FlowRow]) -> int:
         keys = {row[:5] for row in gone}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.config import Config, address, load, parse_config
+from tracer.config import Config, History, address, load, parse_config
 from tracer.core import engine_options
 from tracer.daemon import RunOptions
 from tracer.errors import ConfigError, UsageError
@@ -29,6 +29,10 @@ flows = 1000
 processes = 1000
 cgroups = 1000
 ring_bytes = 65536
+[history]
+enabled = false
+days = 7
+max_mb = 64
 """
 
 
@@ -40,6 +44,7 @@ def test_every_key_is_read() -> None:
         ("ollama", "cgroup:/a"),
         7,
     )
+    assert config.history == History(enabled=False, days=7, max_mb=64)
     options = engine_options("tattle", config)
     assert (options.flows_max, options.ring_bytes, options.loopback, options.statistics) == (
         1000,
