@@ -120,7 +120,7 @@ def _raw(path: str) -> bytes:
 
 
 def nearest(path: bytes, wanted: Mapping[bytes, int]) -> int:
-    """Give the target of a cgroup: of its own path, else of the nearest one above it that has one; 0: none."""
+    """Give the target of a cgroup: of its own path, else of the nearest one above that has one; 0: none."""
     while path and path != b"/":
         if path in wanted:
             return wanted[path]
