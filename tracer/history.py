@@ -15,6 +15,8 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracer.identity import NOBODY
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -32,7 +34,7 @@ COUNTERS: Final = (
 WHO: Final = ("target", "comm", "parent_comm", "exe", "uid", "cgroup", "unit", "container")
 _SPOILED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _WAL_BYTES: Final = 4 << 20  # of the journal that stay on the disk
-_ROOM: Final = 0.9  # of the bound; the rest is for what is written until old hours are pruned
+_ROOM: Final = 0.9  # of the bound; the rest is for one more look
 
 # `hour` counts hours since the epoch; times are nanoseconds since the epoch; no row is of one process alone.
 _SCHEMA: Final = f"""
@@ -126,6 +128,7 @@ class Store:
         self._places_max = places_max
         self._run = 0
         self._crowd: dict[tuple[int, int], int] = {}  # places of an hour and process
+        self._squeezed = False  # the present hour alone is too big: no more places
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
@@ -136,7 +139,6 @@ class Store:
             raise
         self._page_size = self._pragma("page_size")
         self._pages_max = max(bytes_max // self._page_size, 1)
-        self._bound()
 
     def _prepare(self) -> None:
         if not self._pragma("user_version") and not self._pragma("schema_version"):
@@ -214,42 +216,50 @@ class Store:
         return crowded
 
     def _add(self, part: Part) -> bool:
-        """Add a part to its cell; False where its process has too many places in this hour."""
-        who = self._who(part.who)
-        place = self._place(who, part.place)
-        if place is not None and self._add_to(place, part):
+        """Add a part to its cell; False where there is no room for one more of its process or hour."""
+        if self._add_to(part):
             return True
-        crowd = self._crowd_of(part.hour, who)
-        room = crowd < self._places_max
-        chosen = part.place if room else part.place.other()
-        place = place if room and place is not None else self._place(who, chosen)
-        if place is None:
-            place = self._db.execute(_PLACE_ADD, (who, *chosen)).lastrowid or 0
-        if room or not self._add_to(place, part):
-            row = (part.hour, place, *part.counts, part.first_ns, part.last_ns)
-            self._db.execute(_CELL_ADD, row)
-            self._crowd[part.hour, who] = crowd + 1
+        room = self._has_room(part)
+        if not room:
+            who = NOBODY._replace(target=part.who.target) if self._squeezed else part.who
+            part = part._replace(who=who, place=part.place.other())
+            if self._add_to(part):
+                return False
+        self._insert(part)
         return room
 
-    def _add_to(self, place: int, part: Part) -> bool:
+    def _add_to(self, part: Part) -> bool:
+        who = self._who(part.who)
+        place = self._place(who, part.place) if who else None
         row = (*part.counts, part.first_ns, part.last_ns, part.hour, place)
-        return self._db.execute(_CELL_ADD_TO, row).rowcount > 0
+        return place is not None and self._db.execute(_CELL_ADD_TO, row).rowcount > 0
 
-    def _who(self, who: ProcessInfo) -> int:
-        row = tuple(getattr(who, name) for name in WHO)
-        found = self._db.execute(_WHO_FIND, row).fetchone()
-        return found[0] if found else self._db.execute(_WHO_ADD, row).lastrowid or 0
+    def _insert(self, part: Part) -> None:
+        who = self._who(part.who) or self._db.execute(_WHO_ADD, _values(part.who)).lastrowid or 0
+        place = self._place(who, part.place) or self._db.execute(_PLACE_ADD, (who, *part.place)).lastrowid
+        self._db.execute(_CELL_ADD, (part.hour, place, *part.counts, part.first_ns, part.last_ns))
+        if (part.hour, who) in self._crowd:
+            self._crowd[part.hour, who] += 1
+
+    def _who(self, who: ProcessInfo) -> int | None:
+        return self._id(_WHO_FIND, _values(who))
 
     def _place(self, who: int, place: Place) -> int | None:
-        found = self._db.execute(_PLACE_FIND, (who, *place)).fetchone()
+        return self._id(_PLACE_FIND, (who, *place))
+
+    def _id(self, asked: str, row: tuple[object, ...]) -> int | None:
+        found = self._db.execute(asked, row).fetchone()
         return found[0] if found else None
 
-    def _crowd_of(self, hour: int, who: int) -> int:
-        key = (hour, who)
+    def _has_room(self, part: Part) -> bool:
+        who = self._who(part.who)
+        if self._squeezed or who is None:
+            return not self._squeezed
+        key = (part.hour, who)
         if key not in self._crowd:
             asked = "SELECT count(*) FROM cell JOIN place ON place = place.id WHERE hour = ? AND who = ?"
             self._crowd[key] = self._db.execute(asked, key).fetchone()[0]
-        return self._crowd[key]
+        return self._crowd[key] < self._places_max
 
     def _about(self, name: str) -> str | int | None:
         row = self._db.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
@@ -263,7 +273,7 @@ class Store:
     def prune(self, oldest: int, present: int) -> int:
         """Delete whole hours: those before `oldest`, then more while the file is too big, never `present`.
 
-        Returns how many hours were deleted. What begins now is told by `pruned_until_ns` of the file.
+        Returns how many hours were deleted. A present hour that is too big by itself gets no more places.
         """
         self._crowd.clear()
         deleted = 0
@@ -274,10 +284,8 @@ class Store:
             deleted += 1
         if deleted:
             self._delete_unused()
+        self._squeezed = self.tight()
         return deleted
-
-    def _bound(self) -> None:
-        self._pragma(f"max_page_count = {self._pages_max}")  # SQLITE_FULL beyond; not below what there is
 
     def _oldest_hour(self) -> int | None:
         asked = (
@@ -306,11 +314,14 @@ class Store:
             self._db.execute("DELETE FROM place WHERE id NOT IN (SELECT place FROM cell)")
             self._db.execute("DELETE FROM who WHERE id NOT IN (SELECT who FROM place)")
         self._db.execute("PRAGMA incremental_vacuum").fetchall()
-        self._bound()
 
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+
+
+def _values(who: ProcessInfo) -> tuple[object, ...]:
+    return tuple(getattr(who, name) for name in WHO)
 
 
 def _damage(what: str) -> sqlite3.DatabaseError:

@@ -200,9 +200,10 @@ def test_a_batch_is_written_whole_or_not_at_all(store: Store, path: Path) -> Non
 
 def test_a_full_disk_stops_nothing_for_good(path: Path) -> None:
     """What cannot be written raises, leaves the file as it was, and can be written when there is room."""
-    with contextlib.closing(Store(path, 128 << 10)) as store:
+    with contextlib.closing(Store(path, ROOM)) as store:
         store.begin("one", NOON_NS)
-        many = [part(elsewhere(number), who=CURL._replace(exe="/x" * 200)) for number in range(3000)]
+        store._pragma("max_page_count = 64")
+        many = [part(who=CURL._replace(exe=f"/{number}" + "x" * 400)) for number in range(1000)]
         store.write(batch(part()))
         with pytest.raises(sqlite3.OperationalError) as caught:
             store.write(batch(*many))
@@ -212,7 +213,7 @@ def test_a_full_disk_stops_nothing_for_good(path: Path) -> None:
     with contextlib.closing(Store(path, ROOM)) as store:
         store.begin("one", NOON_NS)
         store.write(batch(*many))
-    assert sum(row.packets_out for row in seen(path)) == 3002
+    assert sum(row.packets_out for row in seen(path)) == 1002
 
 
 # Bounds
@@ -255,6 +256,27 @@ def test_size_is_bounded_and_no_hour_too_many_goes(path: Path) -> None:
     assert path.stat().st_size <= room
     with reading(path) as found:
         assert found.gaps(0, NOON_NS + 2 * HOUR_NS)[0] == Gap(0, NOON_NS + HOUR_NS, "pruned")
+
+
+def test_an_hour_that_is_too_big_gets_no_more_places(path: Path) -> None:
+    """Whoever changes its name all the time cannot fill the disk; what is known goes on; no byte is missing."""
+    room = 1 << 20
+    with contextlib.closing(Store(path, room)) as store:
+        store.begin("one", NOON_NS)
+        written = crowded = 0
+        for number in range(300):
+            many = [part(who=CURL._replace(comm=f"x{number}-{one}")) for one in range(50)]
+            crowded += store.write(batch(part(), *many))
+            written += 51
+            if store.tight():
+                assert store.prune(oldest=0, present=NOON) == 0
+    rows = seen(path)
+    assert crowded
+    assert path.stat().st_size <= room
+    assert sum(row.packets_out for row in rows) == written
+    (other,) = [row for row in rows if row.remote_addr is None]
+    assert (other.packets_out, other.target, other.comm) == (crowded, "ollama", None)
+    assert next(row.packets_out for row in rows if row.comm == "curl") == 300
 
 
 def test_a_smaller_bound_shrinks_the_file(path: Path) -> None:
