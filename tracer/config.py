@@ -63,7 +63,7 @@ class Limits(_Table, frozen=True):
 
 
 class History(_Table, frozen=True):
-    """[history]: what is kept on disk, in hours; what is older or does not fit is deleted, the oldest first."""
+    """[history]: what is kept on disk; whole hours that are older or do not fit are deleted."""
 
     enabled: bool = True
     days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30

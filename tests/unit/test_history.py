@@ -259,7 +259,7 @@ def test_size_is_bounded_and_no_hour_too_many_goes(path: Path) -> None:
 
 
 def test_an_hour_that_is_too_big_gets_no_more_places(path: Path) -> None:
-    """Whoever changes its name all the time cannot fill the disk; what is known goes on; no byte is missing."""
+    """Whoever changes its name all the time cannot fill the disk; what is known goes on; no byte is lost."""
     room = 1 << 20
     with contextlib.closing(Store(path, room)) as store:
         store.begin("one", NOON_NS)

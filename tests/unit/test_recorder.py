@@ -4,114 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from front_fakes import ENUMS, FakeMaps, flow, process
+from front_fakes import flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recording import HOUR, MINUTE, SECOND, Clock, Scene
 
 from tracer import recorder as module
-from tracer.accounts import Accounts
-from tracer.clock import BootClock
-from tracer.config import History
-from tracer.decode import Decoder
 from tracer.history import FILE, HOUR_NS, Store
-from tracer.naming import NAMELESS, Name, Named
-from tracer.recall import open_history
-from tracer.recorder import Pile, Recorder
-from tracer.registry import Registry
+from tracer.recorder import Pile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tracer.abi import FlowRow
     from tracer.history import Batch
-    from tracer.recall import Gap, Seen
-
-SECOND = 10**9
-MINUTE = 60 * SECOND
-HOUR = 480_000  # since the epoch
-NOW = HOUR * HOUR_NS + 1800 * SECOND
-BOOT = NOW - 86400 * SECOND
-NEVER = 1 << 62
-
-
-class Clock:
-    """Time as the test sets it, for wall and boot alike."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = NOW
-        monkeypatch.setattr(time, "time_ns", lambda: self.now)
-        monkeypatch.setattr(time, "clock_gettime_ns", lambda _: self.now - BOOT)
-
-    @property
-    def boot(self) -> int:
-        """Give CLOCK_BOOTTIME."""
-        return self.now - BOOT
-
-
-class Scene:
-    """A kernel's table that outlives its daemons, and one file."""
-
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self.path = path
-        self.clock = clock
-        self.maps = FakeMaps(processes=[process(), process(2, b"wget", tgid=77)])
-        self.names: dict[bytes, str] = {}
-        self.begin()
-
-    def begin(self) -> None:
-        """Start a daemon; the one before was killed if it was not ended."""
-        registry = Registry(self.maps, ENUMS, {1: "ollama"}.get)  # type: ignore[arg-type]
-        self.accounts = Accounts(self.maps, registry, Decoder(ENUMS), BootClock())  # type: ignore[arg-type]
-        self.accounts.named = lambda row, _: self._named(row)
-        self.recorder = Recorder(self.accounts, self.path, History())
-
-    def _named(self, row: FlowRow) -> Named:
-        if row.remote not in self.names or row.direction:
-            return NAMELESS
-        found = Name(self.names[row.remote], "sni", own=True, age_ns=0)
-        return Named(found, (found,))
-
-    def end(self) -> None:
-        """Stop the daemon as a signal does."""
-        assert self.recorder.look(over=True)
-        self.recorder._forget_store()
-
-    def move(self, size: int = 100, **key: Any) -> None:  # noqa: ANN401 - as of a flow
-        """Have a packet of a flow counted, in its row or a new one."""
-        fresh = flow(first_ns=self.clock.boot, last_ns=self.clock.boot, **key)
-        old = next((row for row in self.maps.rows if row[:6] == fresh[:6]), fresh)
-        moved = old._replace(
-            bytes_out=old.bytes_out + size, packets_out=old.packets_out + 1, last_ns=self.clock.boot
-        )
-        self.maps.rows = [row for row in self.maps.rows if row[:6] != fresh[:6]] + [moved]
-
-    def settle(self) -> None:
-        """Have all idle flows leave the kernel's table."""
-        self.accounts._settle(0)
-
-    def seen(self) -> list[Seen]:
-        """Read all sums."""
-        with open_history(self.path) as found:
-            return list(found.seen(0, NEVER))
-
-    def gaps(self) -> list[Gap]:
-        """Read all gaps."""
-        with open_history(self.path) as found:
-            return found.gaps(0, self.clock.now)
-
-    def losses(self) -> dict[str, int]:
-        """Read all losses."""
-        with open_history(self.path) as found:
-            return found.losses(0, NEVER)
-
-    def total(self) -> int:
-        """Sum the bytes up."""
-        return sum(row.bytes_out for row in self.seen())
 
 
 @pytest.fixture(name="clock")
@@ -255,7 +164,7 @@ def test_every_byte_is_told_once(tmp_path_factory: pytest.TempPathFactory, ops: 
     """Traffic, looks that fail, flows that leave at any moment, kills and stops, in any order."""
     with pytest.MonkeyPatch.context() as patch:
         scene = Scene(tmp_path_factory.mktemp("any") / FILE, Clock(patch))
-        truth = unsaved = 0
+        truth = unsaved = unsure = 0
 
         def leave() -> None:
             scene.clock.now += 2 * MINUTE
@@ -275,14 +184,16 @@ def test_every_byte_is_told_once(tmp_path_factory: pytest.TempPathFactory, ops: 
                 with during_the_write(patch, leave, fails=op == "crash"):
                     scene.recorder.look()
             elif op == "kill":
-                # What left the table and was not written is known to nobody any more: the gap says so
-                unsaved += sum(part.counts[5] for part in scene.recorder._left)
+                # What left the table and was not written is lost, if it was not written by a daemon before
+                waits = sum(part.counts[5] for part in scene.recorder._left)
+                unsaved += waits if scene.recorder._store else 0
+                unsure += waits if not scene.recorder._store else 0
                 scene.begin()
             else:
                 scene.end()
                 scene.begin()
         scene.end()
-        assert scene.total() == truth - unsaved
+        assert truth - unsaved - unsure <= scene.total() <= truth - unsaved
 
 
 def test_what_leaves_before_the_file_can_be_opened(scene: Scene) -> None:

@@ -1,0 +1,108 @@
+"""A kernel's table that outlives its daemons, which write one history: for tests that need no kernel."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from front_fakes import ENUMS, FakeMaps, flow, process
+
+from tracer.accounts import Accounts
+from tracer.clock import BootClock
+from tracer.config import History
+from tracer.decode import Decoder
+from tracer.history import HOUR_NS
+from tracer.naming import NAMELESS, Name, Named
+from tracer.recall import open_history
+from tracer.recorder import Recorder
+from tracer.registry import Registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from tracer.abi import FlowRow
+    from tracer.recall import Gap, Seen
+
+SECOND = 10**9
+MINUTE = 60 * SECOND
+HOUR = 480_000  # since the epoch
+NOW = HOUR * HOUR_NS + 1800 * SECOND
+BOOT = NOW - 86400 * SECOND
+NEVER = 1 << 62
+
+
+class Clock:
+    """Time as the test sets it, for wall and boot alike."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = NOW
+        monkeypatch.setattr(time, "time_ns", lambda: self.now)
+        monkeypatch.setattr(time, "clock_gettime_ns", lambda _: self.now - BOOT)
+
+    @property
+    def boot(self) -> int:
+        """Give CLOCK_BOOTTIME."""
+        return self.now - BOOT
+
+
+class Scene:
+    """A kernel's table that outlives its daemons, and one file."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.path = path
+        self.clock = clock
+        self.maps = FakeMaps(processes=[process(), process(2, b"wget", tgid=77)])
+        self.names: dict[bytes, str] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a daemon; the one before was killed if it was not ended."""
+        registry = Registry(self.maps, ENUMS, {1: "ollama"}.get)  # type: ignore[arg-type]
+        self.accounts = Accounts(self.maps, registry, Decoder(ENUMS), BootClock())  # type: ignore[arg-type]
+        self.accounts.named = lambda row, _: self._named(row)
+        self.recorder = Recorder(self.accounts, self.path, History())
+
+    def _named(self, row: FlowRow) -> Named:
+        if row.remote not in self.names or row.direction:
+            return NAMELESS
+        found = Name(self.names[row.remote], "sni", own=True, age_ns=0)
+        return Named(found, (found,))
+
+    def end(self) -> None:
+        """Stop the daemon as a signal does."""
+        assert self.recorder.look(over=True)
+        self.recorder._forget_store()
+
+    def move(self, size: int = 100, **key: Any) -> None:  # noqa: ANN401 - as of a flow
+        """Have a packet of a flow counted, in its row or a new one."""
+        fresh = flow(first_ns=self.clock.boot, last_ns=self.clock.boot, **key)
+        old = next((row for row in self.maps.rows if row[:6] == fresh[:6]), fresh)
+        moved = old._replace(
+            bytes_out=old.bytes_out + size, packets_out=old.packets_out + 1, last_ns=self.clock.boot
+        )
+        self.maps.rows = [row for row in self.maps.rows if row[:6] != fresh[:6]] + [moved]
+
+    def settle(self) -> None:
+        """Have all idle flows leave the kernel's table."""
+        self.accounts._settle(0)
+
+    def seen(self) -> list[Seen]:
+        """Read all sums."""
+        with open_history(self.path) as found:
+            return list(found.seen(0, NEVER))
+
+    def gaps(self) -> list[Gap]:
+        """Read all gaps."""
+        with open_history(self.path) as found:
+            return found.gaps(0, self.clock.now)
+
+    def losses(self) -> dict[str, int]:
+        """Read all losses."""
+        with open_history(self.path) as found:
+            return found.losses(0, NEVER)
+
+    def total(self) -> int:
+        """Sum the bytes up."""
+        return sum(row.bytes_out for row in self.seen())
