@@ -110,8 +110,7 @@ static __always_inline struct slot *slot_at(__u32 index)
 	return index ? map_lookup(slots, &index) : NULL;
 }
 
-/* Not static: see current_target(). */
-__noinline int fold(__u32 index)
+checked_once int fold(__u32 index)
 {
 	struct slot *slot = slot_at(index);
 	struct counters *fresh, *folded;

@@ -103,9 +103,9 @@ static __always_inline bool is_extension(__u8 proto)
 
 /*
  * Behind the extension headers (RFC 8200 4): the transport's offset, with its protocol in the low byte;
- * 0 where that is not to be found. Not static: see current_target().
+ * 0 where that is not to be found.
  */
-__noinline __u32 ipv6_transport(struct __sk_buff *skb, __u32 next)
+checked_once __u32 ipv6_transport(struct __sk_buff *skb, __u32 next)
 {
 	__u32 offset = sizeof(struct ipv6_header);
 	__u8 proto = next;
@@ -172,10 +172,8 @@ static __always_inline bool read_peer(struct __sk_buff *skb, bool out, struct pe
 	return true;
 }
 
-/*
- * Where the transport's header starts (upper half) and ends; 0: unreadable. Not static: checked once.
- */
-__noinline __u32 transport_header(struct __sk_buff *skb)
+/* Where the transport's header starts (upper half) and ends; 0: unreadable. */
+checked_once __u32 transport_header(struct __sk_buff *skb)
 {
 	struct peer peer = {};
 	__u32 offset = skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, true, &peer)

@@ -71,7 +71,7 @@ static __noinline void sample_asked(struct __sk_buff *skb, const struct socket_s
 }
 
 /* Where a name without pointers ends; 0: it is none, or has too many labels. */
-__noinline __u32 name_end(struct __sk_buff *skb, __u32 offset)
+checked_once __u32 name_end(struct __sk_buff *skb, __u32 offset)
 {
 	for (int i = 0; i <= LABELS; i++) {
 		__u8 length;
@@ -86,7 +86,7 @@ __noinline __u32 name_end(struct __sk_buff *skb, __u32 offset)
 }
 
 /* Behind a name, which may end in a pointer; 0: it is none. */
-__noinline __u32 skip_name(struct __sk_buff *skb, __u32 offset)
+checked_once __u32 skip_name(struct __sk_buff *skb, __u32 offset)
 {
 	for (int i = 0; i <= LABELS; i++) {
 		__u8 length;
@@ -103,7 +103,7 @@ __noinline __u32 skip_name(struct __sk_buff *skb, __u32 offset)
 }
 
 /* What the rules say of the name from `offset` to `end`, and of those above it. */
-__noinline __u64 ask_wire(struct __sk_buff *skb, __u32 policy, __u32 offset, __u32 end)
+checked_once __u64 ask_wire(struct __sk_buff *skb, __u32 policy, __u32 offset, __u32 end)
 {
 	__u64 found = ask_name(skb, policy, NAME_WIRE, offset, end - offset);
 
@@ -257,8 +257,8 @@ static __always_inline bool may_open(const union address *address, bool lan)
 	return scope == INTERNET || (scope == LAN && lan);
 }
 
-/* Take the address out of a record, if it has one. Not static: checked once. */
-__noinline int open_record(struct __sk_buff *skb, __u32 target_lan, __u32 name, __u32 offset)
+/* Take the address out of a record, if it has one. */
+checked_once int open_record(struct __sk_buff *skb, __u32 target_lan, __u32 name, __u32 offset)
 {
 	union address address = {};
 	struct dns_record record;

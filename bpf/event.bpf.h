@@ -11,7 +11,7 @@
 
 static __always_inline struct event *event_new(enum event_kind kind, const struct flow_key *flow, __u64 now)
 {
-	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	struct event *event = ring_reserve(events, sizeof(*event));
 
 	if (!event) {
 		lost(LOSS_RING_FULL);
@@ -33,7 +33,7 @@ static __always_inline struct event *event_new(enum event_kind kind, const struc
 static __always_inline void event_send(struct event *event)
 {
 	const struct settings *now = setting();
-	bool wake = now && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= now->wake_bytes;
+	bool wake = now && ring_filled(events) >= now->wake_bytes;
 
 	bpf_ringbuf_submit(event, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }

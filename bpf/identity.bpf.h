@@ -65,12 +65,8 @@ static __always_inline __u32 target_of(__u64 cgroup)
 		_nearest;                                                \
 	})
 
-/*
- * For programs that run in a process (connect, sendmsg, bind, create). Not static, here and below: the
- * verifier checks such a function once and by itself, instead of at each call with all that is known
- * there. It takes numbers only (5.10).
- */
-__noinline __u32 current_target(void)
+/* For programs that run in a process (connect, sendmsg, bind, create). */
+checked_once __u32 current_target(void)
 {
 	const struct settings *now = setting();
 	const struct cgroup_entry *entry;
@@ -192,7 +188,7 @@ static __always_inline void read_exe(struct task_struct *task, struct process *p
  * All that is told of a process and is no part of its key. The path of its cgroup is copied, for the
  * cgroup may be gone when somebody reads this.
  */
-__noinline int describe(__u64 leader, __u64 id)
+checked_once int describe(__u64 leader, __u64 id)
 {
 	struct task_struct *task = (void *)leader;
 	struct task_struct *parent = BPF_CORE_READ(task, real_parent, group_leader);
@@ -237,7 +233,7 @@ static __always_inline __u64 identify_task(struct task_struct *task, __u32 targe
 }
 
 /* `target`: what current_target() says, where a program may ask that. */
-__noinline __u64 identify(__u32 target)
+checked_once __u64 identify(__u32 target)
 {
 	return identify_task(current_task(), target);
 }

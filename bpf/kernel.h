@@ -6,12 +6,11 @@
 #ifndef TATTLE_KERNEL_H
 #define TATTLE_KERNEL_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_endian.h>
+#ifdef TATTLE_BCC
+#include "bcc.h"
+#else
+#include "libbpf.h"
+#endif
 
 enum {
 	AF_INET = 2, /* include/linux/socket.h */

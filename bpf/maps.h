@@ -10,33 +10,33 @@
 #include "kernel.h"
 
 #define MAP_HASH(name, key_type, value_type, entries, flags) \
-	struct {                                             \
-		__uint(type, BPF_MAP_TYPE_HASH);             \
+	struct map_##name {                                  \
+		MAP_KIND(BPF_MAP_TYPE_HASH);                 \
 		__uint(max_entries, entries);                \
 		__uint(map_flags, flags);                    \
 		__type(key, key_type);                       \
 		__type(value, value_type);                   \
 	} name SEC(".maps")
 
-#define MAP_ARRAY(name, value_type, entries)      \
-	struct {                                  \
-		__uint(type, BPF_MAP_TYPE_ARRAY); \
-		__uint(max_entries, entries);     \
-		__type(key, __u32);               \
-		__type(value, value_type);        \
+#define MAP_ARRAY(name, value_type, entries)  \
+	struct map_##name {                   \
+		MAP_KIND(BPF_MAP_TYPE_ARRAY); \
+		__uint(max_entries, entries); \
+		__type(key, __u32);           \
+		__type(value, value_type);    \
 	} name SEC(".maps")
 
 #define MAP_LRU(name, key_type, value_type, entries) \
-	struct {                                     \
-		__uint(type, BPF_MAP_TYPE_LRU_HASH); \
+	struct map_##name {                          \
+		MAP_KIND(BPF_MAP_TYPE_LRU_HASH);     \
 		__uint(max_entries, entries);        \
 		__type(key, key_type);               \
 		__type(value, value_type);           \
 	} name SEC(".maps")
 
 #define MAP_PREFIX(name, key_type, value_type, entries) \
-	struct {                                        \
-		__uint(type, BPF_MAP_TYPE_LPM_TRIE);    \
+	struct map_##name {                             \
+		MAP_KIND(BPF_MAP_TYPE_LPM_TRIE);        \
 		__uint(max_entries, entries);           \
 		__uint(map_flags, BPF_F_NO_PREALLOC);   \
 		__type(key, key_type);                  \
@@ -44,33 +44,36 @@
 	} name SEC(".maps")
 
 #define MAP_SOCKET_STORAGE(name, value_type)                        \
-	struct {                                                    \
-		__uint(type, BPF_MAP_TYPE_SK_STORAGE);              \
+	struct map_##name {                                         \
+		MAP_KIND(BPF_MAP_TYPE_SK_STORAGE);                  \
 		__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE); \
 		__type(key, int);                                   \
 		__type(value, value_type);                          \
 	} name SEC(".maps")
 
-#define MAP_QUEUE(name, value_type, entries)      \
-	struct {                                  \
-		__uint(type, BPF_MAP_TYPE_QUEUE); \
-		__uint(max_entries, entries);     \
-		__type(value, value_type);        \
+#define MAP_QUEUE(name, value_type, entries)  \
+	struct map_##name {                   \
+		MAP_KIND(BPF_MAP_TYPE_QUEUE); \
+		__uint(max_entries, entries); \
+		__type(value, value_type);    \
 	} name SEC(".maps")
 
-#define MAP_RING(name, bytes)                       \
-	struct {                                    \
-		__uint(type, BPF_MAP_TYPE_RINGBUF); \
-		__uint(max_entries, bytes);         \
+#define MAP_RING(name, bytes)                   \
+	struct map_##name {                     \
+		MAP_KIND(BPF_MAP_TYPE_RINGBUF); \
+		__uint(max_entries, bytes);     \
 	} name SEC(".maps")
 
-#define map_lookup(map, key) bpf_map_lookup_elem(&map, key)
-#define map_insert(map, key, value) bpf_map_update_elem(&map, key, value, BPF_NOEXIST)
-#define map_delete(map, key) bpf_map_delete_elem(&map, key)
-#define queue_pop(map, value) bpf_map_pop_elem(&map, value)
-#define queue_push(map, value) bpf_map_push_elem(&map, value, 0)
-#define socket_lookup(map, sk) bpf_sk_storage_get(&map, sk, 0, 0)
-#define socket_create(map, sk) bpf_sk_storage_get(&map, sk, 0, BPF_SK_STORAGE_GET_F_CREATE)
+#define map_lookup(map, key) bpf_map_lookup_elem(MAP(map), key)
+#define map_insert(map, key, value) bpf_map_update_elem(MAP(map), key, value, BPF_NOEXIST)
+#define map_delete(map, key) bpf_map_delete_elem(MAP(map), key)
+#define map_put(map, key, value) bpf_map_update_elem(MAP(map), key, value, BPF_ANY)
+#define queue_pop(map, value) bpf_map_pop_elem(MAP(map), value)
+#define queue_push(map, value) bpf_map_push_elem(MAP(map), value, 0)
+#define socket_lookup(map, sk) bpf_sk_storage_get(MAP(map), sk, 0, 0)
+#define socket_create(map, sk) bpf_sk_storage_get(MAP(map), sk, 0, BPF_SK_STORAGE_GET_F_CREATE)
+#define ring_reserve(map, size) bpf_ringbuf_reserve(MAP(map), size, 0)
+#define ring_filled(map) bpf_ringbuf_query(MAP(map), BPF_RB_AVAIL_DATA)
 
 typedef struct {
 	char bytes[CGROUP_PATH_LEN];
@@ -113,8 +116,8 @@ MAP_ARRAY(phased, struct phased, 1024);
 MAP_ARRAY(phases, struct phase_state, 1024);
 MAP_PREFIX(api_paths, struct api_path_key, __u32, 16384);
 /* Only of connections to the API of such a target; never handed down to another socket. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+struct map_talks {
+	MAP_KIND(BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct talk);

@@ -55,13 +55,13 @@ static __always_inline __u64 lower(__u64 word)
 	return word | (((from_a & ~past_z & ~word) & tops) >> 2);
 }
 
-/* The rules of the name that stands in this packet at `offset`. Not static: see current_target(). */
-__noinline __u64 ask_name(struct __sk_buff *skb, __u32 policy, __u32 form, __u32 offset, __u32 length)
+/* The rules of the name that stands in this packet at `offset`. */
+checked_once __u64 ask_name(struct __sk_buff *skb, __u32 policy, __u32 form, __u32 offset, __u32 length)
 {
 	struct name_key key = {.policy = policy, .form = form, .length = length};
 	const struct name_rules *found;
 	__u64 *words = (__u64 *)key.text;
-	__u32 last = length - 1;
+	bounded last = length - 1;
 
 	asm volatile("" : "+r"(last)); /* one comparison and then one more: what 5.10 understands */
 	if (last >= NAME_LEN || bpf_skb_load_bytes(skb, offset, key.text, last + 1))
@@ -73,10 +73,10 @@ __noinline __u64 ask_name(struct __sk_buff *skb, __u32 policy, __u32 form, __u32
 }
 
 /*
- * Two answers of one name: a denial beats all, the longer name's beats the shorter's. Not static: its
- * branches would double the states of the loop around it.
+ * Two answers of one name: a denial beats all, the longer name's beats the shorter's. Checked
+ * once: its branches would double the states of the loop around it.
  */
-__noinline __u64 stronger(__u64 longer, __u64 shorter)
+checked_once __u64 stronger(__u64 longer, __u64 shorter)
 {
 	if (!longer || shorter >> 32 & NAME_DENIED)
 		return shorter ? shorter : longer;
@@ -84,7 +84,7 @@ __noinline __u64 stronger(__u64 longer, __u64 shorter)
 }
 
 /* What the rules of this name say of a port, as ask_prefix() does. */
-__noinline __u32 ask_named(__u32 policy, __u32 id, __u32 port_proto)
+checked_once __u32 ask_named(__u32 policy, __u32 id, __u32 port_proto)
 {
 	struct named_key key = {.policy = policy, .id = id};
 	const struct name_rules *found = map_lookup(named, &key);
@@ -120,7 +120,7 @@ static __always_inline __u32 seconds_now(void)
  * Has an answer opened this address for the target, by a name that may be spoken to at this port? The
  * name's number in the upper half, what its rule says in the lower.
  */
-__noinline __u64 ask_opening(__u32 target, __u32 policy, __u64 high, __u64 low, __u32 port_proto)
+checked_once __u64 ask_opening(__u32 target, __u32 policy, __u64 high, __u64 low, __u32 port_proto)
 {
 	struct numbered_address key = {.number = target};
 	union address remote = {.halves = {high, low}};
@@ -142,7 +142,7 @@ __noinline __u64 ask_opening(__u32 target, __u32 policy, __u64 high, __u64 low, 
 }
 
 /* A target was given this address for a name. Two who race for one place leave one of them closed. */
-__noinline int open_address(__u32 target, __u64 high, __u64 low, __u32 name, __u32 until)
+checked_once int open_address(__u32 target, __u64 high, __u64 low, __u32 name, __u32 until)
 {
 	struct numbered_address key = {.number = target};
 	union address remote = {.halves = {high, low}};

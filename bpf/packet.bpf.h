@@ -71,8 +71,8 @@ static __always_inline struct flow *find_out(struct __sk_buff *skb, const struct
 	return first_datagram(skb, key);
 }
 
-/* In which phase has this peer been spoken to? PHASES: in none. Not static: see current_target(). */
-__noinline __u32 phase_asked(__u64 process, __u64 high, __u64 low, __u32 port_proto)
+/* In which phase has this peer been spoken to? PHASES: in none. */
+checked_once __u32 phase_asked(__u64 process, __u64 high, __u64 low, __u32 port_proto)
 {
 	union address remote = {.halves = {high, low}};
 	struct flow_key key = {.process = process, .remote_port = port_proto >> 16, .proto = port_proto};

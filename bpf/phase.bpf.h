@@ -26,8 +26,7 @@ static __always_inline bool is_silent(const struct phase_state *state, const str
 	return (__s32)(state->listeners + told->listeners) <= 0 && !state->answers;
 }
 
-/* Not static: see current_target(). */
-__noinline __u32 phase_of(__u32 target)
+checked_once __u32 phase_of(__u32 target)
 {
 	const struct phased *told = phased_target(target);
 	const struct phase_state *state = phase_state(target);

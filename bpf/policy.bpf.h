@@ -54,7 +54,7 @@ static __always_inline enum scope_index scope_of(const union address *remote)
  * What the rules of the longest prefix say of this port, with SPOKEN, or 0. The first that fits
  * decides; user space puts those that deny before those that allow.
  */
-__noinline __u32 ask_prefix(__u32 number, __u64 high, __u64 low, __u32 port_proto)
+checked_once __u32 ask_prefix(__u32 number, __u64 high, __u64 low, __u32 port_proto)
 {
 	struct rule_key key = {.prefix_bits = 32 + 128, .policy = number};
 	union address remote = {.halves = {high, low}};
@@ -130,7 +130,7 @@ static __always_inline __u64 ask_policy(__u32 target, const struct policy *polic
  * May this target speak to this peer? The address in two halves, then port (network order) and
  * protocol. In the upper half of the answer the name that has opened the address, if one has.
  */
-__noinline __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_proto)
+checked_once __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_proto)
 {
 	struct peer peer = {.remote.halves = {high, low}, .port = port_proto >> 16, .proto = port_proto};
 	const struct policy *policy = policy_of(target);
@@ -164,8 +164,8 @@ static __always_inline void report_denial(const struct flow_key *key, struct flo
  * Each denial is counted in its flow. One event tells of the first, and then of so many more once a
  * second: a program that tries 100,000 times a second floods nobody.
  */
-__noinline int denied_numbers(__u64 process, __u64 high, __u64 low, __u64 port_proto_direction,
-			      __u32 rule_how)
+checked_once int denied_numbers(__u64 process, __u64 high, __u64 low, __u64 port_proto_direction,
+				__u32 rule_how)
 {
 	union address remote = {.halves = {high, low}};
 	struct flow_key key = {.process = process,
@@ -243,7 +243,7 @@ static __always_inline void note_asked(__u64 cookie, const struct peer *peer)
 	__u64 now = coarse_now();
 
 	__builtin_memcpy(key.remote, &peer->remote, ADDRESS_LEN);
-	bpf_map_update_elem(&asked_peers, &key, &now, BPF_ANY);
+	map_put(asked_peers, &key, &now);
 }
 
 /* What a call of the current process to this peer is told. */

@@ -63,7 +63,7 @@ static __always_inline void sample_head(struct __sk_buff *skb, struct sample *he
 static __always_inline void sample_send(void *record)
 {
 	const struct settings *now = setting();
-	bool wake = now && bpf_ringbuf_query(&samples, BPF_RB_AVAIL_DATA) >= now->wake_bytes;
+	bool wake = now && ring_filled(samples) >= now->wake_bytes;
 
 	bpf_ringbuf_submit(record, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
@@ -71,8 +71,8 @@ static __always_inline void sample_send(void *record)
 /* Copy up to `room` bytes of payload; the comparisons are for the verifier. */
 #define sample_of(type, room, skb, what)                                                        \
 	({                                                                                      \
-		struct type *_sample = bpf_ringbuf_reserve(&samples, sizeof(*_sample), 0);      \
-		__u32 _last = (skb)->len - (what)->offset - 1;                                  \
+		struct type *_sample = ring_reserve(samples, sizeof(*_sample));                 \
+		bounded _last = (skb)->len - (what)->offset - 1;                                \
 		if (!_sample) {                                                                 \
 			lost(LOSS_SAMPLES_FULL);                                                \
 		} else {                                                                        \

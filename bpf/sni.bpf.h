@@ -31,7 +31,7 @@ struct tls_server_name {
 } __attribute__((packed));
 
 /* How many bytes before the next dot, itself included; `length` if there is none. */
-__noinline __u32 behind_dot(struct __sk_buff *skb, __u32 offset, __u32 length)
+checked_once __u32 behind_dot(struct __sk_buff *skb, __u32 offset, __u32 length)
 {
 	for (__u32 i = 0; i < TLS_NAME_MAX; i++) {
 		__u8 letter;
@@ -45,7 +45,7 @@ __noinline __u32 behind_dot(struct __sk_buff *skb, __u32 offset, __u32 length)
 }
 
 /* What the rules say of a name with dots, and of those above it. */
-__noinline __u64 ask_text(struct __sk_buff *skb, __u32 policy, __u32 offset, __u32 length)
+checked_once __u64 ask_text(struct __sk_buff *skb, __u32 policy, __u32 offset, __u32 length)
 {
 	__u64 found = ask_name(skb, policy, NAME_TEXT, offset, length);
 
@@ -62,7 +62,7 @@ __noinline __u64 ask_text(struct __sk_buff *skb, __u32 policy, __u32 offset, __u
 }
 
 /* Where the extensions of a ClientHello start; 0: this is none, or not whole. */
-__noinline __u32 hello_extensions(struct __sk_buff *skb, __u32 offset)
+checked_once __u32 hello_extensions(struct __sk_buff *skb, __u32 offset)
 {
 	struct tls_start start;
 	__be16 ciphers;
@@ -84,7 +84,7 @@ __noinline __u32 hello_extensions(struct __sk_buff *skb, __u32 offset)
 }
 
 /* What the rules say of the server's name; 0: there is none, or it cannot be read. */
-__noinline __u64 ask_sni(struct __sk_buff *skb, __u32 policy, __u32 offset)
+checked_once __u64 ask_sni(struct __sk_buff *skb, __u32 policy, __u32 offset)
 {
 	offset = hello_extensions(skb, offset);
 	if (!offset)

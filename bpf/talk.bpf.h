@@ -77,7 +77,7 @@ struct request_sample {
 static __always_inline void tell_request(struct __sk_buff *skb, const struct socket_state *state,
 					 const char *line, __u32 length, __u32 phase)
 {
-	struct request_sample *sample = bpf_ringbuf_reserve(&samples, sizeof(*sample), 0);
+	struct request_sample *sample = ring_reserve(samples, sizeof(*sample));
 
 	if (!sample) {
 		lost(LOSS_SAMPLES_FULL);
@@ -92,7 +92,7 @@ static __always_inline void tell_request(struct __sk_buff *skb, const struct soc
 
 static __always_inline void tell_over(const struct socket_state *state, const struct asked *was, __u64 cookie)
 {
-	struct sample *sample = bpf_ringbuf_reserve(&samples, sizeof(*sample), 0);
+	struct sample *sample = ring_reserve(samples, sizeof(*sample));
 
 	if (!sample) {
 		lost(LOSS_SAMPLES_FULL);
@@ -205,10 +205,9 @@ static __always_inline void head_byte(struct message *head, __u32 byte, __u32 is
 
 /*
  * A piece of a message's head; returns the offset behind what was read. It reads to the end of the head
- * and no further, 16 bytes at a time or one: the verifier likes what is constant. Not static: checked
- * once, whoever calls.
+ * and no further, 16 bytes at a time or one: the verifier likes what is constant.
  */
-__noinline __u32 head_piece(struct __sk_buff *skb, __u32 at, __u32 who)
+checked_once __u32 head_piece(struct __sk_buff *skb, __u32 at, __u32 who)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct talk *talk = sk ? socket_lookup(talks, sk) : NULL;
@@ -235,7 +234,7 @@ __noinline __u32 head_piece(struct __sk_buff *skb, __u32 at, __u32 who)
 }
 
 /* To the end of a head, or of the packet. */
-__noinline __u32 read_head(struct __sk_buff *skb, __u32 at, __u32 who)
+checked_once __u32 read_head(struct __sk_buff *skb, __u32 at, __u32 who)
 {
 	for (int i = 0; i < HEAD_PIECES; i++) {
 		__u32 next = head_piece(skb, at, who);
@@ -275,14 +274,15 @@ static __always_inline __u32 cut_line(char *line, __u32 method)
 	return length;
 }
 
-/* Does a request begin here? It does if the method is returned. Not static: see head_piece(). */
-__noinline __u32 request_at(struct __sk_buff *skb, __u32 at)
+/* Does a request begin here? It does if the method is returned. */
+checked_once __u32 request_at(struct __sk_buff *skb, __u32 at)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
 	struct talk *talk = sk ? socket_lookup(talks, sk) : NULL;
 	struct api_path_key key = {.prefix_bits = 32 + 8 * PATH_LEN};
-	__u32 last = skb->len - at - 1, length, method, phase;
+	bounded last = skb->len - at - 1;
+	__u32 length, method, phase;
 	const __u32 *found;
 	__u64 text;
 

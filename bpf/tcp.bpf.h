@@ -136,7 +136,7 @@ static __noinline void tcp_connecting(struct bpf_sock_ops *ops)
 	above = mptcp_above(sk);
 	if (state && state->mode == MODE_FIXED && !(READ(current_task(), flags) & PF_KTHREAD)) {
 		if (above)
-			bpf_map_update_elem(&mptcp_owners, &above, &state->flow.process, BPF_ANY);
+			map_put(mptcp_owners, &above, &state->flow.process);
 		follow_states(ops, state);
 		return;
 	}

@@ -9,8 +9,7 @@
 #include "dns.bpf.h"
 #include "sni.bpf.h"
 
-/* Not static: see current_target(). */
-__noinline __u32 packet_target(struct __sk_buff *skb)
+checked_once __u32 packet_target(struct __sk_buff *skb)
 {
 	const struct settings *now = setting();
 	const struct cgroup_entry *entry;
@@ -123,7 +122,7 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 }
 
 /* A reset without data: it tells the peer of a connection that was cut, and carries nothing else. */
-__noinline int is_bare_reset(struct __sk_buff *skb)
+checked_once int is_bare_reset(struct __sk_buff *skb)
 {
 	struct peer peer = {};
 	__u32 offset = skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, true, &peer)
