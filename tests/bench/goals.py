@@ -50,7 +50,12 @@ def tracing(road: Mapping[str, Cell]) -> Iterator[Verdict]:
     yield _at_most("udp-many: overhead / empty hooks'", 1.6, _overhead(cell, "tattle", "empty"))
     yield _at_most("udp-many: overhead / nft set's", 1, _overhead(cell, "tattle", "nft set"))
     cell = road["tcp-connect"]
-    yield _at_least("tcp-connect: rate kept", 0.9, rate_ratio(cell["tattle"], cell["none"]))
+    yield _at_least(
+        "tcp-connect: rate kept, both ends watched", 0.9, rate_ratio(cell["tattle"], cell["none"])
+    )
+    cell = road["tcp-connect at one end"]
+    kept = rate_ratio(cell["tattle, there only"], cell["none"])
+    yield _at_least("tcp-connect: rate kept, one end watched", 0.9, kept)
 
 
 def blocking(road: Mapping[str, Cell]) -> Iterator[Verdict]:

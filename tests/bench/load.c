@@ -48,6 +48,7 @@ static struct options {
 	int cpu;
 	int server_cpu; /* another one, on request: then only the wall clock is worth reading */
 	bool denied;	/* EPERM is what is measured */
+	bool client_only; /* the server stays outside of the cgroup */
 } options = {
 	.kind = "",
 	.host = "127.0.0.1",
@@ -415,7 +416,7 @@ static void parse(int argc, char **argv)
 {
 	int option;
 
-	while ((option = getopt(argc, argv, "k:h:d:c:s:g:n:a:t:l:o:r:p:q:e")) != -1) {
+	while ((option = getopt(argc, argv, "k:h:d:c:s:g:n:a:t:l:o:r:p:q:ew")) != -1) {
 		switch (option) {
 		case 'k':
 			options.kind = optarg;
@@ -462,6 +463,9 @@ static void parse(int argc, char **argv)
 		case 'e':
 			options.denied = true;
 			break;
+		case 'w':
+			options.client_only = true;
+			break;
 		default:
 			exit(2);
 		}
@@ -478,7 +482,8 @@ int main(int argc, char **argv)
 
 	parse(argc, argv);
 	kind = find_kind();
-	move_into(options.cgroup);
+	if (!options.client_only)
+		move_into(options.cgroup);
 	if (options.count) /* the daemon is what is measured: leave it its share */
 		options.cpu = -1;
 	else
@@ -488,6 +493,8 @@ int main(int argc, char **argv)
 	if (pthread_create(&server, NULL, run_server, (void *)kind))
 		die("pthread_create");
 	pthread_barrier_wait(&server_is_up);
+	if (options.client_only) /* what the listener accepts belongs to the cgroup where it was made */
+		move_into(options.cgroup);
 	enter(options.client_net);
 	fd = kind->open();
 	if (options.count)

@@ -16,6 +16,7 @@ from world import Road, World, command
 LOAD_CPU = 1
 """Both ends of a load run here; daemons are left to the scheduler, which has the other cores."""
 TWO_CORES = " on 2 cores"
+ONE_END = " at one end"
 """Kinds with this ending have the server on the other core, and the wall clock is read."""
 SERVER_CPU = 0
 PATIENCE_SECONDS = int(os.environ.get("BENCH_PATIENCE", "300"))
@@ -32,6 +33,8 @@ def load(kind: str, road: Road, *more: str) -> dict[str, float]:
     """Run the load generator once. Ends the bench if an operation failed."""
     if kind.endswith(TWO_CORES):
         return load(kind.removesuffix(TWO_CORES), road, "-q", str(SERVER_CPU), *more)
+    if kind.endswith(ONE_END):
+        return load(kind.removesuffix(ONE_END), road, "-w", *more)
     words = (str(HERE / "build/load"), "-k", kind, "-p", str(LOAD_CPU), *road.arguments, *more)
     return dict(json.loads(command(*words)))
 

@@ -19,6 +19,7 @@ OBJECT = TOP / "tracer/objects/tattle.bpf.o"
 INSTANCE = "bench"
 DATAGRAMS = ("udp-connected", "udp-one", "udp-many")
 KINDS = ("tcp-connect", "tcp-connect on 2 cores", "tcp-bulk", "tcp-pingpong", *DATAGRAMS)
+ONE_END = "tcp-connect at one end"
 
 
 @dataclass(frozen=True)
@@ -224,21 +225,29 @@ def own(world: World) -> Path:
 
 
 EMPTY = Variant("empty", held(HERE / "build/empty.bpf.o", cgroup=root))
+NONE = Variant("none", nothing, kinds=(*KINDS, ONE_END))
+AT_ONE_END = (
+    Variant("empty, there only", held(HERE / "build/empty.bpf.o", cgroup=own), kinds=(ONE_END,)),
+    Variant("tattle, there only", held(OBJECT, cgroup=own), kinds=(ONE_END,)),
+)
+"""A connection to another host has one end here; on the bench's host both are watched."""
 TRACING = (
-    Variant("none", nothing),
+    NONE,
     EMPTY,
     Variant("tattle", traced()),
     Variant("tattle --loopback", traced("--loopback"), roads=("loopback",)),
     Variant("nft counter", nft_counter),
     Variant("nft set", nft_set, kinds=DATAGRAMS),
+    *AT_ONE_END,
 )
 KERNEL_HALF = (
-    Variant("none", nothing),
+    NONE,
     EMPTY,
     Variant("tattle", held(OBJECT, cgroup=root)),
     Variant("tattle --loopback", held(OBJECT, "loopback=1", cgroup=root), roads=("loopback",)),
     Variant("nft counter", nft_counter),
     Variant("nft set", nft_set, kinds=DATAGRAMS),
+    *AT_ONE_END,
 )
 
 
