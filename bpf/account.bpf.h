@@ -52,30 +52,28 @@ static __always_inline void count_ported(void)
 		add(made, 1);
 }
 
-/* Until its times are written it was seen in a far future: nobody takes it for idle and deletes it. */
-#define FUTURE_NS (1ULL << 62)
-static const struct flow no_flow = {.first_ns = FUTURE_NS, .last_ns = FUTURE_NS};
-
-/* A copy of `no_flow` instead of one of its own: its callers leave it little stack. */
+/*
+ * A copy of a flow that all share, for its callers leave it little stack. Two who write the times into it
+ * at once write the same to a tick.
+ */
 static __noinline struct flow *new_flow(const struct flow_key *wanted)
 {
 	struct flow_key key = *wanted;
+	struct blank *from = blank();
 	struct flow *flow;
-	bool made, ported = key.direction == DIRECTION_IN && key.remote_port;
+	bool ported = key.direction == DIRECTION_IN && key.remote_port;
 
 	if (ported && ported_full()) {
 		ported = false;
 		key.remote_port = 0;
 	}
-	made = !map_insert(flows, &key, &no_flow);
-	if (made && ported)
-		count_ported();
+	if (from) {
+		from->flow.first_ns = from->flow.last_ns = coarse_now();
+		if (!map_insert(flows, &key, &from->flow) && ported)
+			count_ported();
+	}
 	flow = map_lookup(flows, &key);
-	if (!flow)
-		return overflow_flow(key.direction);
-	if (made)
-		flow->first_ns = flow->last_ns = coarse_now();
-	return flow;
+	return flow ? flow : overflow_flow(key.direction);
 }
 
 /* Never NULL in fact; the verifier wants the caller to look. */

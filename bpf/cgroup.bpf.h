@@ -10,8 +10,6 @@
 
 #include "identity.bpf.h"
 
-static const struct cgroup_entry no_cgroup;
-
 /* The v1 hierarchies tell of theirs too, and their ids overlap with v2's; v2 is number 0. */
 static __always_inline bool is_v2(struct cgroup *cgroup)
 {
@@ -22,12 +20,14 @@ static __always_inline void cgroup_made(struct cgroup *cgroup, const char *path)
 {
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
 	__u64 parent = BPF_CORE_READ(cgroup, self.parent, cgroup, kn, id);
+	const struct blank *from = blank();
 	struct cgroup_entry *entry;
 	const __u32 *named;
 
 	if (!is_v2(cgroup))
 		return;
-	map_insert(cgroups, &id, &no_cgroup);
+	if (from)
+		map_insert(cgroups, &id, &from->cgroup);
 	entry = map_lookup(cgroups, &id);
 	if (!entry) {
 		lost(LOSS_CGROUPS_FULL);

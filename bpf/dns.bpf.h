@@ -177,8 +177,8 @@ static __always_inline bool is_plain_query(struct __sk_buff *skb, const struct d
 static __always_inline void note_query(struct __sk_buff *skb, const struct dns_message *message,
 				       const union address *resolver)
 {
-	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : NULL;
-	struct lookups *known = sk ? socket_create(lookups, sk) : NULL;
+	struct bpf_sock *sk = skb->sk, *whole = sk ? bpf_sk_fullsock(sk) : NULL;
+	struct lookups *known = whole ? socket_create(lookups, whole) : NULL;
 	struct lookup *one;
 
 	if (!known)
@@ -295,7 +295,8 @@ static __always_inline bool same_lookup(const struct lookup *asked, const struct
 static __always_inline bool was_asked(struct __sk_buff *skb, const struct dns_message *message,
 				      const union address *resolver)
 {
-	struct lookups *known = skb->sk ? socket_lookup(lookups, skb->sk) : NULL;
+	struct bpf_sock *sk = skb->sk;
+	struct lookups *known = sk ? socket_lookup(lookups, sk) : NULL;
 
 	for (int i = 0; known && i < LOOKUPS; i++) {
 		if (known->asked[i].name && same_lookup(&known->asked[i], message, resolver)) {

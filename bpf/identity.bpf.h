@@ -12,8 +12,6 @@
 
 enum { PF_KTHREAD = 0x00200000 }; /* include/linux/sched.h */
 
-static const struct process no_process;
-
 #define task_has_type() bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
 
 /* One of both remains: libbpf puts a constant there and the verifier drops the other branch. */
@@ -214,6 +212,7 @@ checked_once int describe(__u64 leader, __u64 id)
 static __always_inline __u64 identify_task(struct task_struct *task, __u32 target)
 {
 	struct process_key key = {};
+	const struct blank *from;
 	struct process *process;
 	__u64 id;
 
@@ -221,7 +220,9 @@ static __always_inline __u64 identify_task(struct task_struct *task, __u32 targe
 	id = process_id(&key);
 	if (map_lookup(processes, &id))
 		return id;
-	map_insert(processes, &id, &no_process);
+	from = blank();
+	if (from)
+		map_insert(processes, &id, &from->process);
 	process = map_lookup(processes, &id);
 	if (!process) {
 		lost(LOSS_PROCESSES_FULL);

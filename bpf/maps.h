@@ -100,6 +100,15 @@ MAP_ARRAY(losses, __u64, LOSS_REASONS);
 MAP_ARRAY(settings, struct settings, 1);
 MAP_ARRAY(clock, struct clock, 1);
 MAP_ARRAY(usage, __u64, USAGES);
+/* What new entries are copies of. Zeros, but for the times of a flow. */
+struct blank {
+	struct flow flow;
+	union {
+		struct process process;
+		struct cgroup_entry cgroup;
+	};
+};
+MAP_ARRAY(blanks, struct blank, 1);
 MAP_HASH(policies, __u32, struct policy, 1024, 0);
 MAP_PREFIX(rules, struct rule_key, struct rules, 65536);
 /* Rules by name: by what they are called (asked by DNS and TLS), and by number (asked by address). */
@@ -124,6 +133,13 @@ struct map_talks {
 } talks SEC(".maps");
 MAP_RING(events, 2 << 20);
 MAP_RING(samples, 1 << 20);
+
+static __always_inline struct blank *blank(void)
+{
+	__u32 first = 0;
+
+	return map_lookup(blanks, &first);
+}
 
 #define add(counter, n) ((void)__sync_fetch_and_add(counter, n))
 

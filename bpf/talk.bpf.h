@@ -313,8 +313,7 @@ static __always_inline __u32 data_of(struct __sk_buff *skb, __u32 *sequence)
 	__u32 header = transport_header(skb), offset = header & 0xffff;
 	__be32 number;
 
-	if (!header || skb->len <= offset ||
-	    !load(skb, (header >> 16 & 0x3fff) + 4, &number)) /* the mask is for the verifier */
+	if (!header || skb->len <= offset || !load(skb, transport_at(header) + 4, &number))
 		return 0;
 	*sequence = bpf_ntohl(number);
 	return offset;
@@ -387,6 +386,7 @@ static __always_inline bool last_chunk(struct __sk_buff *skb, struct message *bo
 		body->window = bpf_be64_to_cpu(tail);
 	} else {
 		for (__u32 i = 0; i < sizeof(tail) - 1; i++) {
+			asm volatile("" : "+r"(i)); /* else the compiler counts down from `length` */
 			if (i >= length || bpf_skb_load_bytes(skb, at + i, &byte, 1))
 				break;
 			body->window = body->window << 8 | byte;
@@ -453,8 +453,8 @@ static __always_inline void say(struct __sk_buff *skb, const struct socket_state
 /* A packet to, or from, a target whose API is known, on a connection that it has accepted. */
 static __noinline void listen_in(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : NULL;
-	struct talk *talk = sk ? socket_create(talks, sk) : NULL;
+	struct bpf_sock *sk = skb->sk, *whole = sk ? bpf_sk_fullsock(sk) : NULL;
+	struct talk *talk = whole ? socket_create(talks, whole) : NULL;
 
 	if (talk)
 		hear(skb, talk);

@@ -104,6 +104,7 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 	__u32 now = generation();
 	__u32 target = packet_target(skb);
 	const struct policy *policy = policy_of(target);
+	const struct bpf_sock *sk = skb->sk;
 
 	state->verdict = VERDICT_ALLOWED;
 	state->policed = policy ? target : 0;
@@ -115,8 +116,7 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 		judge_answers(state, policy);
 	else if (policy && state->mode == MODE_FIXED)
 		judge_fixed(state, policy, target);
-	if (policy && policy->names && policy->mode == POLICY_ENFORCE && skb->sk &&
-	    skb->sk->src_port == DNS_PORT)
+	if (policy && policy->names && policy->mode == POLICY_ENFORCE && sk && sk->src_port == DNS_PORT)
 		state->verdict = VERDICT_DENIED; /* whoever answers its own questions opens what it likes */
 	state->generation = now;
 }
