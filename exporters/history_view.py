@@ -8,16 +8,16 @@ from __future__ import annotations
 import csv
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rich.text import Text
 
 from exporters.views import KNOBS, console, place, scope_text, size, table
 from tracer.names import escape
-from tracer.report import KEYS
+from tracer.report import KEYS, matters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.console import Console
 
@@ -27,6 +27,8 @@ _ROWS_MAX: Final = 40  # of a page for people; JSON and CSV have all
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _BARS_MAX: Final = 48  # columns; where there are more hours each stands for several
 _UNSEEN: Final = "?"
+_LONGEST: Final = "destination"
+_ROOM_MIN: Final = 20
 _HERE: Final = frozenset({"loopback", "host"})
 _HOUR: Final = timedelta(hours=1)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # as spreadsheets begin one
@@ -92,15 +94,12 @@ def _print_frame(out: Console, document: Json) -> None:
     for gap in document["gaps"]:
         start, end = _said(_time(gap["start"])), _said(_time(gap["end"]))
         out.print(Text("  " + _GAPS[gap["reason"]].format(start=start, end=end), style="yellow"))
-    for reason, count in document["losses"].items():
-        if count:
-            knob = f": {KNOBS[reason]}" if reason in KNOBS else ""
-            out.print(Text(f"  lost: {reason} {count}{knob}", style="bold red"))
-    if document["complete"]:
-        out.print(
-            Text(f"  all of it was seen; last look {_said(_time(document['last_look']), seconds=True)}")
-        )
-    out.print()
+    for reason, count in matters(document["losses"]).items():
+        knob = f": {KNOBS[reason]}" if reason in KNOBS else ""
+        out.print(Text(f"  lost: {reason} {count}{knob}", style="bold red"))
+    whole = "all of it was seen; " if document["complete"] else ""
+    last = _said(_time(document["last_look"]), seconds=True) if document["last_look"] else "never"
+    out.print(Text(f"  {whole}the last look was {last}\n"))
 
 
 def _print_sentence(out: Console, document: Json) -> None:
@@ -171,30 +170,58 @@ def _rows(flows: Iterable[Json]) -> list[Json]:
 _SUMMED: Final = ("attempts", "denied", "would_deny", "bytes_out", "bytes_in")
 
 
-def _print_rows(out: Console, rows: Sequence[Json], *, whole: bool) -> None:
-    """Print the table; a column that says the same everywhere is left out."""
-    columns: dict[str, Callable[[Json], Text]] = {
-        "process": lambda one: Text(one["comm"] or "?"),
-        "in target/unit": lambda one: Text(place(one)),
-        "": lambda one: Text("<-" if one["direction"] == "in" else "->"),
-        "destination": _destination,
-        "scope": lambda one: scope_text(one["scope"]),
-        "phase": lambda one: Text(one["phase"]),
-        "when": lambda one: Text(_when(one)),
-        "tries": lambda one: Text(str(one["attempts"])),
-        "denied": lambda one: Text(str(one["denied"]), style="bold red" if one["denied"] else ""),
-        "would deny": lambda one: Text(str(one["would_deny"])),
-        "out": lambda one: Text(size(one["bytes_out"])),
-        "in": lambda one: Text(size(one["bytes_in"])),
+class _Column(NamedTuple):
+    """A column of the table, and from which width of a terminal on it is shown."""
+
+    cell: Callable[[Json], Text]
+    least: int = 0
+
+
+def _columns() -> dict[str, _Column]:
+    return {
+        "process": _Column(lambda one: Text(one["comm"] or "?")),
+        "in target/unit": _Column(lambda one: Text(place(one)), 120),
+        "": _Column(lambda one: Text("<-" if one["direction"] == "in" else "->")),
+        "destination": _Column(_destination),
+        "scope": _Column(lambda one: scope_text(one["scope"]), 100),
+        "phase": _Column(lambda one: Text(one["phase"]), 70),
+        "when": _Column(lambda one: Text(_when(one)), 90),
+        "tries": _Column(lambda one: Text(str(one["attempts"])), 110),
+        "denied": _Column(lambda one: Text(str(one["denied"]), style="bold red" if one["denied"] else "")),
+        "would deny": _Column(lambda one: Text(str(one["would_deny"]))),
+        "out": _Column(lambda one: Text(size(one["bytes_out"]))),
+        "in": _Column(lambda one: Text(size(one["bytes_in"])), 80),
+        " ": _Column(lambda one: Text("UNEXPECTED" if one["unexpected"] else "", style="bold red")),
     }
-    idle = {"denied": "denied", "would deny": "would_deny"}
-    unsaid = {name for name, key in idle.items() if not any(one[key] for one in rows)}
-    unsaid |= {"in target/unit"} if whole and len({place(one) for one in rows}) == 1 else set()
-    unsaid |= {name for name in ("scope", "phase") if {one[name] for one in rows} <= {"internet", "unknown"}}
-    shown = [name for name in columns if name not in unsaid]
+
+
+def _unsaid(rows: Sequence[Json], *, whole: bool) -> Iterator[str]:
+    """Yield the columns that say the same everywhere; `whole`: all rows are one target's."""
+    yield from (
+        name for name in ("denied", "would deny") if not any(one[name.replace(" ", "_")] for one in rows)
+    )
+    yield from (name for name in ("scope", "phase") if {one[name] for one in rows} <= {"internet", "unknown"})
+    if not any(one["unexpected"] for one in rows):
+        yield " "
+    if whole and len({place(one) for one in rows}) == 1:
+        yield "in target/unit"
+
+
+def _print_rows(out: Console, rows: Sequence[Json], *, whole: bool) -> None:
+    """Print the table, and below it why each place is contacted."""
+    unsaid = set(_unsaid(rows, whole=whole))
+    shown = {
+        name: column
+        for name, column in _columns().items()
+        if name not in unsaid and out.width >= column.least
+    }
+    cells = [{name: column.cell(one) for name, column in shown.items()} for one in rows]
+    widths = {name: max(len(name), *(line[name].cell_len for line in cells)) for name in shown}
+    room = max(out.width - sum(widths.values()) - 2 * len(shown) + widths[_LONGEST], _ROOM_MIN)
     made = table(shown, _NUMBERS)
-    for one in rows:
-        made.add_row(*(columns[name](one) for name in shown))
+    for line in cells:
+        line[_LONGEST] = _fitted(line[_LONGEST], room)
+        made.add_row(*line.values())
     out.print(made)
     why = {(_name(one), one["purpose"]) for one in rows if one["purpose"]}
     if why:
@@ -204,8 +231,14 @@ def _print_rows(out: Console, rows: Sequence[Json], *, whole: bool) -> None:
 
 
 def _destination(flow: Json) -> Text:
-    found = Text(_where(flow), style="bold red" if flow["unexpected"] else "")
-    return found.append(" unexpected") if flow["unexpected"] else found
+    return Text(_where(flow), style="bold red" if flow["unexpected"] else "")
+
+
+def _fitted(text: Text, room: int) -> Text:
+    """Cut a name at its beginning, where it needs more room: what stands behind says whose it is."""
+    if len(text.plain) <= room:
+        return text
+    return Text(f"…{text.plain[1 - room :]}", style=text.style)
 
 
 def _name(flow: Json) -> str:

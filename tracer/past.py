@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tracer.errors import TattleError
-from tracer.evidence import NO_EVIDENCE
 from tracer.history import FILE
 from tracer.hostfs import BPFFS, cgroup2_root, instance_paths
 from tracer.recall import open_history
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
     from tracer.runtimes import Runtime
     from tracer.targets import Selector
 
-# Lines of a log or for a watcher: no counter knows less for it
-_LINES_ONLY: Final = frozenset(
-    {"ring_full", "log_full", "log_blocked", "log_closed", "journal_full", "watcher_slow", "events_unread"}
-)
-_NO_LOSS: Final = NO_EVIDENCE | _LINES_ONLY
-_HISTORY_LOSSES: Final = "history_"
-
 
 class Past(NamedTuple):
     """Cells of a window, and how whole they are; `runtimes` by target: whose profile explains them."""
@@ -42,14 +34,6 @@ class Past(NamedTuple):
     losses: dict[str, int]
     last_look_ns: int | None
     runtimes: dict[str, Runtime]
-
-    @property
-    def complete(self) -> bool:
-        """Say whether all was seen: no gap, and nothing lost but lines of a log, or names."""
-        lost = {reason for reason, count in self.losses.items() if count}
-        return (
-            not self.gaps and not {one for one in lost if one.startswith(_HISTORY_LOSSES)} | lost - _NO_LOSS
-        )
 
 
 def look_back(instance: str, target: str | None, since: str, until: str | None) -> Past:

@@ -24,6 +24,11 @@ KEYS: Final = (
     *(*COUNTS, *SIZES, "first_seen", "last_seen"),
 )
 
+# Lines of a log or for a watcher: no counter knows less for it
+_LINES_ONLY: Final = frozenset(
+    {"ring_full", "log_full", "log_blocked", "log_closed", "journal_full", "watcher_slow", "events_unread"}
+)
+
 
 def document(past: Past) -> Json:
     """Give the document: its frame, sums by scope of what was started here and of replies, and the flows."""
@@ -33,6 +38,11 @@ def document(past: Past) -> Json:
     return {**frame(past), "totals": totals(flows, "out"), "accepted": totals(flows, "in"), "flows": flows}
 
 
+def matters(losses: dict[str, int]) -> dict[str, int]:
+    """Give the losses for which the history knows less."""
+    return {reason: count for reason, count in losses.items() if count and reason not in _LINES_ONLY}
+
+
 def frame(past: Past) -> Json:
     """Give what both documents say of their window: whole hours, the last one as far as it has passed."""
     return {
@@ -40,7 +50,7 @@ def frame(past: Past) -> Json:
         "since": timestamp(past.since_ns),
         "until": timestamp(past.until_ns),
         "last_look": None if past.last_look_ns is None else timestamp(past.last_look_ns),
-        "complete": past.complete,
+        "complete": not past.gaps and not matters(past.losses),
         "gaps": [
             {"start": timestamp(one.start_ns), "end": timestamp(one.end_ns), "reason": one.reason}
             for one in past.gaps

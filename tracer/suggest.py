@@ -33,7 +33,10 @@ PORTS_EACH: Final = (
 )
 LAN_EACH: Final = 4  # addresses of the LAN without a name; where there are more it is @lan
 _TCP: Final = "tcp"
-_STRANGER: Final = "neither this host's resolv.conf nor that of the target, if it runs, names this server"
+_STRANGER: Final = (
+    "no resolv.conf that can be read now names this server; where the target's own does, rules by name let it"
+    " be asked for their names"
+)
 _EVERY: Final = (0, "")  # port and protocol
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from past_fakes import HOUR, MIDNIGHT, OLLAMA, cell, past
+from rich.console import Console
 
 from exporters.history_view import print_csv, print_history, print_suggestion
 from tracer import past as past_module
@@ -97,14 +98,14 @@ def test_a_report_of_everything_explains_each_target() -> None:
     ("changes", "whole"),
     [
         ({}, True),
-        ({"losses": {"ring_full": 5, "names_full": 1, "journal_full": 2}}, True),
+        ({"losses": {"ring_full": 5, "log_blocked": 1, "journal_full": 2}}, True),
         ({"losses": {"flows_full": 1}}, False),
         ({"losses": {"history_unwritten": 1}}, False),
         ({"gaps": [Gap(MIDNIGHT, MIDNIGHT + HOUR, "before")]}, False),
     ],
 )
 def test_complete_means_that_all_was_seen(changes: dict[str, Any], whole: bool) -> None:  # noqa: FBT001 - a parameter
-    """Log lines and names do not make the counters less."""
+    """A line that a log or a watcher has missed does not make the history less."""
     assert document(past([], **changes))["complete"] is whole
 
 
@@ -112,7 +113,7 @@ def test_the_page_answers_in_its_first_lines(capsys: pytest.CaptureFixture[str])
     """Of whom and when, in local time with its zone; how much to how many, what was odd or denied."""
     lines = page(capsys, NIGHT).splitlines()
     assert lines[0] == "ollama, Sun 29 Nov 05:30 - Mon 30 Nov 05:30 XST, by whole hours"
-    assert lines[1] == "  all of it was seen; last look Mon 30 Nov 05:30:00"
+    assert lines[1] == "  all of it was seen; the last look was Mon 30 Nov 05:30:00"
     assert lines[3] == "sent 13.3 KiB to 3 places on the internet; 1 not expected; 2 denials"
     assert lines[4] == "05:30 ·▅·▁█··················· 05:30"
     assert "the most, 8.3 KiB, Sun 29 Nov 09:30" in lines[5]
@@ -144,7 +145,8 @@ def test_a_month_fits_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_gaps_and_losses_stand_above_all(capsys: pytest.CaptureFixture[str]) -> None:
     """With what they mean, and the knob."""
     gaps = [Gap(MIDNIGHT, MIDNIGHT + HOUR, reason) for reason in ("stopped", "killed", "pruned", "before")]
-    text = page(capsys, NIGHT, gaps=gaps, losses={"flows_full": 7})
+    text = page(capsys, NIGHT, gaps=gaps, losses={"flows_full": 7, "ring_full": 8})
+    assert "ring_full" not in text
     assert "tattle was off Sun 29 Nov 05:30 - Sun 29 Nov 06:30: nothing is known of that time" in text
     assert "tattle was killed, or could not write, Sun 29 Nov 05:30" in text
     assert "hours before Sun 29 Nov 06:30 are not kept any more" in text
@@ -159,18 +161,30 @@ def test_the_table_has_the_odd_first_then_the_most(capsys: pytest.CaptureFixture
     rows = text.splitlines()[text.splitlines().index("") :]
     table = [line for line in rows if "->" in line or "<-" in line]
     assert [re.split(r"  +", line)[2] for line in table] == [
-        "203.0.113.66:443 unexpected",
-        "203.0.113.77:443 unexpected",
+        "203.0.113.66:443",
+        "203.0.113.77:443",
         "ollama.com:443",
         "198.51.100.53:53/udp",
         "ollama.com:443",
         "192.168.1.4 tcp",
     ]
-    assert re.search(r"idle +Sun 06:31 - 09:32 +2 +0 +11.7 KiB +3.9 KiB$", table[2])
+    assert [line.endswith("UNEXPECTED") for line in table] == [True, True, False, False, False, False]
+    assert re.search(r"idle +Sun 06:31 - 09:32 +2 +0 +11.7 KiB +3.9 KiB *$", table[2])
     assert "\nollama.com: cloud model list" in text
     assert "would deny" not in text
     assert "in target/unit" not in text
     assert "on this host itself: 12.1 KiB" in text
+
+
+def test_a_name_is_cut_where_it_says_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a narrow terminal all numbers stand there, and whose a name is."""
+    for width, shown in ((200, "a{40}.example:443"), (80, "…a+.example:443"), (60, "…a+.example:443")):
+        out = Console(width=width, file=io.StringIO(), color_system=None)
+        monkeypatch.setattr("exporters.history_view.console", lambda out=out: out)
+        print_history(document(past([cell(name="a" * 40 + ".example", bytes_out=54321)])))
+        text = out.file.getvalue()  # type: ignore[attr-defined]
+        assert max(map(len, text.splitlines())) <= width
+        assert re.search(rf"{shown} .*53.0 KiB", text)
 
 
 def test_a_page_stays_a_page(capsys: pytest.CaptureFixture[str]) -> None:
