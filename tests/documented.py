@@ -35,6 +35,11 @@ def said(page: Path) -> list[tuple[str, ...]]:
     return [words for words in bare if words]
 
 
+def shown() -> list[tuple[str, ...]]:
+    """Give every command of all pages, each once."""
+    return sorted({words for page in PAGES for words in said(page)})
+
+
 def is_tattle(words: tuple[str, ...]) -> bool:
     """Tell whether it is a command of tattle's."""
     return words[0] == "tattle" or words[0].endswith("bin/tattle")

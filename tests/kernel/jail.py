@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from watched import PATIENCE, ROOT, Tattle, command
+from watched import Tattle, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,16 +58,7 @@ class Judge:
 
 def tattle(instance: str, *words: str, code: int = 0) -> str:
     """Run a tattle command; its exit code must be `code`. Returns what it printed, errors included."""
-    line = command(*words, "--instance", instance)
-    done = subprocess.run(
-        line,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    done = run(*words, "--instance", instance, stderr=subprocess.STDOUT)
     if done.returncode != code:
         raise AssertionError(f"tattle {' '.join(words)}: exit {done.returncode}: {done.stdout}")
     return done.stdout

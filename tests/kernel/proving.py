@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from watched import PATIENCE, ROOT, command
+from watched import PATIENCE, ROOT, command, works
 from wire import die_with_parent, enter
 
 if TYPE_CHECKING:
@@ -87,10 +87,7 @@ class Prover:
         """Wait for its end; the report must verify, whatever its verdict is."""
         out, err = process.communicate(timeout=PATIENCE)
         assert report.exists(), err
-        checked = subprocess.run(
-            command("verify", str(report)), cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert checked.returncode == 0, checked.stdout + checked.stderr
+        works("verify", str(report))
         return Proof(process.returncode, out, err, json.loads(report.read_text()))
 
     def run(self, *words: str, **how: Any) -> Proof:  # noqa: ANN401 - those of start()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab import cgroup2_root
-from watched import PATIENCE, ROOT, Tattle, command, free_port, until, watching
+from watched import PATIENCE, ROOT, Tattle, command, free_port, run, until, watching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +32,6 @@ for _ in range({count}):
     with socket.socket() as sock:
         sock.connect_ex(("127.0.0.1", {port}))
 """
-
-
-def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 - of subprocess
-    """Run a command to its end."""
-    return subprocess.run(
-        command(*words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE, **options
-    )
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, words: str) -> None:

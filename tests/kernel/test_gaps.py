@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from jail import Jail, tattle
 from lab import PEER4
-from watched import ROOT, Tattle, command, until
+from watched import Tattle, run, until
 from wire import enter
 
 from tracer import libbpf
@@ -228,8 +228,7 @@ def test_what_cannot_be_kept_is_said(lab: Lab, scratch: Path) -> None:
     try:
         made.block()
         Path(f"/var/lib/{daemon.instance}/policies.json").write_text("[{")
-        line = command("run", "--instance", daemon.instance, "--listen", f"127.0.0.1:{daemon.port}")
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=20)
+        done = run("run", "--instance", daemon.instance, "--listen", f"127.0.0.1:{daemon.port}")
         assert done.returncode == 3
         assert "policies.json is damaged" in done.stderr
     finally:

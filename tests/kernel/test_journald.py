@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from watched import PATIENCE, ROOT, Tattle, command
+from watched import PATIENCE, ROOT, Tattle, command, run, works
 from wire import die_with_parent
 
 from tracer.hostfs import cgroup2_root
@@ -93,8 +93,7 @@ def test_denials_and_words_are_in_the_journal(cgroup: Path, journald: socket.soc
             assert daemon.poll() is None, tattle.errors.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        blocked = command("block", target, "--instance", tattle.instance)
-        subprocess.run(blocked, cwd=ROOT, check=True, capture_output=True)
+        works("block", target, "--instance", tattle.instance)
         assert inside(cgroup, CONNECT) != 0
         entry = fields(journald, b"TATTLE_EVENT=deny", f"TATTLE_TARGET={target}".encode())
         assert b"TATTLE_REMOTE_ADDR=198.51.100.77" in entry
@@ -110,6 +109,5 @@ def test_denials_and_words_are_in_the_journal(cgroup: Path, journald: socket.soc
         if daemon.poll() is None:
             daemon.kill()
             daemon.wait()
-        unblock = command("unblock", target, "--instance", tattle.instance)
-        subprocess.run(unblock, cwd=ROOT, check=False, capture_output=True)
+        run("unblock", target, "--instance", tattle.instance)
         tattle.remove()

@@ -200,15 +200,20 @@ def test_phases_of_two_hundred_requests_are_those_that_the_server_had(scene: Sce
     asked += called(scene, {"calls": beyond, "at_once": 8}, namespace=scene.lab.peer_ns)
     assert len(asked) == 200
     told = windows(scene, len(asked))
-    served = {(one["port"], one["number"]): one for one in scene.runtime.ask(do="records")["records"]}
-    wrong = [
-        complaint
-        for one in asked
-        for complaint in compare(one, served[one["port"], one["number"]], told[one["port"], one["number"]])
-    ]
-    assert not wrong, "\n".join(wrong)
+    told_truly(scene, asked, told)
     assert not events_lost(scene.tattle)
     scene.settles(IDLE)
+
+
+def told_truly(
+    scene: Scene, asked: list[dict[str, Any]], told: dict[tuple[int, int], dict[str, Any]]
+) -> None:
+    """Hold each window against what the client and the server say of its request."""
+    served = {(one["port"], one["number"]): one for one in scene.runtime.ask(do="records")["records"]}
+    places = [(one["port"], one["number"]) for one in asked]
+    pairs = zip(asked, places, strict=True)
+    wrong = [text for one, at in pairs for text in compare(one, served[at], told[at])]
+    assert not wrong, "\n".join(wrong)
 
 
 def compare(asked: dict[str, Any], served: dict[str, Any], told: dict[str, Any]) -> list[str]:
@@ -273,13 +278,7 @@ def test_each_request_has_one_end(scene: Scene, ending: Ending) -> None:
     )
     told = windows(scene, len(ending.requests))
     until(lambda: unfinished(scene, asked))
-    served = {(one["port"], one["number"]): one for one in scene.runtime.ask(do="records")["records"]}
-    wrong = [
-        complaint
-        for one in asked
-        for complaint in compare(one, served[one["port"], one["number"]], told[one["port"], one["number"]])
-    ]
-    assert not wrong, "\n".join(wrong)
+    told_truly(scene, asked, told)
     scene.settles(IDLE)
 
 

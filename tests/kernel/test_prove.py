@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from lab import PEER4, UNREACHABLE4
 from proving import Prover
-from watched import ROOT, Tattle, command, until
+from watched import ROOT, Tattle, command, run, until, works
 from wire import enter
 
 if TYPE_CHECKING:
@@ -337,7 +337,7 @@ def test_a_command_that_does_not_exist(prover: Prover) -> None:
 )
 def test_what_is_asked_wrongly_is_quoted(words: tuple[str, ...], code: int, named: str) -> None:
     """Before anything is attached or started."""
-    done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run(*words)
     assert (done.returncode, done.stdout) == (code, "")
     assert named in done.stderr.splitlines()[0]
 
@@ -367,7 +367,7 @@ def test_an_inherited_connection_is_incomplete(prover: Prover, lab: Lab, tmp_pat
 def test_the_report_goes_where_it_was_asked_for(prover: Prover, tmp_path: Path) -> None:
     """JSON on standard output, a page, a signature that verifies."""
     key, page = tmp_path / "key", tmp_path / "proof.html"
-    subprocess.run(command("prove", "--make-key", str(key)), cwd=ROOT, check=True, capture_output=True)
+    works("prove", "--make-key", str(key))
     proof = prover.run("true", options=("--json", "--report", str(page), "--key", str(key)))
     assert json.loads(proof.out) == proof.report
     assert proof.report["signature"]["algorithm"] == "ed25519"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from documented import PAGES, ROOT, arguments, is_tattle, name, said
-from watched import PATIENCE, Tattle, command, free_port
+from documented import PAGES, ROOT, arguments, is_tattle, name, shown
+from watched import PATIENCE, Tattle, free_port, works
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,11 +47,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tattle]:
         tattle.remove()
 
 
-def shown() -> list[tuple[str, ...]]:
-    """Give all commands of all pages, each once."""
-    return sorted({words for page in PAGES for words in said(page)})
-
-
 def asked_of_the_daemon() -> list[tuple[str, ...]]:
     """Give the commands of tattle's that read; `run` is what the fixture does.
 
@@ -72,16 +67,7 @@ def test_tattle_commands_work(daemon: Tattle, lab: Lab, words: tuple[str, ...]) 
         line[line.index("container:NAME")] = f"container:{lab.container().short_id}"
     bounded = ["--for", "0.5"] if line[0] == "watch" else []
     line = [word for word in line if not word.isdecimal()]
-    done = subprocess.run(
-        command(*line, *bounded, "--instance", daemon.instance),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    works(*line, *bounded, "--instance", daemon.instance)
 
 
 def test_metrics_and_health_are_where_the_readme_says(daemon: Tattle) -> None:

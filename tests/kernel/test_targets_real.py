@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import urllib.request
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from lab import MORE4, PEER4
-from watched import ROOT, Tattle, command, until
+from watched import Tattle, run, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,8 +85,7 @@ def test_what_it_does_all_the_same_is_told(scene: Scene) -> None:
 
 def test_people_read_the_same(scene: Scene) -> None:
     """Plain text where no terminal is."""
-    words = command("targets", "--instance", scene.tattle.instance)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    done = run("targets", "--instance", scene.tattle.instance)
     assert "OLLAMA_NO_CLOUD=1, yet 2 connections to ollama.com" in done.stdout
     assert "UNEXPECTED" in done.stdout
     assert SECRET not in done.stdout

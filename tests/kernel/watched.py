@@ -30,6 +30,19 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "tracer", *words]
 
 
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 - of subprocess
+    """Run one `tattle` command to its end."""
+    usual: dict[str, Any] = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.run(command(*words), check=False, timeout=PATIENCE, **{**usual, **options})
+
+
+def works(*words: str, **options: Any) -> None:  # noqa: ANN401 - of subprocess
+    """Run one to its end; it must exit with 0."""
+    done = run(*words, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def free_port() -> int:
     """Return a TCP port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -88,8 +101,7 @@ class Tattle:
 
     def ask(self, *words: str) -> Any:  # noqa: ANN401 - JSON
         """Run `tattle WORDS --json` for this instance and return what it prints."""
-        line = command(*words, "--instance", self.instance, "--json")
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        done = run(*words, "--instance", self.instance, "--json")
         if done.returncode:
             raise RuntimeError(f"tattle {words}: exit {done.returncode}: {done.stderr}")
         return json.loads(done.stdout)

@@ -57,6 +57,18 @@ static inline socklen_t parse_peer(struct sockaddr_storage *peer, const char *ho
 	return sizeof(*six);
 }
 
+/* Connects, sends one byte and exits at once, with 0 or the errno. */
+static inline _Noreturn void say_a_byte(const char *host, int port)
+{
+	struct sockaddr_storage peer;
+	socklen_t size = parse_peer(&peer, host, port);
+	int fd = socket(peer.ss_family, SOCK_STREAM, 0);
+
+	if (connect(fd, (struct sockaddr *)&peer, size))
+		_exit(errno);
+	_exit(send(fd, "x", 1, MSG_NOSIGNAL) == 1 ? 0 : errno);
+}
+
 static inline long note(struct outcome *outcome, long result)
 {
 	outcome->calls++;
