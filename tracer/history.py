@@ -97,7 +97,7 @@ class Mark(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one look has found, written whole or not at all; `gone` are marks of what has left the kernel."""
+    """What one look has found, written whole or not at all; marks that are `gone` make room for `marks`."""
 
     look_ns: int
     parts: list[Part]

@@ -113,6 +113,8 @@ class Recorder:
         self._flying: dict[bytes, bytes] = {}  # marks that are being written
         self._left = Pile(LEFT_MAX)
         self._gone: set[bytes] = set()
+        self._early: dict[bytes, int] = {}  # of what left before the marks were known: its `first_ns`
+        self._begun = False
         self._told: dict[str, int] = {}  # losses that are written down
         self._adopted = False  # the marks are of a run before, and not compared yet
         self._previous_ns = 0
@@ -234,7 +236,7 @@ class Recorder:
         hour, told = found.now_ns // HOUR_NS, self._told
         losses = {(hour, reason): count - told.get(reason, 0) for reason, count in found.losses.items()}
         parts = [part for part in pile if any(part.counts)]
-        return Batch(found.now_ns, parts, marks, found.gone - marks.keys(), losses, over)
+        return Batch(found.now_ns, parts, marks, found.gone, losses, over)
 
     def _done(self, found: _Found, batch: Batch) -> None:
         with self._accounts.lock:
@@ -260,7 +262,10 @@ class Recorder:
         key = self._maps.key_of(row)
         mark = self._marks.pop(key, None)
         mark = self._flying.get(key, mark)
-        self._gone.add(key)
+        if mark:
+            self._gone.add(key)
+        elif not self._begun and len(self._early) < LEFT_MAX:
+            self._early.setdefault(key, row.first_ns)
         self._settle(row, self._counted(row, key, mark))
 
     def _knock(self, row: FlowRow) -> None:
@@ -342,14 +347,19 @@ class Recorder:
         previous_ns = store.last_look_ns() or 0
         marks = store.begin(epoch, self._accounts.since_ns)
         with self._accounts.lock:
-            own = {reason: count for reason, count in self._told.items() if reason.startswith("history_")}
             losses = {key: int(marks.pop(key)) for key in list(marks) if key.startswith(_LOSS)}
-            self._told = own | {key.removeprefix(_LOSS).decode(): count for key, count in losses.items()}
-            for key in self._gone & marks.keys():  # it left before its mark was known, and was told whole
-                row = self._maps.flow(key, marks.pop(key))
-                self._settle(row._replace(**_ZERO), row)
-            self._marks, self._adopted = marks, True
+            self._told = {key.removeprefix(_LOSS).decode(): count for key, count in losses.items()}
+            for key, first_ns in self._early.items():
+                if mark := marks.pop(key, None):
+                    self._told_whole(key, self._maps.flow(key, mark), first_ns)
+            self._marks, self._adopted, self._begun, self._early = marks, True, True, {}
             self._previous_ns = previous_ns if marks else 0
+
+    def _told_whole(self, key: bytes, before: FlowRow, first_ns: int) -> None:
+        """Take off what was written of a flow in a run before: all of it was told when it left."""
+        self._gone.add(key)
+        if first_ns <= before.first_ns:
+            self._settle(before._replace(**_ZERO), before)
 
     def _forget_store(self) -> None:
         if self._store:

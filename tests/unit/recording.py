@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +104,12 @@ class Scene:
         """Read all losses."""
         with open_history(self.path) as found:
             return found.losses(0, NEVER)
+
+    def marks(self) -> int:
+        """Count the marks of flows, the two of what found no room included."""
+        with contextlib.closing(sqlite3.connect(self.path)) as db:
+            asked = "SELECT count(*) FROM mark WHERE key NOT LIKE 'loss/%'"
+            return int(db.execute(asked).fetchone()[0])
 
     def total(self) -> int:
         """Sum the bytes up."""

@@ -198,6 +198,16 @@ def test_a_batch_is_written_whole_or_not_at_all(store: Store, path: Path) -> Non
     assert [row.packets_out for row in seen(path)] == [2]
 
 
+def test_what_is_not_written_makes_no_crowd(path: Path) -> None:
+    """Places of a batch that failed take no room from those of the next one."""
+    with contextlib.closing(Store(path, ROOM, places_max=10)) as store:
+        store.begin("one", NOON_NS)
+        store.write(batch(part()))
+        with pytest.raises(sqlite3.Error):
+            store.write(batch(*map(part, map(elsewhere, range(9))), losses={(NOON, "x"): object()}))
+        assert store.write(batch(*map(part, map(elsewhere, range(9))))) == 0
+
+
 def test_a_full_disk_stops_nothing_for_good(path: Path) -> None:
     """What cannot be written raises, leaves the file as it was, and can be written when there is room."""
     with contextlib.closing(Store(path, ROOM)) as store:

@@ -137,7 +137,10 @@ def test_what_leaves_the_table_while_it_is_written(
     assert scene.total() == 618
 
 
-def test_a_mark_of_what_is_gone_is_not_believed(scene: Scene) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_mark_of_what_is_gone_is_not_believed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
     """Killed between leaving and writing: the flow that came again is another one, even if it has more."""
     scene.move(100)
     scene.move(100, remote_port=80)
@@ -146,6 +149,9 @@ def test_a_mark_of_what_is_gone_is_not_believed(scene: Scene) -> None:
     scene.settle()
     scene.move(500)
     scene.begin()
+    if fails:
+        with during_the_write(monkeypatch, lambda: None, fails=True):
+            assert not scene.recorder.look()
     scene.recorder.look()
     assert scene.total() == 700
     scene.move(30, remote_port=80)
@@ -193,6 +199,7 @@ def test_every_byte_is_told_once(tmp_path_factory: pytest.TempPathFactory, ops: 
                 scene.end()
                 scene.begin()
         scene.end()
+        assert scene.marks() == len(scene.maps.rows) + 2
         assert truth - unsaved - unsure <= scene.total() <= truth - unsaved
 
 
