@@ -87,9 +87,10 @@ def _chooser(selector: Selector | None) -> Callable[[Seen], bool]:
 def _runtime(text: str) -> Runtime | None:
     """Give the runtime that a target is, as far as this can be told today."""
     try:
-        selector, finder = parse(text), Finder(cgroup2_root())
+        selector = parse(text)
         if selector.kind is Kind.PROFILE:
             return runtimes()[selector.value]
+        finder = Finder(cgroup2_root())
         try:
             cgroups = finder.find(selector)
         except TattleError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.decode import protocol
@@ -113,6 +114,7 @@ class Place:
         return self.spot.proto == "tcp" and self.sums["established"] > 0 and not self.said
 
 
+@lru_cache(maxsize=4096)
 def _fits(rule: str) -> bool:
     """Say whether the kernel's tables can hold the name of a rule."""
     try:

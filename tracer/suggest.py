@@ -122,9 +122,6 @@ def _cautions(past: Past, found: Sequence[Place], table: Table) -> Iterator[str]
             "it was not seen asking for names itself: rules by name open only what its own DNS answers say."
             " Does systemd-resolved ask for it? Set hosts: files dns in nsswitch.conf"
         )
-    for one in found:
-        if one.fate is Fate.WANTED and not allows(table, one):
-            yield f"no rule can let it speak {one.spot.proto} to {one.spot.name or one.spot.addr}"
     lost = sum(one.bytes_out for one in past.cells if one.direction == "out" and one.remote_addr is None)
     if lost:
         yield f"{lost} bytes went to places that found no room in the history: no rule speaks of them"
@@ -148,19 +145,6 @@ def suggestions(wanted: Sequence[Place], wildcards: Sequence[str] = ()) -> list[
         bare = [one for one in bare if one not in lan]
     rules += _by_address(bare)
     return sorted(rules, key=lambda one: -one.bytes_out)
-
-
-def allows(table: Table, place: Place) -> bool:
-    """Say whether a policy lets a target speak to a place as it did."""
-    spot = place.spot
-    ports = [
-        port
-        for entry in table.names
-        if matches(str(entry.pattern), spot.name or "") and (entry.lan or spot.scope is not Scope.LAN)
-        for port in entry.ports
-    ]
-    named = (one.speaks(spot.port, spot.number) and one.plain >= place.plain for one in ports)
-    return any(named) or not table.judge(spot.raw, spot.port, spot.number).denied
 
 
 def _by_name(named: Sequence[Place], wildcards: Sequence[str]) -> tuple[list[Suggestion], list[Place]]:

@@ -28,7 +28,7 @@ def moment(text: str, now_ns: int) -> int:
     if not _AT.match(text):
         raise UsageError(f"'{escape(text)}' is no time", _EXAMPLES)
     try:
-        at = datetime.fromisoformat(text.upper()).astimezone()
+        at = datetime.fromisoformat(text.upper())
         return max(int(at.timestamp()) * SECOND + at.microsecond * 1000, 0)
     except (ValueError, OverflowError):
         raise UsageError(f"'{escape(text)}' is no day or time of any calendar", _EXAMPLES) from None

@@ -94,6 +94,13 @@ def test_a_report_of_everything_explains_each_target() -> None:
     assert [flow["unexpected"] for flow in found["flows"]] == [False, None, True]
 
 
+def test_a_cell_is_explained_by_its_own_target() -> None:
+    """Else by the one that was asked for: it was not watched as that yet."""
+    cells = [NIGHT[0], NIGHT[0]._replace(target=None)]
+    for target, explained in (("ollama", [False, False]), ("cgroup:/system.slice", [False, None])):
+        assert [one["unexpected"] for one in document(past(cells, target=target))["flows"]] == explained
+
+
 @pytest.mark.parametrize(
     ("changes", "whole"),
     [
