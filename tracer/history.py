@@ -34,6 +34,7 @@ COUNTERS: Final = (
 WHO: Final = ("target", "comm", "parent_comm", "exe", "uid", "cgroup", "unit", "container")
 _SPOILED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _WAL_BYTES: Final = 4 << 20  # of the journal that stay on the disk
+_CACHE_KB: Final = 1024
 _ROOM: Final = 0.9  # of the bound; the rest is for one more look
 
 # `hour` counts hours since the epoch; times are nanoseconds since the epoch; no row is of one process alone.
@@ -97,9 +98,12 @@ class Mark(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one look has found, written whole or not at all; marks that are `gone` make room for `marks`."""
+    """What a look has found, written whole or not at all; marks that are `gone` make room for `marks`.
 
-    look_ns: int
+    `look_ns` None: it has found more, which follows.
+    """
+
+    look_ns: int | None
     parts: list[Part]
     marks: Mapping[bytes, Mark]
     gone: set[bytes]
@@ -145,6 +149,7 @@ class Store:
             self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there is any table
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")  # safe from kill -9; a power cut loses the last looks
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         self._db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         if not self._pragma("schema_version"):
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
@@ -210,9 +215,9 @@ class Store:
                 "INSERT INTO loss VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
                 ((*key, count) for key, count in batch.losses.items()),
             )
-            ended = batch.look_ns if batch.over else None
-            row = (batch.look_ns, ended, self._run)
-            self._db.execute("UPDATE run SET last_look_ns = ?, ended_ns = ? WHERE id = ?", row)
+            if batch.look_ns is not None:
+                row = (batch.look_ns, batch.look_ns if batch.over else None, self._run)
+                self._db.execute("UPDATE run SET last_look_ns = ?, ended_ns = ? WHERE id = ?", row)
         return crowded
 
     def _add(self, part: Part) -> bool:

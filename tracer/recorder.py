@@ -33,6 +33,7 @@ log = logging.getLogger("tattle")
 LOOK_S: Final = 5.0
 LOOK_MAX_S: Final = 60.0
 SHARE: Final = 0.01  # of a processor: where a look costs more, the next one comes later
+ROWS_MAX: Final = 1024  # flows that are read and written at a time: the daemon stays small
 LEFT_MAX: Final = 16384  # sums of flows that are gone and not written yet; beyond it they lose their place
 UNPLACED: Final = "unknown"  # the protocol of what found no room in the kernel's table
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -81,9 +82,10 @@ class _Moved(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What a look found: moved flows, sums and marks of flows that are gone, losses since the last look."""
+    """What a look found, or a part of it: moved flows, sums and marks of flows that are gone, losses."""
 
     now_ns: int
+    more: bool
     moved: list[_Moved]
     left: Pile
     gone: set[bytes]
@@ -163,16 +165,27 @@ class Recorder:
     def _write(self, *, over: bool) -> None:
         store = self._opened()
         self._prune(store)
-        found = self._find()
+        with self._accounts.lock:
+            self._maps.flush()
+            now_ns = time.time_ns()
+        seen: set[bytes] = set()
+        while self._write_some(store, now_ns, seen, over=over):
+            pass
+        self._previous_ns = now_ns
+
+    def _write_some(self, store: Store, now_ns: int, seen: set[bytes], *, over: bool) -> bool:
+        """Write down the next flows that have moved and are not `seen`; says whether there are more."""
+        found = self._find(now_ns, seen)
         try:
             batch = self._batch(found, store, over=over)
             crowded = store.write(batch)
         except BaseException:
             self._take_back(found)
             raise
-        self._done(found, batch)
+        self._done(found)
         if crowded:
             self._accounts.count_lost("history_full", crowded)
+        return found.more
 
     def _failed(self, why: str) -> None:
         self._accounts.count_lost("history_unwritten", 1)
@@ -180,33 +193,36 @@ class Recorder:
             log.error("the history %s cannot be written now: %s; what has come waits", self._path, why)
         self._trouble = why
 
-    def _find(self) -> _Found:
+    def _find(self, now_ns: int, seen: set[bytes]) -> _Found:
         """Read what has moved; from then on its marks are `flying`, until it is done or taken back."""
         with self._accounts.lock:
-            self._maps.flush()
-            moved, losses = self._moved(), self._losses()
-            found = _Found(time.time_ns(), moved, self._left, self._gone, losses)
+            moved = self._moved(seen)
+            more = len(moved) >= ROWS_MAX
+            self._adopted = self._adopted and more
+            found = _Found(now_ns, more, moved, self._left, self._gone, self._losses())
             self._flying = {one.key: one.value for one in moved}
             self._left, self._gone = Pile(LEFT_MAX), set()
             return found
 
-    def _moved(self) -> list[_Moved]:
+    def _moved(self, seen: set[bytes]) -> list[_Moved]:
         maps, get = self._maps, self._accounts.registry.get
         moved, unseen = [], set(self._marks) if self._adopted else set()
         for key, value in maps.raw_flows():
             mark = self._marks.get(key)
             unseen.discard(key)
-            if mark == value:
+            if mark == value or key in seen:
                 continue
             row = maps.flow(key, value)
             before = self._counted(row, key, mark)
             if mark and not before:
                 del self._marks[key]
             moved.append(_Moved(key, value, row, before, _kind(get(row.process))))
+            seen.add(key)
+            if len(moved) >= ROWS_MAX:
+                return moved
         for key in unseen:  # it left the kernel's table, and then nobody could write so any more
             self._gone.add(key)
             del self._marks[key]
-        self._adopted = False
         return moved
 
     def _counted(self, row: FlowRow, key: bytes, mark: bytes | None) -> FlowRow | None:
@@ -236,14 +252,14 @@ class Recorder:
         hour, told = found.now_ns // HOUR_NS, self._told
         losses = {(hour, reason): count - told.get(reason, 0) for reason, count in found.losses.items()}
         parts = [part for part in pile if any(part.counts)]
-        return Batch(found.now_ns, parts, marks, found.gone, losses, over)
+        look_ns = None if found.more else found.now_ns
+        return Batch(look_ns, parts, marks, found.gone, losses, over)
 
-    def _done(self, found: _Found, batch: Batch) -> None:
+    def _done(self, found: _Found) -> None:
         with self._accounts.lock:
             self._marks |= {key: value for key, value in self._flying.items() if key not in self._gone}
             self._flying = {}
             self._told |= found.losses
-            self._previous_ns = batch.look_ns
 
     def _take_back(self, found: _Found) -> None:
         with self._accounts.lock:

@@ -37,14 +37,14 @@ def a_scene(tmp_path: Path, clock: Clock) -> Scene:
 
 @contextlib.contextmanager
 def during_the_write(
-    monkeypatch: pytest.MonkeyPatch, what: Callable[[], None], *, fails: bool
+    monkeypatch: pytest.MonkeyPatch, what: Callable[[], None], *, fails: int
 ) -> Iterator[None]:
-    """Have something happen while a batch is written, and the writing fail or not."""
-    write = Store.write
+    """Have something happen while batches are written, and the first or second writing fail, or none."""
+    write, written = Store.write, iter(range(1, 1000))
 
     def slow(self: Store, batch: Batch) -> int:
         what()
-        if fails:
+        if next(written) == fails:
             raise sqlite3.OperationalError("disk I/O error")
         return write(self, batch)
 
@@ -69,6 +69,18 @@ def test_a_look_adds_what_has_come_since_the_last_one(scene: Scene) -> None:
     assert (row.comm, row.exe, row.unit, row.uid) == ("curl", "/usr/bin/curl", "demo.service", 1000)
     assert (row.proto, row.scope, row.direction, row.phase) == ("tcp", "internet", "out", "unknown")
     assert (row.attempts, row.packets_out) == (0, 2)
+
+
+def test_many_flows_are_written_in_parts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that fails in the middle is none: what is written stays, the rest comes with the next one."""
+    monkeypatch.setattr(module, "ROWS_MAX", 10)
+    for number in range(35):
+        scene.move(100, remote_port=1000 + number)
+    with during_the_write(monkeypatch, lambda: scene.move(1, remote_port=1000), fails=3):
+        assert not scene.recorder.look()
+    assert len(scene.seen()) == 20
+    assert scene.recorder.look()
+    assert (len(scene.seen()), scene.total()) == (35, 3503)
 
 
 def test_a_killed_daemon_is_followed_by_one_that_goes_on(scene: Scene) -> None:
@@ -160,7 +172,10 @@ def test_a_mark_of_what_is_gone_is_not_believed(
 
 
 OPS = st.lists(
-    st.sampled_from(("move", "other", "look", "fail", "idle", "flight", "crash", "kill", "end")), max_size=40
+    st.sampled_from(
+        ("move", "other", "look", "fail", "late", "idle", "flight", "crash", "late crash", "kill", "end")
+    ),
+    max_size=40,
 )
 
 
@@ -169,6 +184,7 @@ OPS = st.lists(
 def test_every_byte_is_told_once(tmp_path_factory: pytest.TempPathFactory, ops: list[str]) -> None:
     """Traffic, looks that fail, flows that leave at any moment, kills and stops, in any order."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROWS_MAX", 1)
         scene = Scene(tmp_path_factory.mktemp("any") / FILE, Clock(patch))
         truth = unsaved = unsure = 0
 
@@ -183,11 +199,11 @@ def test_every_byte_is_told_once(tmp_path_factory: pytest.TempPathFactory, ops: 
                 truth += number
             elif op == "idle":
                 leave()
-            elif op in {"look", "fail"}:
-                with during_the_write(patch, lambda: None, fails=op == "fail"):
+            elif op in {"look", "fail", "late"}:
+                with during_the_write(patch, lambda: None, fails=("look", "fail", "late").index(op)):
                     scene.recorder.look()
-            elif op in {"flight", "crash"}:
-                with during_the_write(patch, leave, fails=op == "crash"):
+            elif op in {"flight", "crash", "late crash"}:
+                with during_the_write(patch, leave, fails=("flight", "crash", "late crash").index(op)):
                     scene.recorder.look()
             elif op == "kill":
                 # What left the table and was not written is lost, if it was not written by a daemon before
