@@ -292,6 +292,11 @@ struct handshake {
 	__u64 seen_ns;
 };
 
+enum engine {
+	ENGINE_LIBBPF = 0,
+	ENGINE_BCC = 1,
+};
+
 /* Value of `settings`, one element. */
 struct settings {
 	__u32 loopback;	  /* 1: count loopback of all processes, 0: of targets only */
@@ -299,7 +304,7 @@ struct settings {
 	__u32 wake_bytes; /* wake the reader of the ring when so many bytes wait */
 	__u32 generation; /* grows with each change of a policy: sockets are judged anew; 0: never any */
 	__u32 ported_max; /* accepted flows that keep the port of their peer, see enum usage */
-	__u32 reserved;
+	__u32 engine;	  /* enum engine: who made these programs */
 };
 
 /*

@@ -32,6 +32,7 @@ const enum socket_flags *_socket_flags __attribute__((used));
 const enum cgroup_flags *_cgroup_flags __attribute__((used));
 const enum process_flags *_process_flags __attribute__((used));
 const enum policy_mode *_policy_mode __attribute__((used));
+const enum engine *_engine __attribute__((used));
 const enum scope_bit *_scope_bit __attribute__((used));
 const enum name_kinds *_name_kinds __attribute__((used));
 const enum name_form *_name_form __attribute__((used));

@@ -125,6 +125,8 @@ _ENUMS = (
     "event_kind",
     "direction",
     "verdict",
+    "result",
+    "usage",
     "phase",
     "sample_kind",
     "loss_reason",
@@ -134,6 +136,7 @@ _ENUMS = (
     "cgroup_flags",
     "process_flags",
     "policy_mode",
+    "engine",
     "scope_bit",
     "name_kinds",
     "name_form",
@@ -196,7 +199,7 @@ def _bind_enums(found: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     for name in _ENUMS:
         if name not in found:
             raise AbiError(f"the programs have no enum {name}", btf.REBUILD)
-    return found
+    return {name: found[name] for name in _ENUMS}  # what else there is depends on the engine
 
 
 def mix(words: tuple[int, ...]) -> int:

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("tattle")
 
 
-def block(instance: str, policy: Policy) -> int:
+def block(instance: str, policy: Policy, engine: str | None = None) -> int:
     """Put a policy in force, keep it, and say what that means; returns the exit code."""
     parse(policy.target)
     compile_policy(policy)
     capabilities.require_loading()
-    with _in_kernel(instance) as enforcement:
+    with _in_kernel(instance, engine) as enforcement:
         done = enforcement.block(policy)
         enforcement.tell_phases()
     _tell_daemon(instance)
@@ -82,7 +82,7 @@ def _forget(paths: InstancePaths, text: str) -> Saved:
 
 
 @contextlib.contextmanager
-def _in_kernel(instance: str) -> Iterator[Enforcement]:
+def _in_kernel(instance: str, made_by: str | None) -> Iterator[Enforcement]:
     """Use what is pinned, if it is whole; else load it, with all policies that are kept."""
     lack = "it has just started, or is about to end"
     try:
@@ -97,12 +97,12 @@ def _in_kernel(instance: str) -> Iterator[Enforcement]:
                 yield enforcement
                 return
             lack = (enforcement.lack() if enforcement else None) or f"the pin of {missing[0]} is gone"
-    with _loaded(instance, lack) as enforcement:
+    with _loaded(instance, made_by, lack) as enforcement:
         yield enforcement
 
 
 @contextlib.contextmanager
-def _loaded(instance: str, lack: str) -> Iterator[Enforcement]:
+def _loaded(instance: str, made_by: str | None, lack: str) -> Iterator[Enforcement]:
     found: list[Enforcement] = []
 
     def prepare(engine: Engine) -> None:
@@ -111,7 +111,9 @@ def _loaded(instance: str, lack: str) -> Iterator[Enforcement]:
             log.error("not enforced: %s; %s", error.message, error.hint)
 
     try:
-        engine = Engine.open(engine_options(instance, config.load(None)), prepare)
+        settings = config.load(None)
+        made_by = made_by or settings.engine
+        engine = Engine.open(engine_options(instance, settings, engine=made_by), prepare)
     except InstanceBusy:
         raise HostError(
             f"nothing can be blocked, though a daemon runs: {lack}",

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from tracer.errors import AbiError, ObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
 MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 _KIND_FLAG = 1 << 31
+_GLOBAL = 1  # BTF_FUNC_GLOBAL of enum btf_func_linkage
 # Typedefs of include/uapi/linux/types.h that say "network byte order".
 _BIG_ENDIAN = frozenset({"__be16", "__be32", "__be64"})
 # Far above what bpf/abi.h has: spoiled bytes can describe structures without end.
@@ -53,6 +54,8 @@ class Kind(enum.IntEnum):
 
 
 _ALIASES = frozenset({Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG})
+_SIZED = frozenset({Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FLOAT})
+_POINTER = 8  # bytes; BPF is a machine of 64 bits
 _FIXED_TAIL = {Kind.INT: 4, Kind.ARRAY: 12, Kind.VAR: 4, Kind.DECL_TAG: 4}
 _ITEM_SIZE = {
     Kind.STRUCT: 12,
@@ -159,6 +162,18 @@ def parse(raw: bytes) -> Btf:
 _VOID = Type(Kind.FWD, "void", 0, flag=False, tail=b"")
 
 
+def made_global(raw: bytes, parsed: Btf, names: Container[str]) -> bytes:
+    """Return the section with these functions as global ones: the verifier checks them by themselves."""
+    changed = bytearray(raw)
+    header, start = struct.unpack_from("<4xII", raw)
+    at = header + start
+    for found in parsed.types[1:]:
+        if found.kind is Kind.FUNC and found.name in names:
+            struct.pack_into("<H", changed, at + 4, _GLOBAL)
+        at += _TYPE.size + len(found.tail)
+    return bytes(changed)
+
+
 def _types(section: bytes, table: Btf) -> Iterator[Type]:
     at = 0
     while at < len(section):
@@ -189,10 +204,11 @@ def layout(btf: Btf, name: str) -> Layout:
 
 def enums(btf: Btf) -> dict[str, dict[str, int]]:
     """Return the named enums as {enum: {constant: value}}."""
-    return {found.name: dict(_constants(btf, found)) for found in btf.types if found.kind is Kind.ENUM}
+    return {found.name: dict(constants(btf, found)) for found in btf.types if found.kind is Kind.ENUM}
 
 
-def _constants(btf: Btf, found: Type) -> Iterator[tuple[str, int]]:
+def constants(btf: Btf, found: Type) -> Iterator[tuple[str, int]]:
+    """Yield the constants of an enum with their values."""
     # Signed whatever the kind flag says: clang before 15 never sets it.
     for name, value in struct.iter_unpack("<Ii", found.tail):
         yield btf.string(name), value
@@ -206,7 +222,7 @@ def _flatten(btf: Btf, outer: Type, where: str, prefix: str = "", base: int = 0)
         if outer.flag and bits >> 24:
             raise AbiError(f"{where}.{name} is a bit field", REBUILD)
         offset = base + (bits & 0xFFFFFF if outer.flag else bits) // 8
-        inner, swapped = _resolve(btf, type_id)
+        inner, swapped = resolve(btf, type_id)
         yield from _fields(btf, inner, where, Field(name, offset, 0, "", swapped))
 
 
@@ -217,7 +233,7 @@ def _fields(btf: Btf, found: Type, where: str, field: Field) -> Iterator[Field]:
         return
     if found.kind is Kind.ARRAY and not field.name.endswith("reserved"):
         element, _index, count = struct.unpack("<III", found.tail)
-        inner, swapped = _resolve(btf, element)
+        inner, swapped = resolve(btf, element)
         if inner.size > 1:
             for i in range(count):
                 place = Field(f"{field.name}[{i}]", field.offset + i * inner.size, 0, "", swapped)
@@ -226,7 +242,8 @@ def _fields(btf: Btf, found: Type, where: str, field: Field) -> Iterator[Field]:
     yield _scalar(btf, found, f"{where}.{field.name}", field)
 
 
-def _resolve(btf: Btf, type_id: int) -> tuple[Type, bool]:
+def resolve(btf: Btf, type_id: int) -> tuple[Type, bool]:
+    """Return the type behind typedefs and qualifiers; whether one of them says network byte order."""
     swapped = False
     found = btf.types[type_id]
     for _ in range(32):
@@ -237,10 +254,21 @@ def _resolve(btf: Btf, type_id: int) -> tuple[Type, bool]:
     return found, swapped
 
 
+def size_of(btf: Btf, type_id: int) -> int:
+    """Return how many bytes a value of the type takes; 0 for what has no size, such as void."""
+    found = resolve(btf, type_id)[0]
+    if found.kind is Kind.ARRAY:
+        element, _index, count = struct.unpack("<III", found.tail)
+        return int(count * size_of(btf, element))
+    if found.kind is Kind.PTR:
+        return _POINTER
+    return found.size if found.kind in _SIZED else 0
+
+
 def _scalar(btf: Btf, found: Type, where: str, field: Field) -> Field:
     if found.kind is Kind.ARRAY:
         element, _index, count = struct.unpack("<III", found.tail)
-        inner = _resolve(btf, element)[0]
+        inner = resolve(btf, element)[0]
         if inner.kind is Kind.INT and (inner.size == 1 or field.name.endswith("reserved")):
             size = inner.size * count
             return field._replace(size=size, code=f"{size}s")

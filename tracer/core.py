@@ -8,6 +8,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tracer import config
 from tracer.accounts import Accounts
 from tracer.blocking import Enforcement
 from tracer.clock import BootClock
@@ -63,8 +64,14 @@ def engine_options(instance: str, settings: Config, **more: Any) -> EngineOption
         ring_bytes=limits.ring_bytes,
         loopback=settings.observe.loopback,
         statistics=settings.program_stats,
-        **more,
+        **{"engine": settings.engine, **more},
     )
+
+
+def own_options(instance: str, engine: str | None, **more: Any) -> EngineOptions:  # noqa: ANN401 - as EngineOptions
+    """Give what an engine beside the daemon's needs: nothing pinned, made as the configuration says."""
+    made_by = engine or config.load(None).engine
+    return EngineOptions(instance=instance, pin=False, engine=made_by, **more)
 
 
 def readers(engine: Engine, book: TargetBook, finder: Finder) -> tuple[Accounts, Targeting]:

@@ -59,6 +59,7 @@ class RunOptions:
     certificate: str | None = None
     key: str | None = None
     insecure: bool = False
+    engine: str | None = None
 
     def effective(self) -> config.Config:
         """Read the configuration and lay the command line over it; raises ConfigError or UsageError."""
@@ -69,6 +70,8 @@ class RunOptions:
             changes["listen"] = self.listen
         if self.log_file is not None:
             changes["log_file"] = self.log_file
+        if self.engine is not None:
+            changes["engine"] = self.engine
         if self.loopback:
             changes["observe"] = config.Observe(loopback=True)
         changes["web"] = self._web(found.web)

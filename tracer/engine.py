@@ -15,16 +15,14 @@ import contextlib
 import enum
 import errno
 import fcntl
-import hashlib
 import os
 import resource
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from tracer import capabilities, hostfs, inventory, libbpf
-from tracer.abi import Abi
-from tracer.errors import AbiError, DaemonAbsent, InstanceBusy, KernelError, NoBpffs, ObjectError
+from tracer import capabilities, hostfs, inventory, libbpf, programs
+from tracer.errors import DaemonAbsent, InstanceBusy, KernelError, NoBpffs
 from tracer.files import locked
 from tracer.maps import Maps
 from tracer.ring import Ring
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from tracer.abi import Abi
     from tracer.hostfs import InstancePaths
 
 OBJECT: Final = Path(__file__).parent / "objects" / "tattle.bpf.o"
@@ -85,7 +84,8 @@ class EngineOptions:
     """What to load and how large: entries of maps, bytes of the ring (a power of two of whole pages).
 
     `allow_missing` names hooks without which to go on where the kernel refuses them. `statistics` lets
-    the kernel count runs and time of the programs, which costs each of them some 20 ns.
+    the kernel count runs and time of the programs, which costs each of them some 20 ns. `engine` is who
+    makes the programs: libbpf from the compiled object, or bcc from the sources.
     """
 
     instance: str = "tattle"
@@ -98,6 +98,7 @@ class EngineOptions:
     ring_bytes: int = 2 << 20
     loopback: bool = False
     statistics: bool = False
+    engine: str = "libbpf"
     object_path: Path | None = None
 
     @property
@@ -153,13 +154,13 @@ class Engine:
         _raise_memory_limit()
         root = hostfs.cgroup2_root()
         paths = hostfs.instance_paths(options.instance, hostfs.bpffs_root())
-        elf = _read_object(options.object_path or OBJECT)
-        engine = cls(Abi.from_object(elf), paths, root, owner=True)
-        engine.object_sha256 = hashlib.sha256(elf).hexdigest()
+        chosen = programs.choose(options.engine, options.object_path or OBJECT)
+        engine = cls(chosen.abi, paths, root, owner=True)
+        engine.object_sha256 = chosen.sha256
         with engine._resources:
             if options.pin:
                 engine._hold_lock()
-            engine._load(elf, options)
+            engine._load(chosen, options)
             engine._attach_all(options, prepare)
             engine._resources = engine._resources.pop_all()
         return engine
@@ -176,7 +177,7 @@ class Engine:
             pins = _open_pins(paths, stack)
             if "flows" not in pins.maps:
                 raise nothing
-            engine = cls(_abi_of(pins.maps), paths, hostfs.cgroup2_root(), owner=False)
+            engine = cls(programs.abi_of(pins.maps), paths, hostfs.cgroup2_root(), owner=False)
             engine._links, engine._programs, engine._map_fds = pins
             engine._make_maps(paths)
             engine._resources = stack.pop_all()
@@ -298,10 +299,11 @@ class Engine:
         os.truncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
-    def _load(self, elf: bytes, options: EngineOptions) -> None:
+    def _load(self, chosen: programs.Programs, options: EngineOptions) -> None:
+        hooks = {spec.program: spec.hook for spec in HOOKS}
         with contextlib.ExitStack() as stack:
             old = _open_pins(self._paths, stack) if options.pin else _Pins({}, {}, {})
-            loaded = _load_what_works(elf, options, self.abi, old.maps)
+            loaded = programs.load(chosen, options.sizes, options.allow_missing, hooks, old.maps)
             self._resources.callback(loaded.object.close)
             self.adopted = loaded.adopted
             self._map_fds = {name: loaded.object.map_fd(name) for name in loaded.object.maps}
@@ -350,6 +352,7 @@ class Engine:
             loopback=int(options.loopback),
             wake_bytes=options.ring_bytes // 4,
             ported_max=options.flows_max // 2,
+            engine=self.abi.enums["engine"][f"ENGINE_{options.engine.upper()}"],
         )
 
     def _fill_cgroups(self) -> None:
@@ -403,12 +406,6 @@ class _Pins(NamedTuple):
     maps: dict[str, int]
 
 
-class _Loaded(NamedTuple):
-    object: libbpf.Object
-    programs: tuple[str, ...]
-    adopted: bool
-
-
 def _raise_memory_limit() -> None:
     """5.10 charges BPF memory to this limit (changed in 5.11), where the usual 8 MiB would not do.
 
@@ -416,14 +413,6 @@ def _raise_memory_limit() -> None:
     """
     with contextlib.suppress(ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
-def _read_object(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        mend = "build it (make bpf) or install the package again"
-        raise ObjectError(f"cannot read the compiled programs {path}: {error.strerror}", mend) from None
 
 
 def _open_pins(paths: InstancePaths, stack: contextlib.ExitStack) -> _Pins:
@@ -440,53 +429,3 @@ def _open_pins(paths: InstancePaths, stack: contextlib.ExitStack) -> _Pins:
 def _pins_in(directory: Path) -> Iterator[Path]:
     with contextlib.suppress(FileNotFoundError):
         yield from sorted(directory.iterdir())
-
-
-def _abi_of(maps: dict[str, int]) -> Abi:
-    return Abi.from_btf(libbpf.btf_of(libbpf.map_info(maps["flows"]).btf_id))
-
-
-def _load_what_works(elf: bytes, options: EngineOptions, abi: Abi, old: dict[str, int]) -> _Loaded:
-    """Load, leaving out what the kernel refuses as long as the caller allows it."""
-    left_out: set[str] = set()
-    while True:
-        opened = libbpf.Object(elf, "tattle")
-        try:
-            return _try_load(opened, options, abi, old, left_out)
-        except KernelError as error:
-            opened.close()
-            hook = next((spec.hook for spec in HOOKS if spec.program == error.hook), error.hook)
-            if hook not in options.allow_missing or error.hook in left_out:
-                raise
-            left_out.add(error.hook)
-        except BaseException:
-            opened.close()
-            raise
-
-
-def _try_load(
-    opened: libbpf.Object, options: EngineOptions, abi: Abi, old: dict[str, int], left_out: set[str]
-) -> _Loaded:
-    for program in left_out:
-        opened.leave_out(program)
-    for name in opened.maps.keys() & options.sizes.keys():
-        opened.resize(name, options.sizes[name])
-    adopted = _is_heir(opened, abi, old)
-    if adopted:
-        for name in opened.maps:
-            opened.reuse(name, old[name])
-    opened.load()
-    return _Loaded(opened, tuple(name for name in opened.programs if name not in left_out), adopted)
-
-
-def _is_heir(opened: libbpf.Object, abi: Abi, old: dict[str, int]) -> bool:
-    """Say whether the predecessor's maps are just those that we would make."""
-    wanted = opened.maps
-    if not wanted.keys() <= old.keys():
-        return False
-    if any(libbpf.map_info(old[name]).shape != shape for name, shape in wanted.items()):
-        return False
-    try:
-        return _abi_of(old) == abi
-    except (AbiError, ObjectError):
-        return False

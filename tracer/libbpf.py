@@ -12,12 +12,11 @@ import ctypes
 import errno
 import functools
 import os
-import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tracer.errors import KernelError, LibraryMissing, ObjectError
+from tracer.errors import KernelError, LibraryMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,29 +30,9 @@ ITERATOR = 28  # BPF_TRACE_ITER of enum bpf_attach_type
 _SHOWN_LINES = 3
 _READ_SIZE = 1 << 16
 _NOISE = ("-- BEGIN", "-- END", "processed ", "verification time", "libbpf: failed to load object")
-_FAILED_PROGRAM = re.compile(r"prog '([^']+)': (?:failed to load|BPF program load failed)")
 
 _void, _int, _u32, _text = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char_p
 _PROTOTYPES: dict[str, tuple[Any, ...]] = {
-    "bpf_object__open_mem": (_void, _void, ctypes.c_size_t, _void),
-    "bpf_object__load": (_int, _void),
-    "bpf_object__close": (None, _void),
-    "bpf_object__next_program": (_void, _void, _void),
-    "bpf_object__next_map": (_void, _void, _void),
-    "bpf_program__name": (_text, _void),
-    "bpf_program__fd": (_int, _void),
-    "bpf_program__expected_attach_type": (_int, _void),
-    "bpf_program__set_autoload": (_int, _void, ctypes.c_bool),
-    "bpf_map__name": (_text, _void),
-    "bpf_map__fd": (_int, _void),
-    "bpf_map__type": (_int, _void),
-    "bpf_map__key_size": (_u32, _void),
-    "bpf_map__value_size": (_u32, _void),
-    "bpf_map__max_entries": (_u32, _void),
-    "bpf_map__map_flags": (_u32, _void),
-    "bpf_map__is_internal": (ctypes.c_bool, _void),
-    "bpf_map__set_max_entries": (_int, _void, _u32),
-    "bpf_map__reuse_fd": (_int, _void, _int),
     "bpf_link_create": (_int, _int, _int, _int, _void),
     "bpf_link_update": (_int, _int, _int, _void),
     "bpf_raw_tracepoint_open": (_int, _text, _int),
@@ -74,12 +53,6 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
 }
 _PRINT = ctypes.CFUNCTYPE(_int, _int, _text, _void)
 _said: collections.deque[str] = collections.deque(maxlen=400)
-
-
-class _OpenOptions(ctypes.Structure):
-    """struct bpf_object_open_opts, libbpf.h, as far as we use it."""
-
-    _fields_ = (("size", ctypes.c_size_t), ("object_name", _text))
 
 
 class _RunOptions(ctypes.Structure):
@@ -150,24 +123,34 @@ def _c() -> ctypes.CDLL:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """Load the library, once; raises LibraryMissing."""
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise LibraryMissing(f"cannot load libbpf.so.1: {error}", "apt install libbpf1") from None
-    for name, (result, *arguments) in _PROTOTYPES.items():
-        function = getattr(library, name)
-        function.restype = result
-        function.argtypes = arguments
+    declare(library, _PROTOTYPES)
     library.libbpf_set_print(_listener)
     return library
 
 
+def declare(library: ctypes.CDLL, prototypes: dict[str, tuple[Any, ...]]) -> None:
+    """Tell ctypes the functions' types: what comes back, and what goes in."""
+    for name, (result, *arguments) in prototypes.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+
+
 def version() -> str:
     """Return which libbpf is loaded, such as v1.1; raises LibraryMissing."""
-    tell = _library().libbpf_version_string
+    tell = library().libbpf_version_string
     tell.restype = ctypes.c_char_p
     return f"libbpf {tell().decode()}"
+
+
+def heard() -> collections.deque[str]:
+    """Return the last lines that libbpf printed; whoever wants those of one call clears them first."""
+    return _said
 
 
 def last_words() -> str:
@@ -177,135 +160,48 @@ def last_words() -> str:
     return " | ".join(shown[-_SHOWN_LINES:])
 
 
-def _refused(what: str, code: int, *, hook: str = "", hint: str = "") -> KernelError:
+def refused(what: str, code: int, *, hook: str = "", hint: str = "") -> KernelError:
+    """Return the error for a refusal by the kernel."""
     reason = os.strerror(code)
     if code == errno.EPERM:
         hint = hint or "run it as root, or give it CAP_BPF"
     return KernelError(f"{what}: {reason}", hint, hook=hook, errno=code)
 
 
-def _call(what: str, name: str, *arguments: object, hook: str = "") -> int:
+def call(what: str, name: str, *arguments: object, hook: str = "") -> int:
     """Call a libbpf function that returns a number or, as all do since 1.0, a negative errno."""
-    result = getattr(_library(), name)(*arguments)
+    result = getattr(library(), name)(*arguments)
     if result < 0:
-        raise _refused(what, -result, hook=hook)
+        raise refused(what, -result, hook=hook)
     return int(result)
-
-
-class Object:
-    """An opened object: set it up, `load` it, take its descriptors (owned by the object), `close` it."""
-
-    def __init__(self, elf: bytes, name: str) -> None:
-        _said.clear()
-        self._bytes = elf  # libbpf reads from here until load
-        options = _OpenOptions(ctypes.sizeof(_OpenOptions), name.encode())
-        self._object = _library().bpf_object__open_mem(elf, len(elf), ctypes.byref(options))
-        if not self._object:
-            code = os.strerror(ctypes.get_errno())
-            mend = "build it again (make bpf) or install the package again"
-            raise ObjectError(f"libbpf cannot open the compiled programs: {code}: {last_words()}", mend)
-        self._programs = dict(self._walk("program"))
-        self._maps = dict(self._walk("map"))
-
-    def _walk(self, kind: str) -> Iterator[tuple[str, int]]:
-        library = _library()
-        step, name = getattr(library, f"bpf_object__next_{kind}"), getattr(library, f"bpf_{kind}__name")
-        at = step(self._object, None)
-        while at:
-            yield name(at).decode(), at
-            at = step(self._object, at)
-
-    @property
-    def programs(self) -> tuple[str, ...]:
-        """The names of all programs."""
-        return tuple(self._programs)
-
-    @property
-    def maps(self) -> dict[str, MapShape]:
-        """The maps that the source declares, not those that the compiler makes for its constants."""
-        library = _library()
-        return {
-            name: MapShape(
-                library.bpf_map__type(at),
-                library.bpf_map__key_size(at),
-                library.bpf_map__value_size(at),
-                library.bpf_map__max_entries(at),
-                library.bpf_map__map_flags(at),
-            )
-            for name, at in self._maps.items()
-            if not library.bpf_map__is_internal(at)
-        }
-
-    def leave_out(self, program: str) -> None:
-        """Do not load `program`."""
-        _call(f"cannot leave out {program}", "bpf_program__set_autoload", self._programs[program], 0)
-
-    def resize(self, name: str, entries: int) -> None:
-        """Set the map's max_entries (bytes, for a ring buffer)."""
-        _call(f"cannot resize map {name}", "bpf_map__set_max_entries", self._maps[name], entries)
-
-    def reuse(self, name: str, fd: int) -> None:
-        """Use the existing map `fd` instead of a new one; the descriptor is duplicated."""
-        _call(f"cannot take over map {name}", "bpf_map__reuse_fd", self._maps[name], fd)
-
-    def load(self) -> None:
-        """Create the maps and load the programs; KernelError.hook names the program refused."""
-        _said.clear()
-        result = _library().bpf_object__load(self._object)
-        if not result:
-            return
-        hooks = [found[1] for line in _said if (found := _FAILED_PROGRAM.search(line))]
-        hook = hooks[0] if hooks else ""
-        what = f"the kernel refuses the program {hook}" if hook else "the kernel refuses the programs"
-        refusal = _refused(what, -result, hook=hook, hint=f"--allow-missing {hook}" if hook else "")
-        refusal.message = f"{refusal.message}: {last_words()}"
-        raise refusal
-
-    def program_fd(self, name: str) -> int:
-        """Return the descriptor of a loaded program."""
-        return int(_library().bpf_program__fd(self._programs[name]))
-
-    def attach_type(self, name: str) -> int:
-        """Return the enum bpf_attach_type that the program's section asks for."""
-        return int(_library().bpf_program__expected_attach_type(self._programs[name]))
-
-    def map_fd(self, name: str) -> int:
-        """Return the descriptor of a created map."""
-        return int(_library().bpf_map__fd(self._maps[name]))
-
-    def close(self) -> None:
-        """Free the object and its descriptors; what is linked or pinned lives on."""
-        if self._object:
-            _library().bpf_object__close(self._object)
-            self._object = None
 
 
 def link_cgroup(hook: str, program_fd: int, cgroup_fd: int, attach_type: int) -> int:
     """Attach a program to a cgroup beside all others; returns the link's descriptor."""
     what = f"the kernel refuses to attach {hook}"
-    return _call(what, "bpf_link_create", program_fd, cgroup_fd, attach_type, None, hook=hook)
+    return call(what, "bpf_link_create", program_fd, cgroup_fd, attach_type, None, hook=hook)
 
 
 def link_raw_tracepoint(hook: str, program_fd: int, tracepoint: str) -> int:
     """Attach a program to a raw tracepoint; returns the link's descriptor."""
     what = f"the kernel refuses to attach {hook}"
-    return _call(what, "bpf_raw_tracepoint_open", tracepoint.encode(), program_fd, hook=hook)
+    return call(what, "bpf_raw_tracepoint_open", tracepoint.encode(), program_fd, hook=hook)
 
 
 def link_iterator(hook: str, program_fd: int, attach_type: int) -> int:
     """Make the link by which an iterator program can be read; returns its descriptor."""
     what = f"the kernel refuses to attach {hook}"
-    return _call(what, "bpf_link_create", program_fd, 0, attach_type, None, hook=hook)
+    return call(what, "bpf_link_create", program_fd, 0, attach_type, None, hook=hook)
 
 
 def link_update(hook: str, link_fd: int, program_fd: int) -> None:
     """Put another program behind an existing link, without a gap."""
-    _call(f"the kernel refuses to replace {hook}", "bpf_link_update", link_fd, program_fd, None, hook=hook)
+    call(f"the kernel refuses to replace {hook}", "bpf_link_update", link_fd, program_fd, None, hook=hook)
 
 
 def run_iterator(link_fd: int) -> bytes:
     """Run an iterator program from start to end and return what it wrote."""
-    fd = _call("cannot start an iterator", "bpf_iter_create", link_fd)
+    fd = call("cannot start an iterator", "bpf_iter_create", link_fd)
     parts = []
     try:
         while True:
@@ -315,7 +211,7 @@ def run_iterator(link_fd: int) -> bytes:
                 if not parts[-1]:
                     return b"".join(parts)
     except OSError as error:
-        raise _refused("an iterator failed", error.errno or 0) from None
+        raise refused("an iterator failed", error.errno or 0) from None
     finally:
         os.close(fd)
 
@@ -324,26 +220,26 @@ def run_raw(program_fd: int, arguments: bytes) -> None:
     """Run a raw tracepoint's program once, with these bytes as its arguments (BPF_PROG_TEST_RUN, 5.10)."""
     options = _RunOptions(size=ctypes.sizeof(_RunOptions), ctx_size_in=len(arguments))
     options.ctx_in = ctypes.cast(ctypes.c_char_p(arguments), _void)
-    _call("cannot run a program", "bpf_prog_test_run_opts", program_fd, ctypes.byref(options))
+    call("cannot run a program", "bpf_prog_test_run_opts", program_fd, ctypes.byref(options))
 
 
 def enable_statistics() -> int:
     """Let the kernel count runs and time of BPF programs while the returned descriptor is open."""
-    return _call("cannot enable BPF statistics", "bpf_enable_stats", 0)  # BPF_STATS_RUN_TIME
+    return call("cannot enable BPF statistics", "bpf_enable_stats", 0)  # BPF_STATS_RUN_TIME
 
 
 def pin(fd: int, path: Path) -> None:
     """Pin a map or link at `path`, in place of what is pinned there: never nothing in between."""
     fresh = path.with_name(f"{path.name}_new")
     fresh.unlink(missing_ok=True)
-    _call(f"cannot pin {path}", "bpf_obj_pin", fd, os.fsencode(fresh))
+    call(f"cannot pin {path}", "bpf_obj_pin", fd, os.fsencode(fresh))
     fresh.rename(path)
 
 
 def open_pin(path: Path) -> int | None:
     """Return a descriptor of what is pinned at `path`, None where there is nothing."""
     try:
-        return _call(f"cannot open {path}", "bpf_obj_get", os.fsencode(path))
+        return call(f"cannot open {path}", "bpf_obj_get", os.fsencode(path))
     except KernelError as error:
         if error.errno == errno.ENOENT:
             return None
@@ -361,7 +257,7 @@ def _info(
     answer = given or ctypes.create_string_buffer(size)
     length = ctypes.c_uint32(size)
     what = f"cannot ask the kernel about descriptor {fd}"
-    _call(what, "bpf_obj_get_info_by_fd", fd, answer, ctypes.byref(length))
+    call(what, "bpf_obj_get_info_by_fd", fd, answer, ctypes.byref(length))
     return answer
 
 
@@ -387,34 +283,39 @@ def program_info(fd: int) -> ProgramInfo:
 
 def program_of(program_id: int) -> int:
     """Return a descriptor of the program with this id; needs CAP_SYS_ADMIN."""
-    return _call(f"cannot open program {program_id}", "bpf_prog_get_fd_by_id", program_id)
+    return call(f"cannot open program {program_id}", "bpf_prog_get_fd_by_id", program_id)
 
 
 def btf_of(btf_id: int) -> bytes:
-    """Return the BTF that the kernel keeps under this id (struct bpf_btf_info); needs CAP_SYS_ADMIN."""
-    fd = _call(f"cannot open BTF {btf_id}", "bpf_btf_get_fd_by_id", btf_id)
+    """Return the BTF that the kernel keeps under this id; needs CAP_SYS_ADMIN."""
+    fd = call(f"cannot open BTF {btf_id}", "bpf_btf_get_fd_by_id", btf_id)
     try:
-        (size,) = struct.unpack_from("<I", _info(fd, 32), 8)
-        data = ctypes.create_string_buffer(size)
-        asked = ctypes.create_string_buffer(32)
-        struct.pack_into("<QI", asked, 0, ctypes.addressof(data), size)
-        _info(fd, 32, asked)
-        return data.raw
+        return btf_behind(fd)
     finally:
         os.close(fd)
+
+
+def btf_behind(fd: int) -> bytes:
+    """Return the BTF behind a descriptor (struct bpf_btf_info)."""
+    (size,) = struct.unpack_from("<I", _info(fd, 32), 8)
+    data = ctypes.create_string_buffer(size)
+    asked = ctypes.create_string_buffer(32)
+    struct.pack_into("<QI", asked, 0, ctypes.addressof(data), size)
+    _info(fd, 32, asked)
+    return data.raw
 
 
 def push_queue(fd: int, number: int) -> None:
     """Push a 32-bit number."""
     value = ctypes.c_uint32(number)
-    _call("cannot push to a queue", "bpf_map_update_elem", fd, None, ctypes.byref(value), ANY)
+    call("cannot push to a queue", "bpf_map_update_elem", fd, None, ctypes.byref(value), ANY)
 
 
 def pop_queue(fd: int) -> int | None:
     """Pop a 32-bit number; None where the queue is empty."""
     value = ctypes.c_uint32()
     with _absent_is_none():
-        _call("cannot pop a queue", "bpf_map_lookup_and_delete_elem", fd, None, ctypes.byref(value))
+        call("cannot pop a queue", "bpf_map_lookup_and_delete_elem", fd, None, ctypes.byref(value))
         return value.value
     return None
 
@@ -423,7 +324,7 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     """Return the value of `key`, None where there is none."""
     value = ctypes.create_string_buffer(value_size)
     with _absent_is_none():
-        _call("cannot read a map", "bpf_map_lookup_elem", fd, key, value)
+        call("cannot read a map", "bpf_map_lookup_elem", fd, key, value)
         return value.raw
     return None
 
@@ -431,7 +332,7 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
 def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> bool:
     """Write `value` under `key`; False where NOEXIST finds the key taken, or EXIST finds none."""
     try:
-        _call("cannot write a map", "bpf_map_update_elem", fd, key, value, flags)
+        call("cannot write a map", "bpf_map_update_elem", fd, key, value, flags)
     except KernelError as error:
         if error.errno == {NOEXIST: errno.EEXIST, EXIST: errno.ENOENT}.get(flags):
             return False
@@ -442,7 +343,7 @@ def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> bool:
 def delete(fd: int, key: bytes) -> bool:
     """Delete `key`; False where there is none."""
     with _absent_is_none():
-        _call("cannot delete from a map", "bpf_map_delete_elem", fd, key)
+        call("cannot delete from a map", "bpf_map_delete_elem", fd, key)
         return True
     return False
 
@@ -453,7 +354,7 @@ def keys(fd: int, key_size: int) -> Iterator[bytes]:
     while True:
         following = ctypes.create_string_buffer(key_size)
         with _absent_is_none():
-            _call("cannot walk a map", "bpf_map_get_next_key", fd, at, following)
+            call("cannot walk a map", "bpf_map_get_next_key", fd, at, following)
             at = following.raw
             yield at
             continue
@@ -482,14 +383,14 @@ def batches(fd: int, key_size: int, value_size: int, count: int = 4096) -> Itera
             ctypes.create_string_buffer(key_size * count),
             ctypes.create_string_buffer(value_size * count),
         )
-        function = _library().bpf_map_lookup_batch
+        function = library().bpf_map_lookup_batch
         result = function(fd, mark, position, keys_, values, ctypes.byref(found), None)
         code = -result
         if code == errno.ENOSPC:
             count *= 2
             continue
         if code not in {0, errno.ENOENT}:
-            raise _refused("cannot read a map", code)
+            raise refused("cannot read a map", code)
         yield keys_.raw[: key_size * found.value], values.raw[: value_size * found.value]
         if code:
             return

@@ -52,6 +52,7 @@ class Settings(NamedTuple):
     wake_bytes: int
     generation: int
     ported_max: int
+    engine: int
 
 
 class Maps:

@@ -52,6 +52,7 @@ class ProveOptions:
     pages: tuple[Path, ...]
     key: Path | None
     as_json: bool
+    engine: str | None = None
 
 
 def prove(options: ProveOptions) -> int:
@@ -108,7 +109,7 @@ class _Window:
         if selector is None:
             self._cgroup = stack.enter_context(Cgroup(root, Finder(root).cgroup_of("self")))
             selector = f"cgroup:{self._cgroup.path}"
-        self._witness = stack.enter_context(Witness(options.instance, selector))
+        self._witness = stack.enter_context(Witness(options.instance, selector, options.engine))
         self._enforcing = Enforcing(options.instance, selector, self._witness.cgroups)
         self._holdings = Holdings(self._witness.engine, self._witness.cgroups, self._witness.ours)
         self._calls = CallListener(self._holdings.add_call)

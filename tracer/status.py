@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tracer.blocking import MAPS, POLICIES, Enforcement
 from tracer.engine import Engine
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from tracer.saved import Saved
 
-ENGINE: Final = "libbpf"
 Json = dict[str, Any]
 
 
@@ -43,12 +42,18 @@ def status(instance: str) -> Json:
     with engine:
         maps = engine.maps
         return document | {
-            "engine": ENGINE,
+            "engine": _engine(engine),
             "hooks": [hook._asdict() for hook in engine.hooks()],
             "maps": [size._asdict() for size in maps.sizes()],
             "targets": _targets(engine) if {*MAPS} <= engine.pinned() else _kept(instance),
             "losses": maps.losses(),
         }
+
+
+def _engine(engine: Engine) -> str:
+    """Say who made the programs that are there."""
+    names = {number: name for name, number in engine.abi.enums["engine"].items()}
+    return names[engine.maps.settings.engine].removeprefix("ENGINE_").lower()
 
 
 def require_enforced(document: Json, targets: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import select
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -13,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from tracer import control
-from tracer.core import Core
-from tracer.engine import EngineOptions
+from tracer.core import Core, own_options
 from tracer.errors import DaemonAbsent
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Local:
 
     name = "no daemon, own programs"
 
-    def __init__(self, instance: str, targets: list[str]) -> None:
+    def __init__(self, instance: str, targets: list[str], engine: str | None) -> None:
         """Attach; the targets are told to the kernel, so that their loopback and phases are seen too."""
-        self._core = Core(EngineOptions(instance=instance, pin=False), None, early=targets)
+        self._core = Core(own_options(instance, engine), None, early=targets)
         self._tidy_at = 0.0
         try:
             self._core.retarget(targets)
@@ -114,21 +114,32 @@ class Local:
         self._core.close()
 
 
-def watch(
-    instance: str, targets: list[str], *, as_json: bool, seconds: float | None, addresses: bool = False
-) -> int:
+@dataclass(frozen=True)
+class WatchOptions:
+    """What was asked: `seconds` None is until Ctrl-C; `engine` makes the programs where no daemon runs."""
+
+    instance: str
+    targets: list[str]
+    as_json: bool
+    seconds: float | None
+    addresses: bool = False
+    engine: str | None = None
+
+
+def watch(options: WatchOptions) -> int:
     """Show what happens until interrupted, or for so many seconds; returns the exit code."""
     with ExitStack() as stack:
         source: Source
         try:
-            source = Remote(instance, targets)
+            source = Remote(options.instance, options.targets)
         except DaemonAbsent:
-            source = local = Local(instance, targets)
+            source = local = Local(options.instance, options.targets, options.engine)
             stack.callback(local.close)
-        until = time.monotonic() + seconds if seconds is not None else float("inf")
+        until = time.monotonic() + options.seconds if options.seconds is not None else float("inf")
+        addresses = options.addresses
         try:
-            if as_json or not sys.stdout.isatty():
-                _write(source, until, None if as_json else partial(_as_text, addresses=addresses))
+            if options.as_json or not sys.stdout.isatty():
+                _write(source, until, None if options.as_json else partial(_as_text, addresses=addresses))
             else:
                 _show(source, until, addresses=addresses)
         except KeyboardInterrupt:

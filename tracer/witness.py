@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 import msgspec
 
 from tracer import evidence
-from tracer.core import Core, readers
+from tracer.core import Core, own_options, readers
 from tracer.decode import timestamp
-from tracer.engine import Engine, EngineOptions
+from tracer.engine import Engine
 from tracer.errors import ObjectError, TattleError
 from tracer.names import escape
 from tracer.targeting import chooser
@@ -62,10 +62,9 @@ class Sample(NamedTuple):
 class Witness:
     """An engine of its own and what it has seen; a context manager."""
 
-    def __init__(self, instance: str, selector: str) -> None:
+    def __init__(self, instance: str, selector: str, engine: str | None) -> None:
         """Attach; from here on every packet of the target counts."""
-        options = EngineOptions(instance=instance, pin=False, ring_bytes=RING_BYTES)
-        self.core = Core(options, None, early=[selector])
+        self.core = Core(own_options(instance, engine, ring_bytes=RING_BYTES), None, early=[selector])
         try:
             self.core.retarget([selector])
         except BaseException:

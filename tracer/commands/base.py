@@ -38,6 +38,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="JSON instead of text for people")
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Declare --engine."""
+    parser.add_argument(
+        "--engine",
+        choices=("libbpf", "bcc"),
+        help="who makes the programs; bcc compiles them on this host (python3-bpfcc); default: what the "
+        "configuration says, else libbpf",
+    )
+
+
 def seconds(text: str) -> float:
     """Read a time of `--for`; ValueError for what is none."""
     value = float(text)

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from tracer.commands.base import Command
+from tracer.commands.base import Command, add_engine
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="HOOK",
         help="go on without this hook if it is refused",
     )
+    add_engine(parser)
     parser.add_argument("--object", type=Path, metavar="FILE", help=argparse.SUPPRESS)
 
 
@@ -59,6 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
         certificate=arguments.certificate,
         key=arguments.key,
         insecure=arguments.insecure,
+        engine=arguments.engine,
     )
     return run(options)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracer.commands.base import TARGETS, Command, add_json, add_targets, print_json, seconds
+from tracer.commands.base import TARGETS, Command, add_engine, add_json, add_targets, print_json, seconds
 
 if TYPE_CHECKING:
     import argparse
@@ -20,18 +20,21 @@ def _add_flows(parser: argparse.ArgumentParser) -> None:
 def _add_watch(parser: argparse.ArgumentParser) -> None:
     _add_flows(parser)
     parser.add_argument("--for", dest="seconds", type=seconds, metavar="SECONDS", help="end after so long")
+    add_engine(parser)
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    from tracer.watch import watch
+    from tracer.watch import WatchOptions, watch
 
-    return watch(
+    options = WatchOptions(
         arguments.instance,
         arguments.targets,
         as_json=arguments.json,
         seconds=arguments.seconds,
         addresses=arguments.addresses,
+        engine=arguments.engine,
     )
+    return watch(options)
 
 
 def _flows(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracer.commands.base import TARGETS, Command
+from tracer.commands.base import TARGETS, Command, add_engine
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +25,7 @@ def _add_block(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="deny the replies on connections that others made to it, too"
     )
+    add_engine(parser)
 
 
 def _block(arguments: argparse.Namespace) -> int:
@@ -39,7 +40,7 @@ def _block(arguments: argparse.Namespace) -> int:
         Mode.AUDIT if arguments.audit else Mode.ENFORCE,
         arguments.strict,
     )
-    return block(arguments.instance, policy)
+    return block(arguments.instance, policy, arguments.engine)
 
 
 def _add_unblock(parser: argparse.ArgumentParser) -> None:

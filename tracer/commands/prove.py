@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracer.commands.base import TARGETS, Command, add_json, seconds
+from tracer.commands.base import TARGETS, Command, add_engine, add_json, seconds
 
 if TYPE_CHECKING:
     import argparse
@@ -32,6 +32,7 @@ def _add_prove(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--key", type=Path, metavar="FILE", help="sign the report: an Ed25519 key, PEM")
     parser.add_argument("--make-key", type=Path, metavar="FILE", help="make such a key, and do nothing else")
+    add_engine(parser)
     add_json(parser)
 
 
@@ -49,6 +50,7 @@ def _prove(arguments: argparse.Namespace) -> int:
         pages=tuple(arguments.html),
         key=arguments.key,
         as_json=arguments.json,
+        engine=arguments.engine,
     )
     return prove(options)
 
