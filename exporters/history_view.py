@@ -31,6 +31,7 @@ _LONGEST: Final = "destination"
 _ROOM_MIN: Final = 20
 _HERE: Final = frozenset({"loopback", "host"})
 _HOUR: Final = timedelta(hours=1)
+_MINUTE: Final = timedelta(minutes=1)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # as spreadsheets begin one
 _MANY: Final = {"try": "tries"}
 _GAPS: Final = {
@@ -141,16 +142,16 @@ def _print_hours(out: Console, document: Json) -> None:
     )
     peak = spans[sums.index(most)][0]
     each = "an hour" if step == 1 else f"{step} hours"
-    unseen = f"; {_UNSEEN} not seen" if _UNSEEN in bars else ""
+    unseen = f"; {_UNSEEN} not all was seen" if _UNSEEN in bars else ""
     out.print(Text.assemble(f"{start:%H:%M} ", (bars, "cyan"), f" {end:%H:%M}"))
     out.print(Text(f"{each} a column; the most, {size(most)}, {_said(peak)}{unseen}", style="dim"))
 
 
 def _blank(document: Json, start: datetime, end: datetime) -> str:
-    """Tell hours without traffic from hours that nobody saw."""
-    until = min(end, _time(document["until"]))
-    gone = (_time(gap["start"]) <= start and until <= _time(gap["end"]) for gap in document["gaps"])
-    return _UNSEEN if any(gone) else "·"
+    """Tell a time without traffic from one of which a minute or more is unknown."""
+    times = ((_time(gap["start"]), _time(gap["end"])) for gap in document["gaps"])
+    unseen = any(min(end, gone) - max(start, since) >= _MINUTE for since, gone in times)
+    return _UNSEEN if unseen else "·"
 
 
 def _rows(flows: Iterable[Json]) -> list[Json]:

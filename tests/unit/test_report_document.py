@@ -127,17 +127,18 @@ def test_the_page_answers_in_its_first_lines(capsys: pytest.CaptureFixture[str])
 
 
 def test_hours_are_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    """The fullest is highest, one without traffic is a dot, one that nobody saw a question mark."""
+    """The fullest is highest, one without traffic is a dot, one that was not all seen a question mark."""
     cells = [
         cell(bytes_out=1, hour=0),
         cell(bytes_out=800, hour=1),
         cell(bytes_out=400, hour=2),
         cell(bytes_out=9999, hour=3, direction="in"),
     ]
-    gap = Gap(MIDNIGHT + 4 * HOUR - 10, MIDNIGHT + 6 * HOUR, "stopped")
-    text = page(capsys, cells, gaps=[gap], until_ns=MIDNIGHT + 7 * HOUR)
+    long = Gap(MIDNIGHT + 4 * HOUR - 10, MIDNIGHT + 5 * HOUR + HOUR // 30, "stopped")
+    short = Gap(MIDNIGHT + 6 * HOUR, MIDNIGHT + 6 * HOUR + HOUR // 100, "stopped")
+    text = page(capsys, cells, gaps=[long, short], until_ns=MIDNIGHT + 7 * HOUR)
     assert "05:30 ▁█▅·??· 12:30\n" in text
-    assert "an hour a column; the most, 800 B, Sun 29 Nov 06:30; ? not seen" in text
+    assert "an hour a column; the most, 800 B, Sun 29 Nov 06:30; ? not all was seen" in text
 
 
 def test_a_month_fits_a_line(capsys: pytest.CaptureFixture[str]) -> None:
