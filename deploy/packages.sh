@@ -9,10 +9,9 @@ RUN="clang=clang llvm-strip=llvm
 /usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/linux/bpf.h=linux-libc-dev libbpf.so.1=libbpf1"
 TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl openssl=openssl dig=bind9-dnsutils dnsmasq=dnsmasq-base
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
-systemd-analyze=systemd strace=strace bpftool=bpftool"
+systemd-analyze=systemd strace=strace bpftool=bpftool sysctl=procps cc=gcc /usr/include/stdio.h=libc6-dev"
 VM="qemu-system-x86_64=qemu-system-x86"
 DEPLOY="debootstrap=debootstrap dpkg-deb=dpkg groff=groff-base docker-compose=docker-compose chromium=chromium chromedriver=chromium-driver /usr/share/fonts/truetype/dejavu=fonts-dejavu-core"
-BENCH="gcc=gcc /usr/include/stdio.h=libc6-dev"
 
 fail() { # what failed, how to mend
 	printf '%s\n  %s\n' "packages: $1" "$2" >&2
@@ -97,7 +96,7 @@ case ${1:-} in
 run) wanted=$RUN ;;
 test) wanted="$RUN $TEST" ;;
 vm) wanted="$RUN $VM" ;;
-bench) wanted="$RUN $TEST $BENCH" ;;
+bench) wanted="$RUN $TEST" ;;
 deploy) wanted="$RUN $TEST $DEPLOY" ;;
 python)
 	python || fail "no Python >= 3.11 with venv" "type: deploy/packages.sh run (as root)"
