@@ -30,7 +30,7 @@ _PACKAGE: Final = Path(__file__).parent
 SOURCES: Final = next(path for path in (_PACKAGE / "sources", _PACKAGE.parent / "bpf") if path.is_dir())
 VMLINUX: Final = Path("/sys/kernel/btf/vmlinux")
 # Where distributions put modules for their own Python; a virtual environment does not look there.
-_DISTRIBUTION: Final = "/usr/lib/python3/dist-packages"
+DISTRIBUTION: Final = "/usr/lib/python3/dist-packages"
 _MAIN: Final = "tattle.bpf.c"
 _APT: Final = "apt install python3-bpfcc (PyPI's bcc is another package)"
 # LLVM optimizes for this host's processor first: what it widens or unrolls takes more stack than there is.
@@ -63,19 +63,22 @@ class Compiled(msgspec.Struct, frozen=True):
 
 def compiled() -> Compiled:
     """Compile for the running kernel; LibraryMissing, HostError or ObjectError where that cannot be."""
-    environment = {**os.environ, "PYTHONPATH": str(_PACKAGE.parent)}
-    command = [sys.executable, "-m", "tracer.bcc"]
-    done = subprocess.run(command, env=environment, cwd="/", check=False, capture_output=True)
+    modules = os.pathsep.join([str(_PACKAGE.parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tracer.bcc", str(SOURCES), DISTRIBUTION],
+        env={**os.environ, "PYTHONPATH": modules},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
     if done.returncode == 0:
         return msgspec.msgpack.decode(done.stdout, type=Compiled)
-    words = done.stderr.decode("utf-8", "replace").strip().splitlines()
     if done.returncode == _FAILED and done.stdout:
         kind, message, hint = msgspec.msgpack.decode(done.stdout, type=tuple[str, str, str])
         refusals = {one.__name__: one for one in (HostError, KernelError, LibraryMissing, ObjectError)}
         raise refusals.get(kind, HostError)(message, hint)
-    wrong = next(
-        (line for line in words if "error:" in line), words[-1] if words else f"exit code {done.returncode}"
-    )
+    words = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]
+    wrong = next((line for line in words if "error:" in line), words[-1])
     raise ObjectError(
         f"bcc cannot compile the programs: {wrong}", f"mend {SOURCES}, or use the engine libbpf"
     )
@@ -83,19 +86,19 @@ def compiled() -> Compiled:
 
 def version() -> str:
     """Return which bcc there is, such as `bcc 0.26.0`; raises LibraryMissing."""
-    found = sorted(Path(_DISTRIBUTION).glob("bcc/version.py"))
+    found = sorted(Path(DISTRIBUTION).glob("bcc/version.py"))
     words = re.search(r"['\"]([\d.]+)", found[0].read_text(encoding="utf-8")) if found else None
     if words is None:
         raise LibraryMissing("python3-bpfcc is not installed", _APT)
     return f"bcc {words[1]}"
 
 
-def main() -> int:
+def main(sources: Path, distribution: str) -> int:
     """Compile and write what came out of it to standard output; what bcc prints goes to standard error."""
     out = os.dup(1)
     os.dup2(2, 1)
     try:
-        made = msgspec.msgpack.encode(_compile())
+        made = msgspec.msgpack.encode(_compile(sources, _library(distribution)))
     except TattleError as error:
         os.write(out, msgspec.msgpack.encode((type(error).__name__, error.message, error.hint)))
         return _FAILED
@@ -104,10 +107,9 @@ def main() -> int:
     return 0
 
 
-def _compile() -> Compiled:
-    library = _library()
+def _compile(folder: Path, library: Any) -> Compiled:  # noqa: ANN401 - a ctypes library
     with tempfile.TemporaryDirectory(prefix="tattle-bcc-") as place:
-        sources = _write(Path(place))
+        sources = _write(folder, Path(place))
         flags = [f"-I{place}", *_FLAGS, *_QUIET]
         array = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
         os.environ["BCC_KERNEL_SOURCE"] = place
@@ -129,7 +131,7 @@ def _compile() -> Compiled:
     return Compiled(version(), tuple(programs), btf.made_global(raw, types, once))
 
 
-def _write(place: Path) -> dict[str, str]:
+def _write(folder: Path, place: Path) -> dict[str, str]:
     """Write the sources as they are for the running kernel, and the headers that bcc asks for."""
     try:
         kernel = Kernel(btf.parse(VMLINUX.read_bytes()))
@@ -138,7 +140,7 @@ def _write(place: Path) -> dict[str, str]:
         raise HostError(
             what, "bcc needs a kernel with CONFIG_DEBUG_INFO_BTF, as distributions have it"
         ) from None
-    paths = sorted(path for path in SOURCES.iterdir() if path.suffix in {".c", ".h"})
+    paths = sorted(path for path in folder.iterdir() if path.suffix in {".c", ".h"})
     sources = {path.name: kernel.relocated(path.read_text(encoding="utf-8")) for path in paths}
     tree = {f"include/{name}": text for name, text in _TREE.items()}
     tree["include/linux/types.h"] = sources["types.h"]
@@ -149,9 +151,9 @@ def _write(place: Path) -> dict[str, str]:
     return sources
 
 
-def _library() -> Any:  # noqa: ANN401 - a ctypes library
+def _library(distribution: str) -> Any:  # noqa: ANN401 - a ctypes library
     """Load libbcc by the distribution's own module, which knows its prototypes."""
-    sys.path.append(_DISTRIBUTION)
+    sys.path.insert(0, distribution)  # before PyPI's
     try:
         from bcc import lib  # noqa: PLC0415 - only in this process
     except (ImportError, OSError) as error:
@@ -164,7 +166,7 @@ def _function(library: Any, module: int, name: str) -> bytes:  # noqa: ANN401 - 
     start, size = (library.bpf_function_start, library.bpf_function_size)
     at = start(module, name.encode())
     if not at:
-        raise ObjectError(f"bcc has not compiled the program {name}", f"see {SOURCES / _MAIN}")
+        raise ObjectError(f"bcc has not compiled the program {name}", f"see {_MAIN}: one program a SEC()")
     return ctypes.string_at(at, size(module, name.encode()))
 
 
@@ -177,4 +179,4 @@ def _btf() -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

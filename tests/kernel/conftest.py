@@ -6,6 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import engines
 import pytest
 from jail import Jail, Judge
 from lab import Lab
@@ -14,6 +15,9 @@ from watched import Tattle, sweep
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+engines.use()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from watched import Tattle, run
+from lab import PEER4
+from watched import Tattle, run, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from lab import Lab
@@ -101,3 +104,24 @@ class Jail:
     def below(self, name: str) -> Path:
         """Make a cgroup inside."""
         return self.lab.cgroup(f"{self.lab.cgroup_path(self.inside)}/{name}")
+
+
+@contextlib.contextmanager
+def flood(lab: Lab, jail: Jail, judge: Judge) -> Iterator[list[str]]:
+    """Have programs inside try without a pause; in the end they still run, and nothing has arrived."""
+    port = lab.peer.serve("udp")
+    programs = [
+        lab.start("batch.c", "send", "1000000000", "100", PEER4, str(port), cgroup=jail.inside),
+        lab.start("tcp.py", op="burst", host=PEER4, port=port, times=1 << 40, cgroup=jail.inside),
+    ]
+    names = [program.name for program in programs]
+    before = judge.arrived()
+    try:
+        until(lambda: [] if jail.denials(*names) else ["nobody tries"], 10)
+        yield names
+        assert [program.process.poll() for program in programs] == [None, None]
+    finally:
+        for program in programs:
+            program.process.kill()
+            program.process.communicate()
+    assert judge.arrived() == before

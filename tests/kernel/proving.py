@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engines import made_by
 from watched import PATIENCE, ROOT, command, works
 from wire import die_with_parent, enter
 
@@ -64,7 +65,11 @@ class Prover:
         report = self._scratch / f"proof-{secrets.token_hex(4)}.json"
         line = ["prove", "--instance", self.instance, "--report", str(report), *options]
         line += ["--", *words] if words else []
-        whole = [sys.executable, "-c", TAMPERED.format(change=change), *line] if change else command(*line)
+        whole = (
+            [sys.executable, "-c", TAMPERED.format(change=change), *made_by(tuple(line))]
+            if change
+            else command(*line)
+        )
 
         def prepare() -> None:
             die_with_parent()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from jail import Jail, tattle
-from watched import Tattle
+from watched import Tattle, command
 from ways import WAYS
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def test_an_unknown_target_is_refused(target: str, cell: Jail) -> None:
 
 def test_tattle_does_not_block_itself(cell: Jail) -> None:
     """The cgroup that it runs in is refused, also by pid."""
-    line = [sys.executable, "-m", "tracer", "block", cell.selector, "--instance", cell.daemon.instance]
+    line = command("block", cell.selector, "--instance", cell.daemon.instance)
     own = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip()
     (cell.inside / "cgroup.procs").write_text(str(os.getpid()))
     try:

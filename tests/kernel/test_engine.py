@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from engines import ENGINE
 
 from tracer import hostfs
 from tracer.abi import elf_section, process_id
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 HOLDER = """
 import sys
 from tracer.engine import Engine, EngineOptions
-with Engine.open(EngineOptions(instance=sys.argv[1], loopback=True)):
+with Engine.open(EngineOptions(instance=sys.argv[1], loopback=True, engine=sys.argv[2])):
     print("ready", flush=True)
     sys.stdin.read()
 """
@@ -55,7 +56,7 @@ def instance() -> Iterator[str]:
 def killed_daemon(name: str) -> Iterator[None]:
     """Run an engine in another process until it is ready, then kill it without a warning."""
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, name, ENGINE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with holder:
         assert holder.stdout
@@ -206,11 +207,13 @@ def test_refused_hook(instance: str, tmp_path: Path) -> None:
     """A refused hook is named with its mend and nothing is left; allowed to be missing, it is said so."""
     broken = spoiled("connect4", tmp_path / "spoiled.o")
     with pytest.raises(KernelError, match="connect4") as caught:
-        Engine.open(EngineOptions(instance=instance, object_path=broken))
+        Engine.open(EngineOptions(instance=instance, engine="libbpf", object_path=broken))
     assert caught.value.hook == "connect4"
     assert caught.value.hint == "--allow-missing connect4"
     assert not (hostfs.bpffs_root() / instance).exists()
-    allowed = EngineOptions(instance=instance, object_path=broken, allow_missing=frozenset({"connect4"}))
+    allowed = EngineOptions(
+        instance=instance, engine="libbpf", object_path=broken, allow_missing=frozenset({"connect4"})
+    )
     with Engine.open(allowed) as engine:
         assert engine.missing == ("connect4",)
         assert [hook.hook for hook in engine.hooks() if not hook.attached] == ["connect4"]
@@ -224,4 +227,4 @@ def test_unusable_objects(instance: str, tmp_path: Path) -> None:
     other.write_bytes(whole.replace(b"\0first_ns\0", b"\0fXrst_ns\0"))
     for path, words in ((tmp_path / "none.o", "none.o"), (cut, "cut short"), (other, "flow.first_ns")):
         with pytest.raises(ObjectError, match=words):
-            Engine.open(EngineOptions(instance=instance, object_path=path))
+            Engine.open(EngineOptions(instance=instance, engine="libbpf", object_path=path))

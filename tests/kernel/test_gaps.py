@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from jail import Jail, tattle
+from jail import Jail, flood, tattle
 from lab import PEER4
 from watched import Tattle, run, until
 from wire import enter
@@ -83,27 +82,6 @@ def test_a_target_that_is_not_there_yet(lab: Lab, daemon: Tattle, judge: Judge) 
     assert remade(lab, made.inside, 5) == [0, 10]
     assert judge.arrived() == before
     made.inside.mkdir(exist_ok=True)
-
-
-@contextlib.contextmanager
-def flood(lab: Lab, jail: Jail, judge: Judge) -> Iterator[list[str]]:
-    """Have programs inside try without a pause; in the end they still run, and nothing has arrived."""
-    port = lab.peer.serve("udp")
-    programs = [
-        lab.start("batch.c", "send", "1000000000", "100", PEER4, str(port), cgroup=jail.inside),
-        lab.start("tcp.py", op="burst", host=PEER4, port=port, times=1 << 40, cgroup=jail.inside),
-    ]
-    names = [program.name for program in programs]
-    before = judge.arrived()
-    try:
-        until(lambda: [] if jail.denials(*names) else ["nobody tries"], 10)
-        yield names
-        assert [program.process.poll() for program in programs] == [None, None]
-    finally:
-        for program in programs:
-            program.process.kill()
-            program.process.communicate()
-    assert judge.arrived() == before
 
 
 def test_policies_are_swapped_whole(lab: Lab, cell: Jail, judge: Judge) -> None:

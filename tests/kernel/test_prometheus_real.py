@@ -24,6 +24,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from scraping import PATIENCE_S, answer_of, fetch, free_port, running
 from scraping import prometheus as real_prometheus
+from watched import command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,11 +79,11 @@ def daemon(scratch: Path, *options: str) -> Iterator[str]:
         f"127.0.0.1:{free_port()}",
         scratch / "tattle.log",
     )
-    command = [sys.executable, "-m", "tracer", "run", "--instance", instance, "--listen", listen, *options]
+    line = command("run", "--instance", instance, "--listen", listen, *options)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(scratch / "notify"))
         try:
-            with running(*command, log=log, NOTIFY_SOCKET=str(scratch / "notify")) as child:
+            with running(*line, log=log, NOTIFY_SOCKET=str(scratch / "notify")) as child:
                 wait_ready(notify, child, log)
                 yield listen
         finally:

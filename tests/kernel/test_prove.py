@@ -168,7 +168,7 @@ def test_a_lost_event_is_incomplete(prover: Prover) -> None:
 
 def test_a_full_table_is_incomplete(prover: Prover) -> None:
     """Flows that found no room could be any."""
-    change = "witness.EngineOptions = functools.partial(witness.EngineOptions, flows_max=16)"
+    change = "witness.own_options = functools.partial(witness.own_options, flows_max=16)"
     proof = prover.run(*python(MANY), change=change)
     assert (proof.code, proof.verdict) == (4, "incomplete")
     assert any("flows" in reason for reason in proof.report["reasons"])

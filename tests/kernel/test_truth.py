@@ -5,13 +5,12 @@ from __future__ import annotations
 import http.client
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from jail import Jail, tattle
-from watched import ROOT, Tattle, until
+from watched import ROOT, Tattle, command, until
 from ways import WAYS
 
 from tracer import libbpf
@@ -130,7 +129,7 @@ def test_an_unmounted_bpffs_is_noticed(lab: Lab, cell: Jail) -> None:
 
 def tattle_in(wrapper: list[str], jail: Jail, *words: str) -> str:
     """Run a tattle command inside of another one."""
-    line = [*wrapper, sys.executable, "-m", "tracer", *words, "--instance", jail.daemon.instance]
+    line = [*wrapper, *command(*words, "--instance", jail.daemon.instance)]
     return subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from engines import made_by
 from wire import die_with_parent
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ PATIENCE = 90.0
 
 def command(*words: str) -> list[str]:
     """Return the command line of one `tattle` command."""
-    return [sys.executable, "-m", "tracer", *words]
+    return [sys.executable, "-m", "tracer", *made_by(words)]
 
 
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 - of subprocess
