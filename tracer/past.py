@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from tracer.errors import TattleError
+from tracer.errors import TattleError, UsageError
 from tracer.history import FILE
 from tracer.hostfs import BPFFS, cgroup2_root, instance_paths
 from tracer.recall import open_history
@@ -48,6 +48,11 @@ def look_back(instance: str, target: str | None, since: str, until: str | None) 
         cells = [cell for cell in history.seen(since_ns, until_ns) if wanted(cell)]
         gaps, losses = history.gaps(since_ns, until_ns), history.losses(since_ns, until_ns)
         last = history.last_look_ns()
+    if selector is not None and selector.kind is Kind.PID and not cells:
+        raise UsageError(
+            f"the history knows no process {selector.value}: it keeps no ids, which are used again",
+            "name its place: unit:NAME, cgroup:/PATH or container:NAME",
+        )
     names = {cell.target for cell in cells if cell.target is not None} | ({target} if target else set())
     known = {name: runtime for name in names if (runtime := _runtime(name)) is not None}
     return Past(instance, target, since_ns, until_ns, cells, gaps, losses, last, known)

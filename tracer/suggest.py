@@ -34,8 +34,8 @@ PORTS_EACH: Final = (
 LAN_EACH: Final = 4  # addresses of the LAN without a name; where there are more it is @lan
 _TCP: Final = "tcp"
 _STRANGER: Final = (
-    "no resolv.conf that can be read now names this server; where the target's own does, rules by name let it"
-    " be asked for their names"
+    "no resolv.conf that can be read now names this server: if the target has its own, suggest and block while"
+    " it runs"
 )
 _EVERY: Final = (0, "")  # port and protocol
 
@@ -122,6 +122,9 @@ def _cautions(past: Past, found: Sequence[Place], table: Table) -> Iterator[str]
             "it was not seen asking for names itself: rules by name open only what its own DNS answers say."
             " Does systemd-resolved ask for it? Set hosts: files dns in nsswitch.conf"
         )
+    refused = sum(one.denied for one in found if one.fate is Fate.DNS)
+    if refused:
+        yield f"{refused} questions for names were denied: tattle flows says for which, while the daemon runs"
     lost = sum(one.bytes_out for one in past.cells if one.direction == "out" and one.remote_addr is None)
     if lost:
         yield f"{lost} bytes went to places that found no room in the history: no rule speaks of them"

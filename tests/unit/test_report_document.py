@@ -343,7 +343,6 @@ MIXED = {
         ("unit:x", {"elsewhere", "inner"}),
         ("cgroup:/system.slice/x.service", {"elsewhere", "inner"}),
         ("container:0123456789ab", {"boxed"}),
-        ("pid:1", set()),
     ],
 )
 def test_a_target_is_what_was_counted_or_named_so(
@@ -359,3 +358,13 @@ def test_a_target_is_what_was_counted_or_named_so(
     assert found.runtimes.get("ollama") == (OLLAMA if target in (None, "ollama") else None)
     with pytest.raises(UsageError):
         look_back("tattle", target, "1h", "2h")
+
+
+def test_a_process_id_is_no_target_of_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it was watched as one: the number may be another process's by now."""
+    monkeypatch.setattr(past_module, "open_history", lambda _: Kept([cell(target="pid:1")]))
+    monkeypatch.setattr(time, "time_ns", lambda: MIDNIGHT + 24 * HOUR)
+    assert len(look_back("tattle", "pid:1", "24h", None).cells) == 1
+    with pytest.raises(UsageError, match="keeps no ids") as error:
+        look_back("tattle", "pid:2", "24h", None)
+    assert "unit:NAME" in error.value.hint

@@ -202,6 +202,18 @@ def test_names_that_somebody_else_asks_for_are_told() -> None:
     assert "nsswitch.conf" in said
 
 
+def test_denied_questions_are_told() -> None:
+    """Their names are not in the history; the daemon remembers them for a while."""
+    asks = cell(RESOLVER, proto="udp", remote_port=53, denied=3, attempts=3)
+    (said,) = document(past([asks, cell(name="ollama.com", name_source="sni")]), ASKED)["cautions"]
+    assert said.startswith("3 questions for names were denied: tattle flows")
+
+
+def test_an_address_of_this_host_needs_its_rule() -> None:
+    """Policies do not know which addresses are this host's own; nobody calls it unexpected."""
+    assert rules(cell(scope="host")) == ["203.0.113.7:443/tcp"]
+
+
 def test_what_was_denied_is_told_and_left_out() -> None:
     """By call, and what was cut at its first word; what passed at another time is suggested."""
     by_call = cell(denied=3, attempts=3, established=0, packets_out=0, bytes_out=0)
