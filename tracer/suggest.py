@@ -34,8 +34,8 @@ PORTS_EACH: Final = (
 LAN_EACH: Final = 4  # addresses of the LAN without a name; where there are more it is @lan
 _TCP: Final = "tcp"
 _STRANGER: Final = (
-    "no resolv.conf that can be read now names this server: if the target has its own, suggest and block while"
-    " it runs"
+    "no resolv.conf that can be read now names this server: if the target has its own, suggest and block"
+    " while it runs"
 )
 _EVERY: Final = (0, "")  # port and protocol
 
