@@ -157,7 +157,7 @@ def _hours(since_ns: int, until_ns: int) -> tuple[int, int]:
 
 def open_history(path: Path) -> History:
     """Open the history in this file; raises HostError where there is none, or it cannot be read."""
-    if not path.exists():
+    if not _exists(path):
         raise HostError(
             f"there is no history yet: no {path}",
             "start the daemon (sudo tattle run), with enabled = true in [history] of its configuration",
@@ -171,6 +171,13 @@ def open_history(path: Path) -> History:
         db.close()
         raise _unreadable(path, f"it is of version {version}, not {VERSION}")
     return History(db, path)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
 
 
 def _unreadable(path: Path, why: str) -> HostError:

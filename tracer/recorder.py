@@ -33,6 +33,7 @@ log = logging.getLogger("tattle")
 LOOK_S: Final = 5.0
 LOOK_MAX_S: Final = 60.0
 SHARE: Final = 0.01  # of a processor: where a look costs more, the next one comes later
+UNNAMED_NS: Final = 1_000_000_000  # a flow waits so long for its first look: then its client has said a name
 ROWS_MAX: Final = 1024  # flows that are read and written at a time: the daemon stays small
 LEFT_MAX: Final = 16384  # sums of flows that are gone and not written yet; beyond it they lose their place
 UNPLACED: Final = "unknown"  # the protocol of what found no room in the kernel's table
@@ -168,14 +169,15 @@ class Recorder:
         with self._accounts.lock:
             self._maps.flush()
             now_ns = time.time_ns()
+            born_ns = sys.maxsize if over else time.clock_gettime_ns(time.CLOCK_BOOTTIME) - UNNAMED_NS
         seen: set[bytes] = set()
-        while self._write_some(store, now_ns, seen, over=over):
+        while self._write_some(store, now_ns, born_ns, seen, over=over):
             pass
         self._previous_ns = now_ns
 
-    def _write_some(self, store: Store, now_ns: int, seen: set[bytes], *, over: bool) -> bool:
+    def _write_some(self, store: Store, now_ns: int, born_ns: int, seen: set[bytes], *, over: bool) -> bool:
         """Write down the next flows that have moved and are not `seen`; says whether there are more."""
-        found = self._find(now_ns, seen)
+        found = self._find(now_ns, born_ns, seen)
         try:
             batch = self._batch(found, store, over=over)
             crowded = store.write(batch)
@@ -193,10 +195,10 @@ class Recorder:
             log.error("the history %s cannot be written now: %s; what has come waits", self._path, why)
         self._trouble = why
 
-    def _find(self, now_ns: int, seen: set[bytes]) -> _Found:
+    def _find(self, now_ns: int, born_ns: int, seen: set[bytes]) -> _Found:
         """Read what has moved; from then on its marks are `flying`, until it is done or taken back."""
         with self._accounts.lock:
-            moved = self._moved(seen)
+            moved = self._moved(born_ns, seen)
             more = len(moved) >= ROWS_MAX
             self._adopted = self._adopted and more
             found = _Found(now_ns, more, moved, self._left, self._gone, self._losses())
@@ -204,7 +206,7 @@ class Recorder:
             self._left, self._gone = Pile(LEFT_MAX), set()
             return found
 
-    def _moved(self, seen: set[bytes]) -> list[_Moved]:
+    def _moved(self, born_ns: int, seen: set[bytes]) -> list[_Moved]:
         maps, get = self._maps, self._accounts.registry.get
         moved, unseen = [], set(self._marks) if self._adopted else set()
         for key, value in maps.raw_flows():
@@ -213,6 +215,8 @@ class Recorder:
             if mark == value or key in seen:
                 continue
             row = maps.flow(key, value)
+            if mark is None and row.first_ns > born_ns:
+                continue
             before = self._counted(row, key, mark)
             if mark and not before:
                 del self._marks[key]

@@ -77,9 +77,9 @@ class Scene:
         assert self.recorder.look(over=True)
         self.recorder._forget_store()
 
-    def move(self, size: int = 100, **key: Any) -> None:  # noqa: ANN401 - as of a flow
-        """Have a packet of a flow counted, in its row or a new one."""
-        fresh = flow(first_ns=self.clock.boot, last_ns=self.clock.boot, **key)
+    def move(self, size: int = 100, age: int = 2 * SECOND, **key: Any) -> None:  # noqa: ANN401 - as of a flow
+        """Have a packet of a flow counted, in its row or a new one, which is that old."""
+        fresh = flow(first_ns=self.clock.boot - age, last_ns=self.clock.boot, **key)
         old = next((row for row in self.maps.rows if row[:6] == fresh[:6]), fresh)
         moved = old._replace(
             bytes_out=old.bytes_out + size, packets_out=old.packets_out + 1, last_ns=self.clock.boot

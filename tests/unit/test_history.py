@@ -371,6 +371,18 @@ def test_an_unreadable_one_says_so(path: Path) -> None:
         open_history(path)
 
 
+def test_a_folder_that_may_not_be_entered_says_sudo(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for who is not root."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "stat", refuse)
+    with pytest.raises(HostError, match="cannot be read: Permission denied") as caught:
+        open_history(path)
+    assert "sudo" in caught.value.hint
+
+
 def test_it_can_be_read_while_it_is_written(store: Store, path: Path) -> None:
     """A reader sees whole looks, and holds nobody up."""
     store.write(batch(part()))

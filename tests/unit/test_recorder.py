@@ -180,7 +180,7 @@ OPS = st.lists(
 
 
 @given(OPS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_byte_is_told_once(tmp_path_factory: pytest.TempPathFactory, ops: list[str]) -> None:
     """Traffic, looks that fail, flows that leave at any moment, kills and stops, in any order."""
     with pytest.MonkeyPatch.context() as patch:
@@ -195,7 +195,7 @@ def test_every_byte_is_told_once(tmp_path_factory: pytest.TempPathFactory, ops: 
         for number, op in enumerate(ops, 1):
             scene.clock.now += SECOND
             if op in {"move", "other"}:
-                scene.move(number, remote_port=443 if op == "move" else 80)
+                scene.move(number, age=number % 3 * SECOND, remote_port=443 if op == "move" else 80)
                 truth += number
             elif op == "idle":
                 leave()
@@ -285,6 +285,23 @@ def test_a_name_is_kept_over_a_restart(scene: Scene) -> None:
     assert [(row.name, row.name_source, row.bytes_out) for row in scene.seen()] == [
         ("example.org", "sni", 118)
     ]
+
+
+def test_a_flow_waits_until_its_client_can_have_said_a_name(scene: Scene) -> None:
+    """Else a look between connect and first words made a place without one. The last look does not wait."""
+    scene.move(60, age=0)
+    scene.recorder.look()
+    assert scene.seen() == []
+    scene.clock.now += 5 * SECOND
+    scene.names[flow().remote] = "example.org"
+    scene.move(500)
+    scene.recorder.look()
+    scene.move(60, age=0, remote_port=80)
+    scene.end()
+    assert {(row.name, row.remote_port): row.bytes_out for row in scene.seen()} == {
+        ("example.org", 443): 560,
+        ("example.org", 80): 60,
+    }
 
 
 def test_an_address_under_two_names_is_two_places(scene: Scene) -> None:
