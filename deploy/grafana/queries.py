@@ -24,8 +24,8 @@ STEP: Final = "$__interval"
 SMOOTH: Final = "$__rate_interval"
 """At least four scrapes: for rates."""
 LOST: Final = 'reason!~"watcher_slow|history_full"'
-"""A `tattle watch` whose terminal is too slow loses lines of its own; no evidence is missing for it. Nor is a byte
-missing from a history of too many destinations, which share a sum."""
+"""A `tattle watch` whose terminal is too slow loses lines of its own; no evidence is missing for it. Nor is a
+byte missing from a history of too many destinations, which share a sum."""
 
 
 def grown(metric: str, matchers: str, window: str) -> str:
