@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
     from tracer.purposes import Purposes
     from tracer.recall import Seen
 
+Names = Callable[[bytes], Sequence[str]]  # of an address of 16 bytes
 _NUMBERS: Final = {protocol(number): number for number in range(256)}
-_HANDSHAKE: Final = (
-    6  # packets that open a connection and end it, where a policy has cut it at its first word
-)
+_HANDSHAKE: Final = 6  # packets that open and end a connection which a policy has cut at its first word
 _HTTP: Final = 80  # RFC 9110 4.2.1: there the name was read in a Host header
 _OPENED: Final = frozenset({Scope.INTERNET, Scope.LAN})  # what answers can open
 SUMS: Final = ("attempts", "established", "would_deny", "bytes_out", "bytes_in")
@@ -131,9 +131,10 @@ def passed(cell: Seen) -> bool:
     return bool(cell.packets_out or cell.established or cell.attempts > cell.denied)
 
 
-def places(cells: Iterable[Seen], purposes: Purposes, target: str) -> list[Place]:
+def places(cells: Iterable[Seen], purposes: Purposes, target: str, hosts: Names) -> list[Place]:
     """Sum up what a target has started towards others, the most bytes first.
 
+    A name that `hosts`, the hosts file, has for an address is one that nobody asks DNS for.
     Replies are not its doing, and loopback needs no rule. Who speaks to an address without a name, which it
     had a name for at another time (it kept the answer, or tattle was started meanwhile), meant that name.
     """
@@ -145,6 +146,7 @@ def places(cells: Iterable[Seen], purposes: Purposes, target: str) -> list[Place
         found.setdefault(known, Place(known)).add(cell, purposes, target)
     said = {_service(one.spot) for one in found.values() if SNI in one.sources and one.spot.port != _HTTP}
     for one in found.values():
+        one.sources |= {HOSTS} if one.spot.name in hosts(one.spot.raw) else set()
         one.said = _service(one.spot) in said
     return sorted(found.values(), key=lambda one: (-one.sums["bytes_out"], one.spot[1:]))
 

@@ -23,14 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tracer.past import Past
-    from tracer.places import Place
+    from tracer.places import Names, Place
     from tracer.policy import Table
 
 Json = dict[str, Any]
 
-PORTS_EACH: Final = (
-    8  # of one destination; where there are more they are left out (RULE_PORTS, bpf/abi.h: 16)
-)
+PORTS_EACH: Final = 8  # of one destination; more are a rule without a port (RULE_PORTS, bpf/abi.h: 16)
 LAN_EACH: Final = 4  # addresses of the LAN without a name; where there are more it is @lan
 _TCP: Final = "tcp"
 _STRANGER: Final = (
@@ -54,14 +52,18 @@ class Suggestion:
         return sum(one.sums["bytes_out"] for one in self.places)
 
 
-def document(past: Past, resolvers: frozenset[bytes]) -> Json:
-    """Give the document; `resolvers` may be asked for names where there are rules by name, 16 bytes each."""
+def document(past: Past, resolvers: frozenset[bytes], hosts: Names = lambda _: ()) -> Json:
+    """Give the document.
+
+    `resolvers`, 16 bytes each, may be asked for names where there are rules by name; `hosts` gives the names
+    that the hosts file has for an address.
+    """
     target = past.target or ""
     runtime = past.runtimes.get(target)
     purposes = Purposes()
     purposes.know({target: runtime} if runtime else {})
     wildcards = [one.name for one in runtime.hosts if one.name.startswith("*.")] if runtime else []
-    found = places(past.cells, purposes, target)
+    found = places(past.cells, purposes, target, hosts)
     of = {fate: [one for one in found if one.fate is fate] for fate in Fate}
     rules = suggestions(of[Fate.WANTED], wildcards)
     policy = Policy(target, tuple(one.rule for one in rules))

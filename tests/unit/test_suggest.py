@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from past_fakes import cell, past
 
 from tracer.cli import build
+from tracer.decode import address
 from tracer.places import Fate, places
 from tracer.policy import Policy, Table, compile_policy
 from tracer.purposes import Purposes
@@ -104,6 +105,14 @@ def test_a_target_without_a_profile_gets_all() -> None:
 def test_a_rule_fits_what_was_spoken(changes: dict[str, Any], rule: str) -> None:
     """TLS names its server; what does not needs +plain; what no name can open goes by address."""
     assert unexplained(cell(**{"name": "x.example", **changes})) == [rule]
+
+
+def test_a_name_of_the_hosts_file_goes_by_address() -> None:
+    """Also where the client names its server itself: DNS is never asked, and opens nothing."""
+    one, other = (cell(addr, name="x.example", name_source="sni") for addr in ("203.0.113.7", "203.0.113.8"))
+    hosts = {one.remote_addr: ("x.example",)}
+    found = document(past([one, other], runtimes={}), ASKED, lambda raw: hosts.get(address(raw), ()))
+    assert sorted(one["rule"] for one in found["rules"]) == ["203.0.113.7:443/tcp", "x.example:443"]
 
 
 def test_private_answers_need_lan() -> None:
@@ -303,7 +312,7 @@ def wanted(found: Past) -> list[Place]:
     """Give the places that the rules are for."""
     purposes = Purposes()
     purposes.know(found.runtimes)
-    return [one for one in places(found.cells, purposes, "ollama") if one.fate is Fate.WANTED]
+    return [one for one in places(found.cells, purposes, "ollama", lambda _: ()) if one.fate is Fate.WANTED]
 
 
 @settings(max_examples=300, deadline=None)

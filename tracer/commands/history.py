@@ -61,11 +61,12 @@ def _add_suggest(parser: argparse.ArgumentParser) -> None:
 
 
 def _suggest(arguments: argparse.Namespace) -> int:
+    from tracer.hostsfile import HostsFile
     from tracer.past import asked, look_back
     from tracer.suggest import document
 
     past = look_back(arguments.instance, arguments.target, arguments.since, None)
-    found = document(past, asked(arguments.target))
+    found = document(past, asked(arguments.target), HostsFile())
     if arguments.json:
         return print_json(found)
     from exporters.history_view import print_suggestion
