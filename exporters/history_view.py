@@ -35,14 +35,14 @@ _MINUTE: Final = timedelta(minutes=1)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # as spreadsheets begin one
 _MANY: Final = {"try": "tries"}
 _GAPS: Final = {
-    "stopped": "tattle was off {start} - {end}: nothing is known of that time",
-    "killed": (
-        "tattle was killed, or could not write, {start} - {end}: what the kernel went on to count then "
-        "stands in the hour of its return"
-    ),
+    "stopped": "tattle was off {start} - {end}",
+    "killed": "tattle was killed, or could not write, {start} - {end}",
     "pruned": "hours before {end} are not kept any more ([history] days, max_mb)",
     "before": "history begins {end}",
 }
+_AWAY: Final = frozenset({"stopped", "killed"})
+_COUNTED: Final = "the kernel went on counting, and what came then is in the sums, some of it in a later hour"
+_UNKNOWN: Final = "nothing is known of that time"
 
 
 def print_csv(document: Json) -> None:
@@ -94,7 +94,10 @@ def _print_frame(out: Console, document: Json) -> None:
     )
     for gap in document["gaps"]:
         start, end = _said(_time(gap["start"])), _said(_time(gap["end"]))
-        out.print(Text("  " + _GAPS[gap["reason"]].format(start=start, end=end), style="yellow"))
+        said = _GAPS[gap["reason"]].format(start=start, end=end)
+        if gap["reason"] in _AWAY:
+            said += f": {_COUNTED if gap['counted'] else _UNKNOWN}"
+        out.print(Text(f"  {said}", style="yellow"))
     for reason, count in matters(document["losses"]).items():
         knob = f": {KNOBS[reason]}" if reason in KNOBS else ""
         out.print(Text(f"  lost: {reason} {count}{knob}", style="bold red"))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tracer.identity import ProcessInfo
 
 FILE: Final = "history.db"  # in the state folder of an instance
-VERSION: Final = 1  # PRAGMA user_version
+VERSION: Final = 2  # PRAGMA user_version
 HOUR_NS: Final = 3600 * 1_000_000_000
 PLACES_MAX: Final = 1000  # destinations of a process that are told apart in an hour
 COUNTERS: Final = (
@@ -40,7 +40,7 @@ _ROOM: Final = 0.9  # of the bound; the rest is for one more look
 # `hour` counts hours since the epoch; times are nanoseconds since the epoch; no row is of one process alone.
 _SCHEMA: Final = f"""
 CREATE TABLE about (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE run (id INTEGER PRIMARY KEY, started_ns INT, last_look_ns INT, ended_ns INT);
+CREATE TABLE run (id INTEGER PRIMARY KEY, epoch, started_ns INT, last_look_ns INT, ended_ns INT);
 CREATE TABLE who (id INTEGER PRIMARY KEY, {", ".join(WHO)});
 CREATE INDEX who_is ON who (comm, exe, cgroup);
 CREATE TABLE place (
@@ -183,9 +183,11 @@ class Store:
             if self._about("epoch") != epoch:
                 self._db.execute("DELETE FROM mark")
                 self._tell_about("epoch", epoch)
-            row = (now_ns, now_ns)
+            row = (epoch, now_ns, now_ns)
             self._run = (
-                self._db.execute("INSERT INTO run (started_ns, last_look_ns) VALUES (?, ?)", row).lastrowid
+                self._db.execute(
+                    "INSERT INTO run (epoch, started_ns, last_look_ns) VALUES (?, ?, ?)", row
+                ).lastrowid
                 or 0
             )
         return dict(self._db.execute("SELECT key, value FROM mark"))

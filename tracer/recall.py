@@ -59,17 +59,19 @@ class Seen(NamedTuple):
 class Gap(NamedTuple):
     """A time of which the history does not tell all; times in nanoseconds since the epoch.
 
-    stopped: the daemon was off. killed: it ended without a word, or could write nothing since; what the
-    kernel went on to count is told in the hour in which it was counted last. pruned: older than what is
-    kept. before: no history was kept yet.
+    stopped: the daemon was off. killed: it ended without a word (or its host did), or could write nothing
+    since. pruned: older than what is kept. before: no history was kept yet. `counted`: the kernel went on
+    counting, and the next daemon has told it, each flow in the hour in which it moved last.
     """
 
     start_ns: int
     end_ns: int
     reason: str
+    counted: bool = False
 
 
 class _Run(NamedTuple):
+    epoch: str
     started_ns: int
     last_look_ns: int
     ended_ns: int | None
@@ -123,7 +125,8 @@ class History:
         """Give the times between these that the history does not tell of, up to now, the oldest first."""
         until_ns = min(until_ns, time.time_ns())
         cut = (
-            Gap(max(one.start_ns, since_ns), min(one.end_ns, until_ns), one.reason) for one in self._gaps()
+            one._replace(start_ns=max(one.start_ns, since_ns), end_ns=min(one.end_ns, until_ns))
+            for one in self._gaps()
         )
         return [gap for gap in cut if gap.start_ns < gap.end_ns]
 
@@ -132,12 +135,13 @@ class History:
         begin_ns = pruned_ns or (runs[0].started_ns if runs else _NEVER)
         yield Gap(0, begin_ns, "pruned" if pruned_ns else "before")
         for before, run in itertools.pairwise(runs):
-            yield Gap(max(before.over_ns, begin_ns), run.started_ns, before.how)
+            start_ns = max(before.over_ns, begin_ns)
+            yield Gap(start_ns, run.started_ns, before.how, counted=before.epoch == run.epoch)
         if runs and (runs[-1].ended_ns is not None or time.time_ns() - runs[-1].last_look_ns > ALIVE_NS):
             yield Gap(max(runs[-1].over_ns, begin_ns), _NEVER, runs[-1].how)
 
     def _runs(self) -> list[_Run]:
-        asked = "SELECT started_ns, last_look_ns, ended_ns FROM run ORDER BY id"
+        asked = "SELECT epoch, started_ns, last_look_ns, ended_ns FROM run ORDER BY id"
         return [_Run._make(row) for row in self._rows(asked)]
 
     def _pruned_ns(self) -> int:

@@ -52,7 +52,12 @@ def frame(past: Past) -> Json:
         "last_look": None if past.last_look_ns is None else timestamp(past.last_look_ns),
         "complete": not past.gaps and not matters(past.losses),
         "gaps": [
-            {"start": timestamp(one.start_ns), "end": timestamp(one.end_ns), "reason": one.reason}
+            {
+                "start": timestamp(one.start_ns),
+                "end": timestamp(one.end_ns),
+                "reason": one.reason,
+                "counted": one.counted,
+            }
             for one in past.gaps
         ],
         "losses": past.losses,

@@ -403,11 +403,11 @@ def test_losses_are_summed_by_reason(store: Store, path: Path) -> None:
         assert found.losses(NOON_NS + HOUR_NS, NEVER) == {"flows_full": 5}
 
 
-def runs(path: Path, *spans: tuple[int, int, bool]) -> None:
+def runs(path: Path, *spans: tuple[int, int, bool], epochs: str = "abcdefgh") -> None:
     """Have runs started, looked last (seconds after noon) and ended by themselves or not."""
-    for start, last, over in spans:
+    for (start, last, over), epoch in zip(spans, epochs, strict=False):
         with contextlib.closing(Store(path, ROOM)) as store:
-            store.begin("one", NOON_NS + start * SECOND)
+            store.begin(epoch, NOON_NS + start * SECOND)
             store.write(batch(look_ns=NOON_NS + last * SECOND, over=over))
 
 
@@ -429,6 +429,22 @@ def test_gaps_are_told_with_their_reason(path: Path) -> None:
     assert told(path, 300, 400) == []
     with reading(path) as found:
         assert found.last_look_ns() == NOON_NS + 500 * SECOND
+
+
+def test_a_gap_says_whether_the_kernel_went_on_counting(path: Path) -> None:
+    """Only if the next run has the same counters, whoever ended the one before: not after a power cut."""
+    spans = ((100, 200, True), (300, 400, False), (500, 600, True), (700, 800, False))
+    runs(path, *spans, (900, 950, False), epochs="aaabc")
+    with reading(path) as found:
+        gaps = found.gaps(NOON_NS, NOON_NS + 1000 * SECOND)
+    assert [(one.reason, one.counted) for one in gaps] == [
+        ("before", False),
+        ("stopped", True),
+        ("killed", True),
+        ("stopped", False),
+        ("killed", False),
+        ("killed", False),
+    ]
 
 
 def test_a_run_that_goes_on_has_no_gap(path: Path) -> None:

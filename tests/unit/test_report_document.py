@@ -153,10 +153,12 @@ def test_a_month_fits_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_gaps_and_losses_stand_above_all(capsys: pytest.CaptureFixture[str]) -> None:
     """With what they mean, and the knob."""
     gaps = [Gap(MIDNIGHT, MIDNIGHT + HOUR, reason) for reason in ("stopped", "killed", "pruned", "before")]
+    gaps.append(Gap(MIDNIGHT + 2 * HOUR, MIDNIGHT + 3 * HOUR, "killed", counted=True))
     text = page(capsys, NIGHT, gaps=gaps, losses={"flows_full": 7, "ring_full": 8})
     assert "ring_full" not in text
     assert "tattle was off Sun 29 Nov 05:30 - Sun 29 Nov 06:30: nothing is known of that time" in text
-    assert "tattle was killed, or could not write, Sun 29 Nov 05:30" in text
+    assert "killed, or could not write, Sun 29 Nov 05:30 - Sun 29 Nov 06:30: nothing is known" in text
+    assert "killed, or could not write, Sun 29 Nov 07:30 - Sun 29 Nov 08:30: the kernel went on" in text
     assert "hours before Sun 29 Nov 06:30 are not kept any more" in text
     assert "history begins Sun 29 Nov 06:30" in text
     assert "lost: flows_full 7: limits.flows" in text
