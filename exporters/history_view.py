@@ -35,8 +35,8 @@ _MINUTE: Final = timedelta(minutes=1)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # as spreadsheets begin one
 _MANY: Final = {"try": "tries"}
 _GAPS: Final = {
-    "stopped": "tattle was off {start} - {end}",
-    "killed": "tattle was killed, or could not write, {start} - {end}",
+    "stopped": "tattle was off {span}",
+    "killed": "tattle was killed, or could not write, {span}",
     "pruned": "hours before {end} are not kept any more ([history] days, max_mb)",
     "before": "history begins {end}",
 }
@@ -93,8 +93,9 @@ def _print_frame(out: Console, document: Json) -> None:
         Text.assemble((escape(who), "bold"), f", {_said(since)} - {_said(until)} {until:%Z}, by whole hours")
     )
     for gap in document["gaps"]:
-        start, end = _said(_time(gap["start"])), _said(_time(gap["end"]))
-        said = _GAPS[gap["reason"]].format(start=start, end=end)
+        start, end = _time(gap["start"]), _time(gap["end"])
+        span = f"from {_said(start)} on" if end == until else f"{_said(start)} - {_until(start, end)}"
+        said = _GAPS[gap["reason"]].format(span=span, end=_said(end))
         if gap["reason"] in _AWAY:
             said += f": {_COUNTED if gap['counted'] else _UNKNOWN}"
         out.print(Text(f"  {said}", style="yellow"))
@@ -265,6 +266,11 @@ def _when(flow: Json) -> str:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone()
+
+
+def _until(start: datetime, end: datetime) -> str:
+    """Give the end of a span, its day only where it is another one."""
+    return f"{end:%H:%M}" if start.date() == end.date() else _said(end)
 
 
 def _said(at: datetime, *, seconds: bool = False) -> str:

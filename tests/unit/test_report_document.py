@@ -156,13 +156,23 @@ def test_gaps_and_losses_stand_above_all(capsys: pytest.CaptureFixture[str]) -> 
     gaps.append(Gap(MIDNIGHT + 2 * HOUR, MIDNIGHT + 3 * HOUR, "killed", counted=True))
     text = page(capsys, NIGHT, gaps=gaps, losses={"flows_full": 7, "ring_full": 8})
     assert "ring_full" not in text
-    assert "tattle was off Sun 29 Nov 05:30 - Sun 29 Nov 06:30: nothing is known of that time" in text
-    assert "killed, or could not write, Sun 29 Nov 05:30 - Sun 29 Nov 06:30: nothing is known" in text
-    assert "killed, or could not write, Sun 29 Nov 07:30 - Sun 29 Nov 08:30: the kernel went on" in text
+    assert "tattle was off Sun 29 Nov 05:30 - 06:30: nothing is known of that time" in text
+    assert "killed, or could not write, Sun 29 Nov 05:30 - 06:30: nothing is known" in text
+    assert "killed, or could not write, Sun 29 Nov 07:30 - 08:30: the kernel went on" in text
     assert "hours before Sun 29 Nov 06:30 are not kept any more" in text
     assert "history begins Sun 29 Nov 06:30" in text
     assert "lost: flows_full 7: limits.flows" in text
     assert "all of it was seen" not in text
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"),
+    [((20, 24), "off from Mon 30 Nov 01:30 on"), ((18, 20), "off Sun 29 Nov 23:30 - Mon 30 Nov 01:30")],
+)
+def test_a_gap_has_its_days(hours: tuple[int, int], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And no end where the window has none either."""
+    start, end = (MIDNIGHT + hour * HOUR for hour in hours)
+    assert f"tattle was {said}: nothing is known" in page(capsys, NIGHT, gaps=[Gap(start, end, "stopped")])
 
 
 def test_the_table_has_the_odd_first_then_the_most(capsys: pytest.CaptureFixture[str]) -> None:

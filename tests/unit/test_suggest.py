@@ -252,7 +252,8 @@ def test_nothing_seen_is_a_policy_without_rules() -> None:
     """It can be blocked whole."""
     found = document(past([]), ASKED)
     assert found["commands"]["enforce"] == "tattle block ollama"
-    assert found["cautions"] == []
+    assert "nothing of it was seen" in found["cautions"][0]
+    assert document(past([cell("127.0.0.1")]), ASKED)["cautions"] == []
 
 
 NAMES = (None, "a.example", "b.example", "ollama.com", f"1.{LAYERS}", f"2.{LAYERS}", "c.hf.co")
