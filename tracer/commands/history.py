@@ -16,12 +16,13 @@ A time is how long ago (90m, 24h, 7d), or a day or time: '2026-01-31 22:00' is t
 2026-01-31T22:00:00Z in UTC. History is kept by the hour: one of which a part is asked for counts whole."""
 _KEYS: Final = """\
 JSON (--json): target, since, until, last_look, complete (no gap, and nothing lost), gaps (start, end,
-reason: stopped, killed, pruned or before; counted: by the kernel meanwhile, and told since), losses, totals (by scope, of what was started here), accepted
-(likewise, of what others started), flows: target, comm, parent_comm, exe, uid, cgroup, unit, container,
-proto, direction, remote_addr, remote_port, name, name_source, purpose, unexpected, scope, phase, attempts,
-established, denied, would_deny, bytes_out, bytes_in, packets_out, packets_in, first_seen, last_seen as in
-tattle flows, each for the hour that begins at hour. CSV (--csv) has the flows, one a row; a cell that a
-spreadsheet would take for a formula begins with an apostrophe."""
+reason: stopped, killed, pruned or before; counted: by the kernel meanwhile, and told since), losses, totals
+(by scope, of what was started here), accepted (likewise, of what others started), flows: target, comm,
+parent_comm, exe, uid, cgroup, unit, container, proto, direction, remote_addr, remote_port, name,
+name_source, purpose, unexpected, scope, phase, attempts, established, denied, would_deny, bytes_out,
+bytes_in, packets_out, packets_in, first_seen, last_seen as in tattle flows, each for the hour that begins
+at hour. CSV (--csv) has the flows, one a row; a cell that a spreadsheet would take for a formula begins
+with an apostrophe."""
 
 
 def _add_times(parser: argparse.ArgumentParser, since: str) -> None:
