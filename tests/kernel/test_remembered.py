@@ -13,7 +13,7 @@ from jail import Jail
 from lab import CLIENT4, MORE4, PEER4, Lab, Wire
 from watched import Tattle, until
 
-from tracer import accounts
+from tracer import accounts, recorder
 from tracer.config import History
 from tracer.core import Core
 from tracer.engine import EngineOptions
@@ -48,9 +48,9 @@ def summed(rows: list[Seen]) -> Wire:
 
 
 def gaps(path: Path) -> list[str]:
-    """Read the reasons of all gaps, the oldest first."""
+    """Read the reasons of all gaps, the oldest first, and whether the kernel went on counting."""
     with open_history(path) as history:
-        return [gap.reason for gap in history.gaps(*ALWAYS)]
+        return [f"{gap.reason}, counted" if gap.counted else gap.reason for gap in history.gaps(*ALWAYS)]
 
 
 @pytest.fixture(name="tattle")
@@ -96,7 +96,7 @@ def test_a_killed_daemon_is_followed_by_one_that_knows_what_is_told(lab: Lab, ta
     wire = lab.wire("tcp", PEER4, port)
     assert half.bytes_out < wire.bytes_out
     assert summed(seen(file_of(tattle), program.name)) == wire
-    assert gaps(file_of(tattle)) == ["before", "killed", "stopped"]
+    assert gaps(file_of(tattle)) == ["before", "killed, counted", "stopped"]
 
 
 def test_kills_at_any_moment(lab: Lab, tattle: Tattle) -> None:
@@ -118,29 +118,30 @@ def test_kills_at_any_moment(lab: Lab, tattle: Tattle) -> None:
     assert summed(rows) == lab.wire("udp", MORE4[0], None)
     assert sum(row.attempts for row in rows) == rounds * count
     told = gaps(file_of(tattle))  # whoever is killed before the first look leaves no word, not even that
-    assert (told[0], told[-1], set(told[1:-1])) == ("before", "stopped", {"killed"})
+    assert (told[0], told[-1], set(told[1:-1])) == ("before", "stopped", {"killed, counted"})
 
 
 def test_many_flows_that_leave_the_table(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settled between looks and before them, made again under the same key, taken over: all of it once."""
     monkeypatch.setattr(accounts, "IDLE_NS", 0)
+    monkeypatch.setattr(recorder, "UNNAMED_NS", 0)
     name, count, rounds, first = lab.name("settle"), 700, 6, 23_000
     core = Core(EngineOptions(instance=f"remembered-{os.getpid()}", pin=False), None)
     path = tmp_path / FILE
     try:
-        recorder = Recorder(core.accounts, path, History())
+        writer = Recorder(core.accounts, path, History())
         for number in range(rounds):
             lab.run("udp.py", name=name, op="spread", host=MORE4[1], first=first, count=count)
             if number % 2:
-                assert recorder.look()
+                assert writer.look()
             until(lambda: [] if core.accounts._settle(0) or not mine(core, name) else ["still there"])
             assert not mine(core, name)
             if number % 3:
-                assert recorder.look()
-            if number == rounds // 2:  # as after a kill, with nothing that waits
+                assert writer.look()
+            if number == rounds // 2 + 1:  # as after a kill, when nothing waits to be written
                 core.accounts._settlers.clear()
-                recorder = Recorder(core.accounts, path, History())
-        assert recorder.look(over=True)
+                writer = Recorder(core.accounts, path, History())
+        assert writer.look(over=True)
     finally:
         core.close()
     rows = seen(path, name)
@@ -174,7 +175,7 @@ def test_a_policy_keeps_the_kernel_counting(lab: Lab, tattle: Tattle) -> None:
     (row,) = seen(file_of(tattle), kept)
     assert (row.target, row.attempts, row.denied, row.established) == (jail.selector, 7, 7, 0)
     assert summed([row]) == Wire(0, 0, 0, 0)
-    assert gaps(file_of(tattle)) == ["before", "stopped", "stopped"]
+    assert gaps(file_of(tattle)) == ["before", "stopped, counted", "stopped"]
 
 
 def test_clients_of_a_server_are_one_row(lab: Lab, tattle: Tattle) -> None:
