@@ -5,6 +5,8 @@ STAMPS  := .venv/.stamps
 TATTLE  := $(BIN)/tattle
 PYTEST  := $(BIN)/python -m pytest
 SKIPS   := .cache/kernel.xml
+# What `make test` runs once more with the other engine; TATTLE_TEST_ENGINE=bcc runs any kernel test with it.
+BY_BCC  := $(addprefix tests/kernel/test_,engine.py scenarios.py who.py)
 # More options for the daemon: sudo make run ARGS="--target ollama"
 ARGS    ?=
 # Where `make install` puts things.
@@ -43,6 +45,8 @@ test: ## install what tests need; lint, unit, kernel and end-to-end tests (root)
 	@$(MAKE) lint
 	@$(BIN)/python tests/world/install.py
 	@$(call pytest-no-skips,tests/unit tests/kernel tests/world)
+	@echo "tattle: the same promises with programs that bcc compiled here"
+	@export TATTLE_TEST_ENGINE=bcc; $(call pytest-no-skips,$(BY_BCC))
 
 test-unit: dev bpf ## tests that need no root
 	@$(PYTEST) -q tests/unit $(ARGS)

@@ -1,4 +1,4 @@
-"""Put the compiled kernel half into every wheel and sdist, so that a user's host needs no clang."""
+"""Put the kernel half into every wheel: compiled, so that no host needs clang; and as sources, for bcc."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ class ObjectsHook(BuildHookInterface):
     The objects are the same bytes on every little-endian machine, so the wheel stays `py3-none-any`.
     """
 
-    def initialize(self, version: str, _build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the objects, or end the build with one line that says what to install."""
         if version == "editable":
             return  # a checkout: `make bpf` builds there, whenever a source changes
+        if self.target_name == "wheel":
+            sources = Path(self.root, "bpf").glob("*.[ch]")
+            build_data["force_include"] |= {str(path): f"tracer/sources/{path.name}" for path in sources}
         if not self._missing():
             make = ["make", "--no-print-directory", "-C", "bpf"]
             if subprocess.run(make, cwd=self.root, check=False).returncode:

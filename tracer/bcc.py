@@ -27,7 +27,7 @@ from tracer.relocate import Kernel
 
 _PACKAGE: Final = Path(__file__).parent
 # In a wheel they are beside this file, in a checkout they stand in bpf/.
-SOURCES: Final = next(path for path in (_PACKAGE / "sources", _PACKAGE.parent / "bpf") if path.is_dir())
+SOURCES: Final = _PACKAGE / "sources" if (_PACKAGE / "sources").is_dir() else _PACKAGE.parent / "bpf"
 VMLINUX: Final = Path("/sys/kernel/btf/vmlinux")
 # Where distributions put modules for their own Python; a virtual environment does not look there.
 DISTRIBUTION: Final = "/usr/lib/python3/dist-packages"
@@ -140,8 +140,10 @@ def _write(folder: Path, place: Path) -> dict[str, str]:
         raise HostError(
             what, "bcc needs a kernel with CONFIG_DEBUG_INFO_BTF, as distributions have it"
         ) from None
-    paths = sorted(path for path in folder.iterdir() if path.suffix in {".c", ".h"})
+    paths = sorted(folder.glob("*.[ch]"))
     sources = {path.name: kernel.relocated(path.read_text(encoding="utf-8")) for path in paths}
+    if not {_MAIN, "types.h"} <= sources.keys():
+        raise ObjectError(f"the sources of the programs are not in {folder}", "install the package again")
     tree = {f"include/{name}": text for name, text in _TREE.items()}
     tree["include/linux/types.h"] = sources["types.h"]
     for name, text in (sources | tree).items():

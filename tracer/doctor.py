@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tracer import capabilities, hostfs, libbpf
+from tracer import bcc, capabilities, hostfs, libbpf
 from tracer.engine import HOOKS, Engine, EngineOptions
 from tracer.errors import HostError, TattleError
 from tracer.names import escape
@@ -69,6 +69,7 @@ def examine(instance: str) -> Report:
         _try("bpffs", lambda: f"mounted at {hostfs.bpffs_root()}"),
         _try("BTF", _btf),
         _try("libbpf", libbpf.version),
+        _bcc(instance),
         _lockdown(),
         _unprivileged(),
         *_hooks(instance),
@@ -97,6 +98,20 @@ def _btf() -> str:
             "no BTF of the kernel (/sys/kernel/btf/vmlinux)", "boot one with CONFIG_DEBUG_INFO_BTF=y"
         )
     return "the kernel describes its types (/sys/kernel/btf/vmlinux)"
+
+
+def _bcc(instance: str) -> Check:
+    """Try the other engine where it is installed; nobody needs it who does not ask for it."""
+    try:
+        version = bcc.version()
+    except TattleError:
+        return Check("bcc", OK, "not installed; --engine bcc needs it", "apt install python3-bpfcc")
+    try:
+        Engine.open(EngineOptions(instance=instance, pin=False, engine="bcc")).close()
+    except TattleError as error:
+        said = f"{version}: --engine bcc does not work: {escape(error.message)}"
+        return Check("bcc", WARN, said, escape(error.hint))
+    return Check("bcc", OK, f"{version}: compiles the programs of {bcc.SOURCES}, and they load and attach")
 
 
 def _read(path: str) -> str | None:

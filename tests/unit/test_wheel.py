@@ -63,7 +63,10 @@ def test_wheel_runs_where_there_is_no_clang(builder: Path, checkout: Path, tmp_p
     """Installed into a fresh environment, `tattle` starts and its object is beside it."""
     built = wheel(builder, checkout, tmp_path)
     assert built.name.endswith("-py3-none-any.whl"), "the same bytes serve every little-endian machine"
-    assert "exporters/page/page.js" in zipfile.ZipFile(built).namelist(), "the page for people travels, too"
+    packed = set(zipfile.ZipFile(built).namelist())
+    assert "exporters/page/page.js" in packed, "the page for people travels, too"
+    sources = {f"tracer/sources/{path.name}" for path in (ROOT / "bpf").glob("*.[ch]")}
+    assert sources <= packed, "and what bcc compiles"
     venv = tmp_path / "venv"
     succeed(sys.executable, "-m", "venv", venv)
     succeed(venv / "bin" / "pip", "install", "--quiet", built)
