@@ -1,9 +1,9 @@
-"""Boot each kernel once, keep what it said for all tests, and write the table of results at the end."""
+"""Boot each guest once, keep what it said for all tests, and write the table of results at the end."""
 
 from pathlib import Path
 
 import pytest
-from images import KERNELS, Kernel, bootable, project_archive
+from images import GUESTS, Guest, bootable, project_archive
 from machine import Outcome, boot
 from table import table
 
@@ -17,23 +17,23 @@ def project() -> bytes:
     return project_archive()
 
 
-@pytest.fixture(scope="session", params=KERNELS, ids=[kernel.line for kernel in KERNELS])
+@pytest.fixture(scope="session", params=GUESTS, ids=[guest.name for guest in GUESTS])
 def outcome(request: pytest.FixtureRequest, project: bytes) -> Outcome:
-    """Give what the guest of one kernel said."""
-    kernel: Kernel = request.param
-    _outcomes[kernel.line] = boot(bootable(kernel, project))
-    return _outcomes[kernel.line]
+    """Give what one guest said."""
+    guest: Guest = request.param
+    _outcomes[guest.name] = boot(bootable(guest, project))
+    return _outcomes[guest.name]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table; keep it when all kernels were asked."""
+    """Print the table; keep it when all guests were asked."""
     if not _outcomes:
         return
     text = table(_outcomes)
     terminalreporter.write_line("")
     for line in text.splitlines():
         terminalreporter.write_line(line)
-    if len(_outcomes) == len(KERNELS):
+    if len(_outcomes) == len(GUESTS):
         RESULTS.write_text(
             f"# What each kernel did\n\nWritten by `make test-vm`; README.md explains the columns.\n\n{text}"
         )

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from guest_daemon import ENGINE, TATTLE
 from guest_net import (
     ADDRESSES,
     CONVERSATIONS,
@@ -19,7 +20,6 @@ from guest_net import (
 )
 from guest_object import leftovers
 
-TATTLE = (sys.executable, "-m", "tracer")
 CGROUP = Path("/sys/fs/cgroup/vm-blocked")
 SELECTOR = f"cgroup:/{CGROUP.name}"
 INSIDE = ("busybox", "sh", "-c", f'echo $$ >{CGROUP}/cgroup.procs && exec "$@"', "inside")
@@ -35,7 +35,7 @@ def check_block() -> dict[str, Any]:
         control = attempts()
         wait_until_closed()  # else what is half closed is blocked, and lingers
         held = Held()
-        said = {"block": run(*TATTLE, "block", SELECTOR)}
+        said = {"block": run(*TATTLE, "block", *ENGINE, SELECTOR)}
         blocked = {"blocked": attempts(), "held": held.end(), **_made_anew()}
         status = json.loads(run(*TATTLE, "status", "--json"))
         outside = converse(CONVERSATIONS[0])

@@ -12,6 +12,7 @@ from guest_net import CONVERSATIONS, converse, make_network, run, start_server, 
 from guest_object import leftovers
 
 TATTLE = (sys.executable, "-m", "tracer")
+ENGINE = ("--engine", Path("/guest/engine").read_text())
 CONTROL = Path("/run/tattle/control.sock")
 PINS = Path("/sys/fs/bpf/tattle")
 LOG = Path("/run/daemon.log")
@@ -22,12 +23,15 @@ def check_daemon() -> dict[str, Any]:
     make_network()
     before = leftovers()
     with LOG.open("w") as log:
-        daemon = subprocess.Popen([*TATTLE, "run"], stdout=log, stderr=log)
+        daemon = subprocess.Popen([*TATTLE, "run", *ENGINE], stdout=log, stderr=log)
     try:
         wait_until(lambda: CONTROL.exists() or daemon.poll() is not None, f"{CONTROL}")
         if daemon.poll() is not None:
             return {"error": f"daemon ended with {daemon.returncode}: {LOG.read_text()[-4000:]}"}
         observed = _observe()
+    except Exception as error:
+        error.add_note(LOG.read_text()[-4000:])
+        raise
     finally:
         daemon.send_signal(signal.SIGTERM)
         status = daemon.wait(60)

@@ -27,12 +27,17 @@ USERLAND_SUITE = "bookworm"
 USERLAND = [
     *("busybox-static", "bpftool", "iproute2", "libbpf1", "libbsd0", "libbz2-1.0", "libc6", "libcap2"),
     *("libelf1", "libexpat1", "libffi8", "libgcc-s1", "liblzma5", "libmd0", "libmnl0", "libpcre2-8-0"),
-    *("libpython3.11-minimal", "libpython3.11-stdlib", "libselinux1", "libssl3", "libtirpc3", "libuuid1"),
-    *("libxtables12", "libzstd1", "python3.11-minimal", "zlib1g"),
+    *("libpython3.11-minimal", "libpython3.11-stdlib", "libselinux1", "libsqlite3-0", "libssl3", "libtirpc3"),
+    *("libuuid1", "libxtables12", "libzstd1", "python3.11-minimal", "zlib1g"),
+]
+# What compiles the programs in the guest (`--engine bcc`), likewise: 260 MB, for those guests only.
+BCC = [
+    *("python3-bpfcc", "libbpfcc", "libclang-cpp14", "libllvm14", "libedit2", "libicu72", "libstdc++6"),
+    *("libtinfo6", "libxml2", "libz3-4"),
 ]
 UNUSED = re.compile(
     r"usr/share/|usr/lib/x86_64-linux-gnu/(gconv|perl)|usr/lib/valgrind|etc/"
-    r"|usr/lib/python3.11/(ensurepip|lib2to3|idlelib|tkinter|pydoc_data|distutils|config-|turtle|sqlite3|unittest)"
+    r"|usr/lib/python3.11/(ensurepip|lib2to3|idlelib|tkinter|pydoc_data|distutils|config-|turtle|unittest)"
     r"|.*/(test|tests|__pycache__)/|.*\.(a|exe)$",
 )
 MODULES = ("veth",)  # and what they depend on; what is built in is no file
@@ -47,6 +52,18 @@ class Kernel(NamedTuple):
     cpu: str = "qemu64"
 
 
+class Guest(NamedTuple):
+    """A kernel, and the engine that makes the programs on it."""
+
+    kernel: Kernel
+    engine: str
+
+    @property
+    def name(self) -> str:
+        """The kernel line; with the engine where it is not the default."""
+        return self.kernel.line if self.engine == "libbpf" else f"{self.kernel.line}-{self.engine}"
+
+
 KERNELS = (
     Kernel("5.10", "bullseye"),
     Kernel("6.1", "bookworm"),
@@ -55,26 +72,34 @@ KERNELS = (
     Kernel("6.12", "bookworm-backports", "qemu64,-cx16"),
     Kernel("newest", "trixie-backports"),
 )
+GUESTS = tuple(Guest(kernel, engine) for engine in ("libbpf", "bcc") for kernel in KERNELS)
 
 
 class Bootable(NamedTuple):
-    """What a machine boots: a kernel and one initramfs, on this processor."""
+    """What a machine boots: a kernel and one initramfs, on this processor, with so many MiB."""
 
     vmlinuz: Path
     initramfs: bytes
     cpu: str
+    memory: int
 
 
-def bootable(kernel: Kernel, project: bytes) -> Bootable:
-    """Give what boots `kernel` with the archive `project` laid over the userland."""
-    vmlinuz, modules = _kernel_files(kernel)
-    return Bootable(vmlinuz, _userland().read_bytes() + modules.read_bytes() + project, kernel.cpu)
+def bootable(guest: Guest, project: bytes) -> Bootable:
+    """Give what boots the guest's kernel with the archive `project` laid over the userland."""
+    vmlinuz, modules = _kernel_files(guest.kernel)
+    archives = [_userland(), modules]
+    if guest.engine == "bcc":
+        archives.append(_kept("bcc.cpio", BCC))
+    last = Archive()
+    last.file("guest/engine", guest.engine.encode())
+    content = [*(path.read_bytes() for path in archives), project, last.content()]
+    return Bootable(vmlinuz, b"".join(content), guest.kernel.cpu, 1024 if guest.engine == "libbpf" else 2048)
 
 
 def project_archive() -> bytes:
     """Give the project as it is now (sources, BPF object, dependencies) and the guest's own script."""
     archive = Archive()
-    for package in ("tracer", "exporters"):
+    for package in ("tracer", "exporters", "bpf"):
         for path in sorted((PROJECT / package).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 archive.file(f"project/{path.relative_to(PROJECT)}", path.read_bytes())
@@ -139,16 +164,22 @@ def _uncompressed(file: Member) -> bytes:
 
 
 def _userland() -> Path:
-    kept = CACHE / "userland.cpio"
+    archive = Archive()
+    for name in MERGED:
+        archive.symlink(name, f"usr/{name}")
+    for name in ("dev", "proc", "sys", "run", "tmp", "etc", "var/lib", "root"):
+        archive.directory(name)
+    archive.character_device("dev/console", 5, 1)
+    return _kept("userland.cpio", USERLAND, archive)
+
+
+def _kept(name: str, packages: list[str], archive: Archive | None = None) -> Path:
+    """Give the archive of these packages' files, made once; `archive` has what else belongs to it."""
+    kept = CACHE / name
     if not kept.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        archive = Archive()
-        for name in MERGED:
-            archive.symlink(name, f"usr/{name}")
-        for name in ("dev", "proc", "sys", "run", "tmp", "etc", "var/lib", "root"):
-            archive.directory(name)
-        archive.character_device("dev/console", 5, 1)
-        debs = Suite(USERLAND_SUITE, CACHE / "apt").download(USERLAND)
+        archive = archive or Archive()
+        debs = Suite(USERLAND_SUITE, CACHE / "apt").download(packages)
         _fill(archive, (member for deb in debs for member in members(deb)))
         kept.write_bytes(archive.content())
     return kept

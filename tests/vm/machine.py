@@ -61,7 +61,7 @@ def _run(image: Bootable, initramfs: Path, serials: tuple[Path, Path], extra: st
         "-smp",
         "2",
         "-m",
-        "1024",
+        str(image.memory),
         "-nodefaults",
     ]
     command += ["-no-reboot", "-display", "none", "-kernel", str(image.vmlinuz), "-initrd", str(initramfs)]

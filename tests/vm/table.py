@@ -12,7 +12,7 @@ COLUMNS = {
     "UDP4": ("udp4", "udp4-connected"),
     "UDP6": ("udp6", "udp6-connected"),
 }
-HEAD = ("kernel", "loaded", "attached", *COLUMNS, "detached", "blocked", "boot s", "all s")
+HEAD = ("kernel", "engine", "loaded", "attached", *COLUMNS, "detached", "blocked", "boot s", "all s")
 
 
 def flow(daemon: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -69,20 +69,22 @@ def blocked(block: dict[str, Any]) -> bool:
 
 
 def table(outcomes: dict[str, Outcome]) -> str:
-    """Give a Markdown table with a line for each kernel."""
+    """Give a Markdown table with a line for each guest."""
     rows = [HEAD, tuple("---" for _ in HEAD), *(_row(line, outcome) for line, outcome in outcomes.items())]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _row(line: str, outcome: Outcome) -> tuple[str, ...]:
+    engine = "bcc" if line.endswith("-bcc") else "libbpf"
     if outcome.result is None:
-        return (line, "said nothing", *("" for _ in HEAD[3:]), f"{outcome.seconds:.0f}")
+        return (line, engine, "said nothing", *("" for _ in HEAD[4:]), f"{outcome.seconds:.0f}")
     daemon = outcome.result["daemon"]
     flows = (all("wire" in daemon and exact(daemon, kind) for kind in kinds) for kinds in COLUMNS.values())
     words = [_word(outcome.result["object"].get("loaded", False)), attached(daemon)]
     words += [*map(_word, flows), _word(detached(daemon)), _word(blocked(outcome.result["block"]))]
     return (
         outcome.result["kernel"],
+        engine,
         *words,
         f"{outcome.result['boot_seconds']:.0f}",
         f"{outcome.seconds:.0f}",
