@@ -9,7 +9,8 @@ RUN="clang=clang llvm-strip=llvm
 /usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/linux/bpf.h=linux-libc-dev libbpf.so.1=libbpf1"
 TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl openssl=openssl dig=bind9-dnsutils dnsmasq=dnsmasq-base
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
-systemd-analyze=systemd strace=strace bpftool=bpftool sysctl=procps cc=gcc /usr/include/stdio.h=libc6-dev"
+systemd-analyze=systemd strace=strace bpftool=bpftool sysctl=procps cc=gcc /usr/include/stdio.h=libc6-dev
+/usr/lib/python3/dist-packages/bcc/__init__.py=python3-bpfcc"
 VM="qemu-system-x86_64=qemu-system-x86"
 DEPLOY="debootstrap=debootstrap dpkg-deb=dpkg groff=groff-base docker-compose=docker-compose chromium=chromium chromedriver=chromium-driver /usr/share/fonts/truetype/dejavu=fonts-dejavu-core"
 
