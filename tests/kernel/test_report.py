@@ -101,7 +101,6 @@ def test_the_report_says_what_it_cannot_know(night: Night) -> None:
     found = night.report()
     assert [one["reason"] for one in found["gaps"]] == ["before", "stopped"]
     assert (found["complete"], found["gaps"][1]["start"]) == (False, found["last_look"])
-    assert {reason for reason, count in found["losses"].items() if count} <= {"ring_full"}, "a busy host"
 
 
 def test_all_forms_tell_the_same(night: Night) -> None:
