@@ -141,7 +141,7 @@ def _write(folder: Path, place: Path) -> dict[str, str]:
             what, "bcc needs a kernel with CONFIG_DEBUG_INFO_BTF, as distributions have it"
         ) from None
     paths = sorted(folder.glob("*.[ch]"))
-    sources = {path.name: kernel.relocated(path.read_text(encoding="utf-8")) for path in paths}
+    sources = kernel.relocated({path.name: path.read_text(encoding="utf-8") for path in paths})
     if not {_MAIN, "types.h"} <= sources.keys():
         raise ObjectError(f"the sources of the programs are not in {folder}", "install the package again")
     tree = {f"include/{name}": text for name, text in _TREE.items()}

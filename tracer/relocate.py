@@ -46,10 +46,14 @@ class Kernel:
         self._structs = {found.name: found for found in types.types if found.kind is Kind.STRUCT}
         self._enums = {found.name: found for found in types.types if found.kind is Kind.ENUM}
 
-    def relocated(self, text: str) -> str:
-        """Return a source with this kernel's offsets and answers; KernelError names what it lacks."""
+    def relocated(self, sources: dict[str, str]) -> dict[str, str]:
+        """Return sources with this kernel's offsets and answers; KernelError names what it lacks."""
+        asked = {name for text in sources.values() for name in _TYPE_ASKED.findall(text)}
         # What is asked for and not there is read nowhere: the answer 0 takes the reading out.
-        absent = {name for name in _TYPE_ASKED.findall(text) if name not in self._structs}
+        absent = asked - self._structs.keys()
+        return {name: self._one(text, absent) for name, text in sources.items()}
+
+    def _one(self, text: str, absent: set[str]) -> str:
         done, *parts = text.split(_PUSH)
         for part in parts:
             described, _, after = part.partition(_POP)

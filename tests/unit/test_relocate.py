@@ -25,6 +25,11 @@ def described(*lines: str) -> str:
     return "\n".join(["before();", push, *lines, "#pragma clang attribute pop", "after();", ""])
 
 
+def relocated(*texts: str) -> str:
+    """Give sources as they are for this kernel, one behind the other."""
+    return "".join(KERNEL.relocated({str(number): text for number, text in enumerate(texts)}).values())
+
+
 def structure(name: str, *fields: str) -> str:
     """Give the description of a structure."""
     return "\n".join([f"struct {name} {{", *(f"\t{field};" for field in fields), "};"])
@@ -32,7 +37,7 @@ def structure(name: str, *fields: str) -> str:
 
 def test_a_field_stands_where_the_kernel_has_it(tmp_path: Path) -> None:
     """Whatever the order in the source: a compiler finds each at the kernel's offset."""
-    text = KERNEL.relocated(
+    text = relocated(
         described(
             "struct dentry;",
             structure("qstr", "const unsigned char *name"),
@@ -51,7 +56,7 @@ def test_all_our_sources_can_be_relocated(monkeypatch: pytest.MonkeyPatch) -> No
     """Each line between the pragmas is one that is understood, wherever a kernel has the fields."""
     monkeypatch.setattr(Kernel, "_place", lambda *_: relocate._Place(0, 8))
     for path in BPF.glob("*.[ch]"):
-        text = KERNEL.relocated(path.read_text())
+        text = relocated(path.read_text())
         assert "preserve_access_index" not in text or path.name == "kernel.h"  # there a comment speaks of it
         assert "bpf_core_type_exists(struct" not in text
 
@@ -67,13 +72,13 @@ def test_all_our_sources_can_be_relocated(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_the_kernel_has_not_is_named(name: str, field: str, words: str) -> None:
     """No program is better than one that reads beside it."""
     with pytest.raises(KernelError, match=words):
-        KERNEL.relocated(described(structure(name, field)))
+        relocated(described(structure(name, field)))
 
 
 def test_a_field_of_another_size_is_refused(tmp_path: Path) -> None:
     """The compiler stops: `len` has 4 bytes here."""
     source = tmp_path / "one.c"
-    text = KERNEL.relocated(described(structure("qstr", "unsigned long long len")))
+    text = relocated(described(structure("qstr", "unsigned long long len")))
     source.write_text(text.replace("before();", "").replace("after();", ""))
     done = subprocess.run(
         ["clang", "-fsyntax-only", str(source)], capture_output=True, text=True, check=False
@@ -86,13 +91,14 @@ def test_questions_are_answered() -> None:
     """A type or a number that is there, or not; what is not there may be described, since nobody reads it."""
     asked = "bpf_core_type_exists(struct {}) bpf_core_enum_value_exists(enum bpf_func_id, {})\n"
     there = asked.format("task_struct", "BPF_FUNC_get_current_task_btf")
-    assert KERNEL.relocated(there) == "1 1\n"
-    gone = asked.format("nobody", "BPF_FUNC_nothing") + described(structure("nobody", "int x"))
-    assert KERNEL.relocated(gone).startswith("0 0\n")
-    assert "struct nobody {\n\tint x;\n};" in KERNEL.relocated(gone)
+    assert relocated(there) == "1 1\n"
+    gone = asked.format("nobody", "BPF_FUNC_nothing")
+    assert relocated(gone) == "0 0\n"
+    both = relocated(described(structure("nobody", "int x")), gone)  # one asks, another describes
+    assert "struct nobody {\n\tint x;\n};" in both
 
 
 def test_a_line_that_is_not_understood_is_refused() -> None:
     """Two fields in a line, say."""
     with pytest.raises(ObjectError, match="one field a line"):
-        KERNEL.relocated(described("struct qstr {\n\t__u32 len, hash; /* two */\n};"))
+        relocated(described("struct qstr {\n\t__u32 len, hash; /* two */\n};"))
