@@ -183,7 +183,7 @@ KNOBS: Final = {
     "watcher_slow": "the reader of tattle watch",
     "samples_full": "nothing: names came too fast to be read (counters are exact)",
     "names_full": "nothing: a program asks for more names than are kept (counters are exact)",
-    "history_full": "history.max_mb: more destinations in an hour than are told apart (no byte is lost)",
+    "history_full": "nothing, or history.max_mb: destinations of an hour that share a sum (no byte is lost)",
     "history_unwritten": "room on the disk of /var/lib/tattle (what has come waits to be written)",
     "history_reset": "nothing: the file was spoiled and is put aside, a new history has begun",
 }

@@ -146,16 +146,17 @@ class Recorder:
 
     # A look
 
-    def look(self, *, over: bool = False) -> bool:
+    def look(self, *, over: bool = False, again: bool = False) -> bool:
         """Write down what has come since the last look; False where that cannot be done now.
 
-        `over` says that the run ends with it. A spoiled file is put aside, and another one begun.
+        `over` says that the run ends with it. A spoiled file is put aside, and a new one begun, not `again`.
         """
         try:
             self._write(over=over)
         except (sqlite3.Error, OSError, KernelError) as error:
-            if isinstance(error, sqlite3.Error) and spoiled(error) and self._set_aside(error):
-                return self.look(over=over)
+            bad = isinstance(error, sqlite3.Error) and spoiled(error) and not again
+            if bad and self._set_aside(error):
+                return self.look(over=over, again=True)
             self._failed(str(error))
             return False
         if self._trouble:
@@ -386,7 +387,7 @@ class Recorder:
             self._store.close()
         self._store = None
 
-    def _set_aside(self, error: sqlite3.Error) -> bool:
+    def _set_aside(self, error: Exception) -> bool:
         self._forget_store()
         try:
             aside = set_aside(self._path)

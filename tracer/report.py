@@ -24,9 +24,19 @@ KEYS: Final = (
     *(*COUNTS, *SIZES, "first_seen", "last_seen"),
 )
 
-# Lines of a log or for a watcher: no counter knows less for it
-_LINES_ONLY: Final = frozenset(
-    {"ring_full", "log_full", "log_blocked", "log_closed", "journal_full", "watcher_slow", "events_unread"}
+# Lines of a log or for a watcher: no counter knows less for it. What could not be written was written later,
+# or there is a gap.
+_HARMLESS: Final = frozenset(
+    {
+        "ring_full",
+        "log_full",
+        "log_blocked",
+        "log_closed",
+        "journal_full",
+        "watcher_slow",
+        "events_unread",
+        "history_unwritten",
+    }
 )
 
 
@@ -40,7 +50,7 @@ def document(past: Past) -> Json:
 
 def matters(losses: dict[str, int]) -> dict[str, int]:
     """Give the losses for which the history knows less."""
-    return {reason: count for reason, count in losses.items() if count and reason not in _LINES_ONLY}
+    return {reason: count for reason, count in losses.items() if count and reason not in _HARMLESS}
 
 
 def frame(past: Past) -> Json:

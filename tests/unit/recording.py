@@ -13,18 +13,20 @@ from tracer.accounts import Accounts
 from tracer.clock import BootClock
 from tracer.config import History
 from tracer.decode import Decoder
-from tracer.history import HOUR_NS
+from tracer.history import HOUR_NS, Store
 from tracer.naming import NAMELESS, Name, Named
 from tracer.recall import open_history
 from tracer.recorder import Recorder
 from tracer.registry import Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import pytest
 
     from tracer.abi import FlowRow
+    from tracer.history import Batch
     from tracer.recall import Gap, Seen
 
 SECOND = 10**9
@@ -114,3 +116,21 @@ class Scene:
     def total(self) -> int:
         """Sum the bytes up."""
         return sum(row.bytes_out for row in self.seen())
+
+
+@contextlib.contextmanager
+def during_the_write(
+    monkeypatch: pytest.MonkeyPatch, what: Callable[[], None], *, fails: int
+) -> Iterator[None]:
+    """Have something happen while batches are written, and the first or second writing fail, or none."""
+    write, written = Store.write, iter(range(1, 1000))
+
+    def slow(self: Store, batch: Batch) -> int:
+        what()
+        if next(written) == fails:
+            raise sqlite3.OperationalError("disk I/O error")
+        return write(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", slow)
+        yield

@@ -10,17 +10,14 @@ import pytest
 from front_fakes import flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording import HOUR, MINUTE, SECOND, Clock, Scene
+from recording import HOUR, MINUTE, SECOND, Clock, Scene, during_the_write
 
 from tracer import recorder as module
 from tracer.history import FILE, HOUR_NS, Store
 from tracer.recorder import Pile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from tracer.history import Batch
 
 
 @pytest.fixture(name="clock")
@@ -33,24 +30,6 @@ def a_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def a_scene(tmp_path: Path, clock: Clock) -> Scene:
     """Return a fresh table and file."""
     return Scene(tmp_path / FILE, clock)
-
-
-@contextlib.contextmanager
-def during_the_write(
-    monkeypatch: pytest.MonkeyPatch, what: Callable[[], None], *, fails: int
-) -> Iterator[None]:
-    """Have something happen while batches are written, and the first or second writing fail, or none."""
-    write, written = Store.write, iter(range(1, 1000))
-
-    def slow(self: Store, batch: Batch) -> int:
-        what()
-        if next(written) == fails:
-            raise sqlite3.OperationalError("disk I/O error")
-        return write(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", slow)
-        yield
 
 
 # What has come since
@@ -416,6 +395,23 @@ def test_a_spoiled_file_is_put_aside(scene: Scene, caplog: pytest.LogCaptureFixt
     assert (scene.total(), scene.losses()) == (111, {"history_reset": 1})
     assert scene.path.with_name(f"{FILE}.broken").read_bytes().startswith(b"no database")
     assert "is spoiled" in caplog.text
+
+
+def test_a_disk_that_spoils_everything_is_said(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried again and again in one look."""
+
+    def spoil(*_: object) -> int:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    scene.move(100)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", spoil)
+        assert not scene.recorder.look()
+    assert scene.accounts.lost == {"history_reset": 1, "history_unwritten": 1}
+    assert scene.recorder.look()
+    assert scene.total() == 100
 
 
 def test_a_file_that_somebody_removed_begins_anew(scene: Scene) -> None:

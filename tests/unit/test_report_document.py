@@ -105,9 +105,9 @@ def test_a_cell_is_explained_by_its_own_target() -> None:
     ("changes", "whole"),
     [
         ({}, True),
-        ({"losses": {"ring_full": 5, "log_blocked": 1, "journal_full": 2}}, True),
+        ({"losses": {"ring_full": 5, "log_blocked": 1, "journal_full": 2, "history_unwritten": 1}}, True),
         ({"losses": {"flows_full": 1}}, False),
-        ({"losses": {"history_unwritten": 1}}, False),
+        ({"losses": {"history_reset": 1}}, False),
         ({"gaps": [Gap(MIDNIGHT, MIDNIGHT + HOUR, "before")]}, False),
     ],
 )
