@@ -33,7 +33,7 @@ SILENT4, SILENT6 = "203.0.113.250", "2001:db8:1::250"
 UNREACHABLE4 = "203.0.113.251"
 """The client has no way there: connect fails at once with EHOSTUNREACH."""
 CONTAINER4, CONTAINER_PEER4 = "203.0.113.66", "203.0.113.65"
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds that a traffic program may take before the test gives up on it."""
 
 

@@ -27,6 +27,8 @@ __all__ = ["AAAA", "answer_to", "pem", "question", "resolver", "world"]
 ALLOWED, OTHER = "registry.ollama.example", "evil.example"
 SHARED = MORE4[0]
 """An address of both names."""
+LASTING = "lasting.example"
+"""A name whose answer is good for longer than a test takes."""
 TARGET = MORE4[2]
 """An address that no true answer gives for an allowed name."""
 LIAR = MORE4[0]
@@ -70,11 +72,12 @@ def pem(scratch: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def resolver(lab: Lab, scratch: Path) -> Iterator[None]:
-    """Run dnsmasq at the peer, for IPv4 and IPv6, UDP and TCP; answers are good for two seconds."""
+    """Run dnsmasq at the peer, for IPv4 and IPv6, UDP and TCP; most answers are good for two seconds."""
     hosts = scratch / "names.hosts"
     hosts.write_text(HOSTS)
     words = ["dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", f"--addn-hosts={hosts}"]
     words += ["--local-ttl=2", "--user=root", "--pid-file", "--conf-file=/dev/null"]
+    words += [f"--host-record={LASTING},{PEER4},300"]
     words += ["--bind-interfaces", f"--listen-address={PEER4},{PEER6}"]
     process = subprocess.Popen(words, preexec_fn=lambda: enter(lab.peer_ns.fd))  # noqa: PLW1509 - no threads here
     until(lambda: [] if _listens(lab) else ["dnsmasq does not listen"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from jail import Jail
 from lab import CLIENT4, CLIENT6, MORE4, PEER4, PEER6, Lab
-from watched import Tattle, until
+from watched import PATIENCE, Tattle, until
 from ways import WAYS
 
 from tracer import libbpf
@@ -123,7 +123,7 @@ def test_open_connections_are_cut(host: str, lab: Lab, jail: Jail, judge: Judge)
     before = judge.arrived()
     until(lambda: [] if lab.peer.stats(port).get("broken") else ["the peer was not told"])
     program.go()
-    _, errors = program.process.communicate(timeout=20)
+    _, errors = program.process.communicate(timeout=PATIENCE)
     assert "ConnectionResetError" in errors or "BrokenPipeError" in errors
     assert judge.arrived().packets == before.packets
 
@@ -159,6 +159,7 @@ def test_what_is_allowed_passes(lab: Lab, jail: Jail, judge: Judge) -> None:
     before = judge.arrived()
     lab.run("batch.c", "send", "96", "500", PEER4, *map(str, ports), cgroup=jail.inside)
     # Each call ends at the first message that is refused, and the program begins again.
+    lab.drained(ports[0], 96 * 500)
     assert judge.arrived().packets - before.packets == 96
     assert [lab.peer.stats(port).get("datagrams", 0) for port in ports] == [96, 0, 0]
     for port, expected in ((80, "EPERM"), (81, "ECONNREFUSED")):

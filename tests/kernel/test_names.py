@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from lab import MORE4, PEER4, Lab
-from watched import Tattle, until
+from watched import PATIENCE, Tattle, until
 from wire import die_with_parent, enter
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class World(NamedTuple):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             check=check,
             preexec_fn=lambda: enter(self.lab.client.fd),
         )
@@ -66,7 +66,7 @@ class World(NamedTuple):
 
     def curl(self, *words: str) -> None:
         """Run curl; the server speaks no HTTP."""
-        self.run("curl", "--silent", "--insecure", "--max-time", "3", *words)
+        self.run("curl", "--silent", "--insecure", "--max-time", "30", *words)
 
     def events(self, kind: str, **wanted: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - values of JSON
         """Return the log's events of a kind with these values."""
@@ -103,7 +103,7 @@ def resolver(namespace: Namespace, address: str, *words: str) -> subprocess.Pope
         enter(namespace.fd)
 
     process = subprocess.Popen(known, preexec_fn=prepare)  # noqa: PLW1509 - no threads here
-    until(lambda: listens(namespace, address), patience=20)
+    until(lambda: listens(namespace, address))
     return process
 
 
@@ -182,7 +182,7 @@ def test_curl(world: World) -> None:
         if one["pid"] == event["pid"] and one["remote_port"] == world.port
     ]
     assert (flow["name"], flow["name_source"]) == (name, "sni")
-    with urllib.request.urlopen(f"http://127.0.0.1:{world.tattle.port}/metrics", timeout=60) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{world.tattle.port}/metrics", timeout=PATIENCE) as page:
         lines = [line for line in page.read().decode().splitlines() if f'destination="{name}"' in line]
     assert any(
         line.startswith("tattle_connection_attempts_total") and 'process="curl"' in line for line in lines

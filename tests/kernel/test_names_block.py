@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from jail import Jail
 from lab import MORE4, PEER4, PEER6, Lab
-from named_world import ALLOWED, HANDSHAKE, LIAR, OTHER, SHARED, TARGET, World, pem, question, resolver, world
+from named_world import (
+    ALLOWED,
+    HANDSHAKE,
+    LASTING,
+    LIAR,
+    OTHER,
+    SHARED,
+    TARGET,
+    World,
+    pem,
+    question,
+    resolver,
+    world,
+)
 from watched import until
 
 from tracer.blocking import Enforcement
@@ -144,24 +157,30 @@ def test_a_resolver_is_followed_and_none_that_stays_is_refused(
     (tmp_path / "etc").mkdir()
     monkeypatch.setattr("tracer.blocking.resolvers.look", partial(look, root=tmp_path))
     world.jail.block("--allow", ALLOWED)
-    asking = world.jail.lab.start(
-        "named.py", op="asking", resolver=PEER4, asks=ALLOWED, cgroup=world.jail.inside
-    )
-    asking.ready()
+    start, other = world.jail.lab.start, {"host": MORE4[2], "lie": "failed", "says": TARGET, "times": 4}
+    server = start("named.py", op="lie", namespace=world.jail.lab.peer_ns, **other)
+    asking = start("named.py", op="asking", resolver=PEER4, asks=ALLOWED, cgroup=world.jail.inside)
 
     def hosts_are(*nameservers: str) -> Any:  # noqa: ANN401 - an errno's name
         (tmp_path / "etc" / "resolv.conf").write_text("".join(f"nameserver {one}\n" for one in nameservers))
         enforcement.tidy()
-        return world.try_("raw", messages=[QUESTION.hex()], resolver=MORE4[2], connected=True)["errno"]
+        return world.try_("raw", messages=[QUESTION.hex()], resolver=MORE4[2])["errno"]
 
-    with Engine.attach_readonly(world.jail.daemon.instance) as engine:
-        enforcement = Enforcement(engine, Finder(engine.root), TargetBook(engine.paths.state / BOOK))
-        hosts = [(PEER4,), (PEER4, MORE4[2]), (PEER4,), (MORE4[2],), (), ()]
-        told = [hosts_are(*nameservers) for nameservers in hosts]
-    # Nobody listens there. One look does not count: a file may be half written.
-    assert told == ["EPERM", *["ECONNREFUSED"] * 4, "EPERM"]
-    asking.go()
-    said = asking.result()
+    try:
+        server.ready()
+        server.go()
+        asking.ready()
+        with Engine.attach_readonly(world.jail.daemon.instance) as engine:
+            enforcement = Enforcement(engine, Finder(engine.root), TargetBook(engine.paths.state / BOOK))
+            hosts = [(PEER4,), (PEER4, MORE4[2]), (PEER4,), (MORE4[2],), (), ()]
+            told = [hosts_are(*nameservers) for nameservers in hosts]
+        # One look does not count: a file may be half written.
+        assert told == ["EPERM", None, None, None, None, "EPERM"]
+        asking.go()
+        said = asking.result()
+    finally:
+        asking.process.kill()
+        server.process.kill()
     assert said["errors"] == {}
     assert said["bytes_received"] > 0
 
@@ -308,7 +327,7 @@ def test_time_closes_for_new_connections(world: World) -> None:
         said = [world.try_("hello", host=host, sni=ALLOWED)["errno"] for host in (SHARED, MORE4[1])]
         return [] if said == ["EPERM", "EPERM"] else [f"still open: {said}"]
 
-    until(closed, patience=30)
+    until(closed)
     program.go()
     said = program.result()
     assert said["kept"]
@@ -317,12 +336,12 @@ def test_time_closes_for_new_connections(world: World) -> None:
 
 def test_a_new_policy_keeps_what_was_given(world: World) -> None:
     """One more allowance does not close what the old one has opened; without the name it is closed."""
-    world.jail.block("--allow", ALLOWED)
-    (host,) = world.try_("rounds")["met"]
-    world.jail.block("--allow", ALLOWED, "--allow", "other.example")
-    assert world.try_("hello", host=host, sni=ALLOWED)["said"] == f"you said {ALLOWED}"
+    world.jail.block("--allow", LASTING)
+    (host,) = world.try_("rounds", asks=LASTING)["met"]
+    world.jail.block("--allow", LASTING, "--allow", "other.example")
+    assert world.try_("hello", host=host, sni=LASTING)["said"] == f"you said {LASTING}"
     world.jail.block("--allow", "other.example")
-    assert world.try_("hello", host=host, sni=ALLOWED)["errno"] == "EPERM"
+    assert world.try_("hello", host=host, sni=LASTING)["errno"] == "EPERM"
 
 
 def test_audit_counts_and_lets_pass(world: World) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from lab import CLIENT4, CLIENT6, PEER4
-from watched import Tattle, events_lost, until
+from watched import PATIENCE, Tattle, events_lost, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ class Runtime:
         """End it by a signal."""
         assert self.program is not None
         self.program.process.send_signal(number)
-        self.program.process.wait(10)
+        self.program.process.wait(PATIENCE)
 
 
 class Scene(NamedTuple):
@@ -87,12 +87,12 @@ class Scene(NamedTuple):
     def gauge(self) -> dict[str, float]:
         """Read the phases of the target as a monitor does."""
         url = f"http://127.0.0.1:{self.tattle.port}/metrics"
-        with urllib.request.urlopen(url, timeout=30) as page:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as page:
             lines = page.read().decode().splitlines()
         mine = [line for line in lines if line.startswith("tattle_phase_active{") and self.target in line]
         return {line.partition('phase="')[2].partition('"')[0]: float(line.split()[-1]) for line in mine}
 
-    def settles(self, phase: str, patience: float = 10.0) -> None:
+    def settles(self, phase: str) -> None:
         """Wait until the target is in a phase, with nothing in flight that tells another."""
 
         def lacking() -> list[str]:
@@ -100,7 +100,7 @@ class Scene(NamedTuple):
             wanted = {name: float(name == phase) for name in now}
             return [] if now == wanted else [f"{now}, not {phase}"]
 
-        until(lacking, patience)
+        until(lacking)
 
     def flows(self, port: int) -> dict[str, dict[str, Any]]:
         """Give the runtime's own flows to a port, by phase."""
@@ -149,7 +149,7 @@ def windows(scene: Scene, calls: int) -> dict[tuple[int, int], dict[str, Any]]:
     def told() -> list[dict[str, Any]]:
         return [one for one in scene.tattle.events(comm) if one["event"] == "request"]
 
-    until(lambda: [] if len(told()) >= 2 * calls else [f"{len(told())} events of {calls} requests"], 20.0)
+    until(lambda: [] if len(told()) >= 2 * calls else [f"{len(told())} events of {calls} requests"])
     found: dict[tuple[int, int], dict[str, Any]] = {}
     begun: dict[int, int] = {}
     over: dict[int, int] = {}
@@ -350,7 +350,7 @@ def test_a_killed_server_leaves_nothing_in_flight_and_starts_up_again(scene: Sce
     port = runtime.listen("127.0.0.1")
     calls = [{"host": "127.0.0.1", "port": port, "requests": [post("chunked", 30.0)]} for _ in range(5)]
     clients = scene.lab.start("clients.py", calls=calls)
-    until(lambda: [] if scene.gauge()[INFERENCE] == len(calls) else [str(scene.gauge())], 10.0)
+    until(lambda: [] if scene.gauge()[INFERENCE] == len(calls) else [str(scene.gauge())])
     runtime.kill(signal.SIGKILL)
     clients.result()
     scene.settles("startup")
@@ -360,4 +360,4 @@ def test_a_killed_server_leaves_nothing_in_flight_and_starts_up_again(scene: Sce
     runtime.listen("127.0.0.1")
     until(lambda: [] if scene.flows(sink) else ["nothing yet"])
     assert set(scene.flows(sink)) == {"startup"}
-    scene.settles(IDLE, 20.0)
+    scene.settles(IDLE)

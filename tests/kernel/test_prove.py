@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from lab import PEER4, UNREACHABLE4
 from proving import Prover
-from watched import ROOT, Tattle, command, run, until, works
+from watched import PATIENCE, ROOT, Tattle, command, run, until, works
 from wire import enter
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def test_a_detached_hook_is_incomplete(prover: Prover, tmp_path: Path) -> None:
     before, ready, go = links(), tmp_path / "ready", tmp_path / "go"
     os.mkfifo(go)
     process, report = prover.start("sh", "-c", f"touch {ready}; cat {go}")
-    until(lambda: [] if ready.exists() else ["not started"], 30)
+    until(lambda: [] if ready.exists() else ["not started"])
     fresh = {number: kind for number, kind in links().items() if number not in before}
     (egress,) = [number for number, kind in fresh.items() if kind.endswith("egress")]
     subprocess.run(["bpftool", "link", "detach", "id", str(egress)], check=True)
@@ -248,7 +248,7 @@ def test_sockets_from_before_are_listed_and_counted(prover: Prover, lab: Lab, tm
     ready, go = tmp_path / "ready", tmp_path / "go"
     os.mkfifo(go)
     process, report = prover.start("sh", "-c", f"touch {ready}; cat {go}", options=("--target", target))
-    until(lambda: [] if ready.exists() else ["not started"], 30)
+    until(lambda: [] if ready.exists() else ["not started"])
     held.go()
     held.result()
     go.write_text("")
@@ -265,7 +265,7 @@ def test_a_signal_is_passed_on_and_still_reports(prover: Prover, tmp_path: Path)
     """What somebody sends to us alone ends the command; the report says how it ended."""
     ready = tmp_path / "ready"
     process, report = prover.start("sh", "-c", f"touch {ready}; exec sleep 60")
-    until(lambda: [] if ready.exists() else ["not started"], 30)
+    until(lambda: [] if ready.exists() else ["not started"])
     os.kill(process.pid, signal.SIGTERM)
     proof = prover.end(process, report)
     assert (proof.code, proof.report["exit_code"]) == (0, 128 + signal.SIGTERM)
@@ -295,7 +295,7 @@ def test_an_interrupt_of_the_terminal_comes_once(prover: Prover, tmp_path: Path)
         os.chdir(ROOT)
         os.execv(line[0], line)  # noqa: S606 - the command under test, on a terminal of its own
     try:
-        until(lambda: [] if ready.exists() else ["not started"], 30)
+        until(lambda: [] if ready.exists() else ["not started"])
         os.write(terminal, b"\x03")
         _, status = os.waitpid(pid, 0)
     finally:
@@ -317,7 +317,7 @@ def test_a_target_is_watched_for_a_time(prover: Prover, lab: Lab) -> None:
 def test_a_command_that_does_not_exist(prover: Prover) -> None:
     """Code 3, two lines, no report, no cgroup left."""
     process, report = prover.start("/nonexistent/program")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3
     assert re.match(r"tattle: cannot start /nonexistent/program: .*\ntattle: to mend it: .*\n\Z", err)
     assert not report.exists()

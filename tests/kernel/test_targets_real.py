@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from lab import MORE4, PEER4
-from watched import Tattle, run, until
+from watched import PATIENCE, Tattle, run, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_it_is_found_by_its_program_and_told_how_it_is_set(scene: Scene) -> None
 
 def test_what_it_does_all_the_same_is_told(scene: Scene) -> None:
     """Two connections that the switch should have stopped, and one that no profile knows."""
-    until(lambda: [] if len(told(scene)["contacts"]) == 2 else [str(told(scene)["contacts"])], 10)
+    until(lambda: [] if len(told(scene)["contacts"]) == 2 else [str(told(scene)["contacts"])])
     one = told(scene)
     contacts = {contact["name"]: contact for contact in one["contacts"]}
     assert contacts["ollama.com"]["connections"] == 2
@@ -103,7 +103,7 @@ def test_flows_explain_themselves(scene: Scene) -> None:
 
 def test_the_unexpected_is_counted(scene: Scene) -> None:
     """One destination, for an alert to rest on."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{scene.tattle.port}/metrics", timeout=30) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{scene.tattle.port}/metrics", timeout=PATIENCE) as page:
         lines = page.read().decode().splitlines()
     line = f'tattle_unexpected_destinations{{target="{scene.target}"}} 1.0'
     assert line in lines

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from jail import Jail, tattle
-from watched import ROOT, Tattle, command, until
+from watched import PATIENCE, ROOT, Tattle, command, until
 from ways import WAYS
 
 from tracer import libbpf
@@ -49,7 +49,7 @@ def told(jail: Jail) -> tuple[bool, bool, bool]:
 
 def fetch(jail: Jail, path: str) -> tuple[int, str]:
     """Return status and body of a page of the daemon."""
-    connection = http.client.HTTPConnection("127.0.0.1", jail.daemon.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", jail.daemon.port, timeout=PATIENCE)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -196,7 +196,7 @@ def events_lost(tattle: Tattle) -> int:
     return sum(count for reason, count in tattle.losses().items() if reason.startswith(("ring_", "log_")))
 
 
-def until(condition: Callable[[], Sequence[str]], patience: float = 20.0) -> None:
+def until(condition: Callable[[], Sequence[str]], patience: float = 60.0) -> None:
     """Wait until nothing is complained about; fail with the last complaints when patience ends.
 
     On a busy host one look may take all the time there is: the last word is never the first look's.

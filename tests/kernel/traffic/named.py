@@ -183,8 +183,8 @@ def answer_to(message: bytes, host: str, lie: str) -> bytes:
     return number + flags + struct.pack(">HHHH", 1, 1, 0, 0) + body + record
 
 
-def lie(_: Outcome, a: dict[str, Any]) -> None:
-    """Answer one query, not quite; `unasked`: from another port than was asked."""
+def lie(_outcome: Outcome, a: dict[str, Any]) -> None:
+    """Answer one query or `times`, not quite; `unasked`: from another port than was asked."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
         socket.socket(type=socket.SOCK_DGRAM) as other,
@@ -192,9 +192,10 @@ def lie(_: Outcome, a: dict[str, Any]) -> None:
         sock.bind((a["host"], 53))
         other.bind((a["host"], 5353))
         await_go()
-        message, peer = sock.recvfrom(4096)
-        told = answer_to(message, a["says"], a["lie"])
-        (other if a["lie"] == "unasked" else sock).sendto(told, peer)
+        for _ in range(a.get("times", 1)):
+            message, peer = sock.recvfrom(4096)
+            told = answer_to(message, a["says"], a["lie"])
+            (other if a["lie"] == "unasked" else sock).sendto(told, peer)
 
 
 def answer_itself(outcome: Outcome, a: dict[str, Any]) -> None:

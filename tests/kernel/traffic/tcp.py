@@ -17,6 +17,7 @@ MSG_ZEROCOPY = 0x4000000
 SO_ZEROCOPY = 60
 IPPROTO_MPTCP = 262
 TCP_FASTOPEN_CONNECT = 30
+SYN_SENT = 2
 
 
 def _socket(a: dict[str, Any]) -> socket.socket:
@@ -178,14 +179,16 @@ def probe(outcome: Outcome, a: dict[str, Any]) -> None:
 
 def interrupted(outcome: Outcome, a: dict[str, Any]) -> None:
     """Be interrupted by a signal while connect waits, then give up."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise InterruptedError(4, "interrupted")
-
-    signal.signal(signal.SIGALRM, stop)
     with _socket(a) as sock:
+
+        def stop(_number: int, _frame: object) -> None:
+            if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == SYN_SENT:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                raise InterruptedError(4, "interrupted")
+
+        signal.signal(signal.SIGALRM, stop)
         sock.setblocking(True)  # noqa: FBT003
-        signal.setitimer(signal.ITIMER_REAL, a.get("after", 0.2))
+        signal.setitimer(signal.ITIMER_REAL, after := a.get("after", 0.2), after)
         outcome.call(sock.connect, _peer(a))
 
 
