@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 
 NEAR, FAR = "near", "far"
 ADDRESSES = {4: ("198.51.100.1", "198.51.100.2"), 6: ("2001:db8::1", "2001:db8::2")}
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 150
 LONGEST_PACKET = 1500
 
 SIOCETHTOOL = 0x8946  # include/uapi/linux/sockios.h

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from images import Bootable
 
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 600
 # Two processors in turns on one host thread: as fast on a busy host, and each run costs one core.
 ACCELERATOR = "tcg,thread=single"
 # Seen: an emulated machine on a busy host that faults within its first second. A guest that has not reached
