@@ -10,7 +10,11 @@ import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = {"vm": "tests/vm/RESULTS.md", "bench": "tests/bench/results/LATEST.md"}
+RESULTS = {
+    "vm": "tests/vm/RESULTS.md",
+    "engines": "tests/bench/results/ENGINES.md",
+    "bench": "tests/bench/results/LATEST.md",
+}
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import engines
 import goals
 import report
 from daemon import figures
@@ -23,7 +24,8 @@ from variants import BLOCKING, HERE, KERNEL_HALF, TRACING, Variant, build
 from world import built
 
 RESULTS = HERE / "results"
-PARTS = ("loads", "programs", "blocking", "daemon")
+ENGINES = "both engines"
+PARTS = ("loads", "programs", "blocking", "daemon", "engines")
 
 
 def options(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -94,6 +96,9 @@ def run_all(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         if "daemon" in args.only and not args.kernel_half:
             status.update("the daemon's own cost (a minute)")
             results["daemon"] = asdict(figures(world, Path(scratch)))
+    if "engines" in args.only and not args.kernel_half:
+        with console.status("both engines (some minutes)"):
+            results["engines"] = {name: asdict(engines.figures(name)) for name in engines.HEAD[1:]}
     results["machine"] = machine(before, load_average, results["samples"]) | {"disturbed": bench.disturbed}
     return results
 
@@ -123,6 +128,8 @@ def tables(results: dict[str, Any]) -> list[tuple[str, Sequence[str], report.Row
         made.append((f"{road}: blocking", report.LOAD_HEAD, report.load_rows(kinds)))
     if "daemon" in results:
         made.append(("daemon", ("figure", "value"), [(k, f"{v:,.3f}") for k, v in results["daemon"].items()]))
+    if "engines" in results:
+        made.append((ENGINES, engines.HEAD, engines.rows(results["engines"])))
     verdicts = list(judged(results))
     if verdicts:
         made.append(("promises", report.GOAL_HEAD, report.goal_rows(verdicts)))
@@ -143,11 +150,17 @@ def judged(results: dict[str, Any]) -> list[goals.Verdict]:
 def write(results: dict[str, Any], made: list[tuple[str, Sequence[str], report.Rows]]) -> None:
     """Keep the run: raw numbers for those who doubt, tables for those who read."""
     RESULTS.mkdir(exist_ok=True)
-    name = f"{results['machine']['date'][:10]}-{results['machine']['kernel']}.json"
+    part = "-engines" if results.keys() == {"samples", "engines", "machine"} else ""
+    name = f"{results['machine']['date'][:10]}-{results['machine']['kernel']}{part}.json"
     (RESULTS / name).write_text(json.dumps(results, indent=1) + "\n")
     lines = "\n".join(f"{line}  " for line in report.machine_lines(results["machine"]))
-    text = "\n".join(report.markdown(*table) for table in made)
-    (RESULTS / "LATEST.md").write_text(f"# Bench\n\n{lines}\nRaw numbers: [{name}]({name})\n\n{text}")
+    head = f"{lines}\nRaw numbers: [{name}]({name})\n\n"
+    pages = {"ENGINES": [table for table in made if table[0] == ENGINES]}
+    pages["LATEST"] = [table for table in made if table[0] != ENGINES]
+    for page, some in pages.items():
+        if some:
+            text = "\n".join(report.markdown(*table) for table in some)
+            (RESULTS / f"{page}.md").write_text(f"# Bench\n\n{head}{text}")
 
 
 def main() -> int:
