@@ -170,7 +170,7 @@ def test_a_name_that_is_none(world: World) -> None:
 
 
 def test_curl(world: World) -> None:
-    """By DNS when it connects, by what it says when it is over; in flows and metrics, too."""
+    """By DNS when it connects, by what it says when it is over; in flows, too."""
     name = world.name("alias")
     world.curl(f"https://{name}:{world.port}/")
     event = world.await_event("close", name=name, comm="curl")
@@ -182,8 +182,23 @@ def test_curl(world: World) -> None:
         if one["pid"] == event["pid"] and one["remote_port"] == world.port
     ]
     assert (flow["name"], flow["name_source"]) == (name, "sni")
-    with urllib.request.urlopen(f"http://127.0.0.1:{world.tattle.port}/metrics", timeout=PATIENCE) as page:
-        lines = [line for line in page.read().decode().splitlines() if f'destination="{name}"' in line]
+
+
+def test_metrics_tell_names(world: World, scratch: Path) -> None:
+    """A destination's label is its name; here with room for whatever else this host speaks to."""
+    config = scratch / "many.toml"
+    config.write_text("[metrics]\nmax_destinations = 5000\n")
+    tattle = Tattle(scratch, "--config", str(config))
+    try:
+        alone = World(world.lab, tattle.start(), world.port, world.conf, world.token)
+        name = alone.name("alias")
+        alone.curl(f"https://{name}:{alone.port}/")
+        alone.await_event("close", name=name, comm="curl")
+        with urllib.request.urlopen(f"http://127.0.0.1:{tattle.port}/metrics", timeout=PATIENCE) as page:
+            lines = [line for line in page.read().decode().splitlines() if f'destination="{name}"' in line]
+        tattle.stop()
+    finally:
+        tattle.remove()
     assert any(
         line.startswith("tattle_connection_attempts_total") and 'process="curl"' in line for line in lines
     )

@@ -141,8 +141,8 @@ def called(scene: Scene, order: dict[str, Any], **where: Any) -> list[dict[str, 
     return found
 
 
-def windows(scene: Scene, calls: int) -> dict[tuple[int, int], dict[str, Any]]:
-    """Give each request as the log tells it, by its connection's port and its number there."""
+def windows(scene: Scene, calls: int) -> dict[tuple[str, int], dict[str, Any]]:
+    """Give each request as the log tells it, by its connection's client and its number there."""
     assert scene.runtime.program is not None
     comm = scene.runtime.program.name
 
@@ -150,14 +150,14 @@ def windows(scene: Scene, calls: int) -> dict[tuple[int, int], dict[str, Any]]:
         return [one for one in scene.tattle.events(comm) if one["event"] == "request"]
 
     until(lambda: [] if len(told()) >= 2 * calls else [f"{len(told())} events of {calls} requests"])
-    found: dict[tuple[int, int], dict[str, Any]] = {}
-    begun: dict[int, int] = {}
-    over: dict[int, int] = {}
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    begun: dict[str, int] = {}
+    over: dict[str, int] = {}
     for event in told():
-        port, is_end = event["remote_port"], event["duration_ms"] is not None
+        client, is_end = f"{event['remote_addr']} {event['remote_port']}", event["duration_ms"] is not None
         counts = over if is_end else begun
-        number = counts[port] = counts.get(port, -1) + 1
-        window = found.setdefault((port, number), {})
+        number = counts[client] = counts.get(client, -1) + 1
+        window = found.setdefault((client, number), {})
         window |= {"end": stamp(event)} if is_end else {"begin": stamp(event), "path": event["path"]}
         window.setdefault("phases", []).append(event["phase"])
     return found
@@ -206,11 +206,11 @@ def test_phases_of_two_hundred_requests_are_those_that_the_server_had(scene: Sce
 
 
 def told_truly(
-    scene: Scene, asked: list[dict[str, Any]], told: dict[tuple[int, int], dict[str, Any]]
+    scene: Scene, asked: list[dict[str, Any]], told: dict[tuple[str, int], dict[str, Any]]
 ) -> None:
     """Hold each window against what the client and the server say of its request."""
-    served = {(one["port"], one["number"]): one for one in scene.runtime.ask(do="records")["records"]}
-    places = [(one["port"], one["number"]) for one in asked]
+    served = {(one["client"], one["number"]): one for one in scene.runtime.ask(do="records")["records"]}
+    places = [(one["client"], one["number"]) for one in asked]
     pairs = zip(asked, places, strict=True)
     wrong = [text for one, at in pairs for text in compare(one, served[at], told[at])]
     assert not wrong, "\n".join(wrong)
@@ -284,9 +284,9 @@ def test_each_request_has_one_end(scene: Scene, ending: Ending) -> None:
 
 def unfinished(scene: Scene, asked: list[dict[str, Any]]) -> list[str]:
     """Say which requests the server still serves."""
-    ports = {one["port"] for one in asked}
+    clients = {one["client"] for one in asked}
     records = scene.runtime.ask(do="records")["records"]
-    mine = [one for one in records if one["port"] in ports]
+    mine = [one for one in records if one["client"] in clients]
     return [str(one) for one in mine if one["last"] is None and one["closed"] is None]
 
 

@@ -5,7 +5,7 @@ Asks one line of JSON on standard input at a time and answers each with one:
 {"do": "upstream", "host": H, "port": P}   a connection that stays, answers {}
 {"do": "send", "bytes": N}           N bytes on it, now
 {"do": "connect", "host": H, "port": P}    a connection that is closed at once
-{"do": "records"}                    what was served: peer's port, which request of it, path, times (UTC, s)
+{"do": "records"}                    what was served: "client" (ADDRESS PORT), number there, path, times (s)
 
 How a request is answered stands in its header X-How; X-Wait says for how long (s), X-Cloud how many bytes
 go upstream meanwhile, X-Dial that somebody is called meanwhile (HOST PORT).
@@ -32,9 +32,9 @@ class GoneError(Exception):
 class Connection:
     """One accepted connection and its requests."""
 
-    def __init__(self, sock: socket.socket, port: int) -> None:
+    def __init__(self, sock: socket.socket, client: str) -> None:
         self.sock = sock
-        self.port = port
+        self.client = client
         self.rest = b""
         self.served = 0
 
@@ -48,7 +48,7 @@ class Connection:
         finally:
             self.sock.close()
             for record in records:
-                if record["port"] == self.port and record["last"] is None:
+                if record["client"] == self.client and record["last"] is None:
                     record["closed"] = time.time()
 
     def one(self) -> bool:
@@ -65,7 +65,7 @@ class Connection:
         line, *fields = head.decode().split("\r\n")
         headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
         method, target, _ = line.split(" ")
-        record: dict[str, object] = {"port": self.port, "number": self.served, "method": method}
+        record: dict[str, object] = {"client": self.client, "number": self.served, "method": method}
         record |= {"path": target.partition("?")[0], "read": read, "last": None, "closed": None}
         records.append(record)
         self.served += 1
@@ -161,7 +161,7 @@ def accept(server: socket.socket) -> None:
     while True:
         sock, peer = server.accept()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=Connection(sock, peer[1]).run, daemon=True).start()
+        threading.Thread(target=Connection(sock, f"{peer[0]} {peer[1]}").run, daemon=True).start()
 
 
 def listen(host: str) -> dict[str, object]:

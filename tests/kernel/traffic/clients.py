@@ -2,7 +2,7 @@
 
 A request: "method", "target", "how" and "wait" (see api.py), "body" (bytes), "headers"; "leave": after so
 many seconds the client goes away, by "reset" or "close". Requests of a connection with "pipelined" are said
-in one breath. Prints for each what was asked and when: {"port", "number", "sent", "done"} (UTC, s).
+in one breath. Prints for each what was asked and when: {"client", "number", "sent", "done"} (UTC, s).
 """
 
 import json
@@ -73,9 +73,11 @@ def call(plan: dict[str, object]) -> None:
     """Make one connection and all its requests."""
     sock = socket.socket(family_of(plan["host"]), socket.SOCK_STREAM)
     sock.connect((plan["host"], plan["port"]))
-    port, rest = sock.getsockname()[1], bytearray()
+    address, port, *_ = sock.getsockname()
+    rest = bytearray()
     requests = plan["requests"]
-    notes = [{"port": port, "number": number, "sent": None, "done": None} for number in range(len(requests))]
+    note = {"client": f"{address} {port}", "sent": None, "done": None}
+    notes = [{**note, "number": number} for number in range(len(requests))]
     found.extend(notes)
     if plan.get("pipelined"):
         for note in notes:
