@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from jail import Jail, flood
 from watched import Tattle
+
+from tracer import bcc
+from tracer.engine import Engine, EngineOptions
+from tracer.errors import KernelError, ObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,3 +59,52 @@ def test_the_other_goes_on_without_a_gap(
             assert cell.state()["active"]
             assert links(daemon) == hanging
             assert cell.denials(*names) > counted > 0
+
+
+CONNECT4 = "	user_ipv4(ctx, &remote);\n	return connecting(ctx, &remote);"
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let bcc compile a copy of the sources, which a test may change; return the file with the programs."""
+    copy = tmp_path / "bpf"
+    shutil.copytree(bcc.SOURCES, copy)
+    monkeypatch.setattr(bcc, "SOURCES", copy)
+    return copy / "tattle.bpf.c"
+
+
+def changed(sources: Path, into: str) -> None:
+    """Change what connect4 does."""
+    text = sources.read_text()
+    assert text.count(CONNECT4) == 1
+    sources.write_text(text.replace(CONNECT4, into))
+
+
+def test_a_program_that_was_changed_in_place(sources: Path) -> None:
+    """What the verifier refuses is named, with its words and how to go on without it."""
+    changed(sources, "	return *(int *)(long)ctx->user_port;")
+    options = EngineOptions(pin=False, engine="bcc")
+    with pytest.raises(KernelError, match="connect4") as caught:
+        Engine.open(options)
+    assert "invalid mem access" in caught.value.message
+    assert (caught.value.hook, caught.value.hint) == ("connect4", "--allow-missing connect4")
+    with Engine.open(EngineOptions(pin=False, engine="bcc", allow_missing=frozenset({"connect4"}))) as engine:
+        assert engine.missing == ("connect4",)
+
+
+@pytest.mark.parametrize(
+    ("into", "words"),
+    [
+        ("	return connecting(ctx, &remote)", "error: expected ';'"),
+        ("	extern int elsewhere(void *);\n	return elsewhere(ctx);", "non-static"),
+        (
+            "	static const __u64 table[9] = {1, 2};\n	return table[ctx->user_port % 9];",
+            "constant of its own",
+        ),
+    ],
+)
+def test_what_cannot_be_a_program_is_refused(into: str, words: str, sources: Path) -> None:
+    """Before anything is loaded: no half a program, and none that reads what is not there."""
+    changed(sources, into)
+    with pytest.raises(ObjectError, match=words):
+        Engine.open(EngineOptions(pin=False, engine="bcc"))
