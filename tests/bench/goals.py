@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rounds import Spread, overhead_ratio, rate_ratio
+from rounds import Spread, added_ratio, overhead_ratio, rate_ratio
 
 Cell = Mapping[str, Sequence[float]]
 """Variant -> samples of one road and kind."""
@@ -70,7 +70,7 @@ def blocking(road: Mapping[str, Cell]) -> Iterator[Verdict]:
         blocked, yardstick = f"block, {rules} allowed", f"IPAddressDeny, {rules}"
         for kind in ("tcp-pingpong", "udp-connected", "udp-one", "udp-many"):
             cell = road[kind]
-            tracing_alone = _overhead(cell, blocked, "tattle")
-            yield _at_most(f"{kind}: {blocked}: overhead / tracing's", 1.1, tracing_alone)
-            cost = rate_ratio(cell[blocked], cell[yardstick])
-            yield _at_least(f"{kind}: {blocked}: speed / {yardstick}'s", 1, cost)
+            tracing_alone = _overhead(cell, blocked, "target watched")
+            yield _at_most(f"{kind}: {blocked}: overhead / the watched target's", 1.1, tracing_alone)
+            verdict = added_ratio(cell[blocked], cell["target watched"], cell[yardstick], cell["none"])
+            yield _at_most(f"{kind}: {blocked}: what the verdict adds / {yardstick}'s", 1, verdict)

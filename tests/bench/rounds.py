@@ -44,12 +44,21 @@ def overhead(ours: Sequence[float], floor: Sequence[float]) -> Spread:
 
 def overhead_ratio(ours: Sequence[float], yardstick: Sequence[float], floor: Sequence[float]) -> Spread:
     """Give our overhead / the yardstick's overhead, with its 95 % interval."""
+    return added_ratio(ours, floor, yardstick, floor)
 
-    def ratio(mine: Sequence[float], theirs: Sequence[float], ground: Sequence[float]) -> float:
+
+def added_ratio(
+    ours: Sequence[float], before: Sequence[float], yardstick: Sequence[float], floor: Sequence[float]
+) -> Spread:
+    """Give what ours adds to what was there before / the yardstick's overhead, with its 95 % interval."""
+
+    def ratio(
+        mine: Sequence[float], old: Sequence[float], theirs: Sequence[float], ground: Sequence[float]
+    ) -> float:
         below = quiet(theirs) - quiet(ground)
-        return (quiet(mine) - quiet(ground)) / below if below > 0 else float("inf")
+        return (quiet(mine) - quiet(old)) / below if below > 0 else float("inf")
 
-    return _resampled(ratio, ours, yardstick, floor)
+    return _resampled(ratio, ours, before, yardstick, floor)
 
 
 def rate_ratio(ours: Sequence[float], floor: Sequence[float]) -> Spread:

@@ -265,6 +265,7 @@ IP_DENY = HERE / "build/ipdeny.bpf.o"
 BLOCKING = (
     Variant("none", nothing, kinds=_ALL, roads=_VETH),
     Variant("tattle", traced(), kinds=_ALL, roads=_VETH),
+    Variant("target watched", traced("--target", f"cgroup:/{NAME}"), kinds=_ALLOWED, roads=_VETH),
     Variant("block elsewhere", blocked(target=_OTHER), kinds=_ALL, roads=_VETH),
     Variant("block, denied", blocked(), kinds=("tcp-denied", *_ONE), roads=_VETH, denied=True),
     Variant("nft drop", nft_drop, kinds=_ONE, roads=_VETH, denied=True),
