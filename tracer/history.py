@@ -15,7 +15,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tracer.identity import NOBODY
+from tracer.identity import KIND, NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +31,6 @@ COUNTERS: Final = (
     *("attempts", "established", "denied", "denied_packets", "would_deny"),
     *("bytes_out", "bytes_in", "packets_out", "packets_in"),
 )
-WHO: Final = ("target", "comm", "parent_comm", "exe", "uid", "cgroup", "unit", "container")
 _SPOILED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _WAL_BYTES: Final = 4 << 20  # of the journal that stay on the disk
 _CACHE_KB: Final = 1024
@@ -41,7 +40,7 @@ _ROOM: Final = 0.9  # of the bound; the rest is for one more look
 _SCHEMA: Final = f"""
 CREATE TABLE about (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE run (id INTEGER PRIMARY KEY, epoch, started_ns INT, last_look_ns INT, ended_ns INT);
-CREATE TABLE who (id INTEGER PRIMARY KEY, {", ".join(WHO)});
+CREATE TABLE who (id INTEGER PRIMARY KEY, {", ".join(KIND)});
 CREATE INDEX who_is ON who (comm, exe, cgroup);
 CREATE TABLE place (
     id INTEGER PRIMARY KEY, who INT,
@@ -111,8 +110,8 @@ class Batch(NamedTuple):
     over: bool = False  # the run has ended, by itself
 
 
-_WHO_FIND: Final = f"SELECT id FROM who WHERE {_same(WHO)}"  # noqa: S608 - names of columns
-_WHO_ADD: Final = f"INSERT INTO who ({', '.join(WHO)}) VALUES ({', '.join('?' * len(WHO))})"  # noqa: S608
+_WHO_FIND: Final = f"SELECT id FROM who WHERE {_same(KIND)}"  # noqa: S608 - names of columns
+_WHO_ADD: Final = f"INSERT INTO who ({', '.join(KIND)}) VALUES ({', '.join('?' * len(KIND))})"  # noqa: S608
 _PLACE_FIND: Final = f"SELECT id FROM place WHERE who = ? AND {_same(Place._fields)}"  # noqa: S608
 _PLACE_ADD: Final = (
     f"INSERT INTO place (who, {', '.join(Place._fields)}) VALUES (?{', ?' * len(Place._fields)})"  # noqa: S608
@@ -328,7 +327,7 @@ class Store:
 
 
 def _values(who: ProcessInfo) -> tuple[object, ...]:
-    return tuple(getattr(who, name) for name in WHO)
+    return tuple(getattr(who, name) for name in KIND)
 
 
 def _damage(what: str) -> sqlite3.DatabaseError:

@@ -7,7 +7,7 @@ and CRI-O use, with systemd's cgroup driver and without.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tracer.names import escape
 
@@ -38,6 +38,8 @@ class ProcessInfo(NamedTuple):
     target: str | None
 
 
+# What processes have in common that differ by their numbers only
+KIND: Final = ("target", "comm", "parent_comm", "exe", "uid", "cgroup", "unit", "container")
 NOBODY = ProcessInfo(None, None, None, None, None, None, None, None, None, None)
 
 

@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from tracer.errors import HostError
-from tracer.history import HOUR_NS, VERSION, WHO, Place
+from tracer.history import HOUR_NS, VERSION, Place
+from tracer.identity import KIND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,8 +88,8 @@ class _Run(NamedTuple):
 
 
 _SEEN: Final = (
-    f"SELECT hour * {HOUR_NS}, {', '.join(WHO)}, {', '.join(Place._fields)},"  # noqa: S608 - names of columns
-    f" {', '.join(Seen._fields[1 + len(WHO) + len(Place._fields) :])}"
+    f"SELECT hour * {HOUR_NS}, {', '.join(KIND)}, {', '.join(Place._fields)},"  # noqa: S608 - names of columns
+    f" {', '.join(Seen._fields[1 + len(KIND) + len(Place._fields) :])}"
     " FROM cell JOIN place ON cell.place = place.id JOIN who ON place.who = who.id"
     " WHERE hour >= ? AND hour < ? ORDER BY hour"
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracer.decode import timestamp
 from tracer.evidence import totals
+from tracer.identity import KIND
 from tracer.purposes import Contact, Purposes
 
 if TYPE_CHECKING:
@@ -15,12 +16,11 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 # The keys of one of `flows`, in their order; as those of `tattle flows`, for one hour
-WHO: Final = ("target", "comm", "parent_comm", "exe", "uid", "cgroup", "unit", "container")
 WHERE: Final = ("proto", "direction", "remote_addr", "remote_port", "name", "name_source")
 COUNTS: Final = ("attempts", "established", "denied", "would_deny")
 SIZES: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
 KEYS: Final = (
-    *("hour", *WHO, *WHERE, "purpose", "unexpected", "scope", "phase"),
+    *("hour", *KIND, *WHERE, "purpose", "unexpected", "scope", "phase"),
     *(*COUNTS, *SIZES, "first_seen", "last_seen"),
 )
 

@@ -43,9 +43,9 @@ def _flows(arguments: argparse.Namespace) -> int:
     answer = control.flows(control.socket_path(arguments.instance), arguments.targets, arguments.instance)
     if arguments.json:
         return print_json(answer)
-    from exporters.views import print_flows
+    from exporters.flows_view import print_flows
 
-    print_flows(answer, addresses=arguments.addresses)
+    print_flows(answer, addresses=arguments.addresses, whole=bool(arguments.targets))
     return 0
 
 
