@@ -15,6 +15,8 @@ RESULTS = {
     "engines": "tests/bench/results/ENGINES.md",
     "bench": "tests/bench/results/LATEST.md",
 }
+QUOTED = {"bench": ("daemon", "promises")}
+"""Of which not all tables are quoted."""
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
 
 
@@ -55,13 +57,23 @@ def arguments(words: tuple[str, ...]) -> list[str]:
     return list(words[1:end])
 
 
+def chosen(mark: str, results: str) -> str:
+    """Leave out the tables that are not quoted, and say where they stand."""
+    if mark not in QUOTED:
+        return results
+    head, *tables = re.split(r"^(?=## )", results, flags=re.MULTILINE)
+    kept = [table for table in tables if table.partition("\n")[0].removeprefix("## ") in QUOTED[mark]]
+    page = Path(RESULTS[mark]).name
+    return f"{head.rstrip()}  \nAll tables: [{page}]({page})\n\n{''.join(kept)}"
+
+
 def quote(readme: str, mark: str, results: str) -> str:
     """Replace what stands between the two comments of `mark` by the tables in `results`.
 
     Headings become text, and links lead from here.
     """
     here = Path(RESULTS[mark]).parent
-    text = re.sub(r"\]\((?![a-z]+:|/|#)", f"]({here}/", results)
+    text = re.sub(r"\]\((?![a-z]+:|/|#)", f"]({here}/", chosen(mark, results))
     lines = [re.sub(r"^#+ (.*)", r"**\1**", line) for line in text.splitlines()[1:]]
     body = "\n".join(lines).strip()
     pattern = rf"<!-- {mark} -->.*?<!-- /{mark} -->"
