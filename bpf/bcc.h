@@ -26,6 +26,10 @@
 /* As wide as a register: bcc compiles for the first instruction set, which compares nothing narrower. */
 typedef __u64 bounded;
 
+/* bcc puts older helpers in their place where it may not read the kernel's symbols (a service, say). */
+#undef bpf_probe_read_kernel
+#undef bpf_probe_read_kernel_str
+
 #define bpf_be64_to_cpu(number) __builtin_bswap64(number)
 #define bpf_core_field_offset(type, field) offsetof(type, field)
 #define bpf_core_read(to, size, from) bpf_probe_read_kernel(to, size, from)

@@ -13,8 +13,9 @@ LOADING = {"run", "watch", "prove", "block"}
 
 
 def made_by(words: tuple[str, ...]) -> list[str]:
-    """Return the words of a command, with the engine that it is to use."""
-    return [*words[:1], *(["--engine", ENGINE] if words and words[0] in LOADING else []), *words[1:]]
+    """Return the words of a command, with the engine that it is to use; an object is for libbpf."""
+    told = words and words[0] in LOADING and "--object" not in words
+    return [*words[:1], *(["--engine", ENGINE] if told else []), *words[1:]]
 
 
 def use() -> None:
