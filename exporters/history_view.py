@@ -8,27 +8,25 @@ from __future__ import annotations
 import csv
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
-from exporters.views import KNOBS, console, place, scope_text, size, table
+from exporters.columns import LONGEST, UNEXPECTED, Column, arrow, denials, mark, print_fitted, summed
+from exporters.views import KNOBS, console, place, scope_text, size
 from tracer.names import escape
 from tracer.report import KEYS, matters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
 
 Json = dict[str, Any]
-_NUMBERS: Final = frozenset({"tries", "denied", "would deny", "out", "in"})
 _ROWS_MAX: Final = 40  # of a page for people; JSON and CSV have all
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _BARS_MAX: Final = 48  # columns; where there are more hours each stands for several
 _UNSEEN: Final = "?"
-_LONGEST: Final = "destination"
-_ROOM_MIN: Final = 20
 _HERE: Final = frozenset({"loopback", "host"})
 _HOUR: Final = timedelta(hours=1)
 _MINUTE: Final = timedelta(minutes=1)
@@ -160,43 +158,33 @@ def _blank(document: Json, start: datetime, end: datetime) -> str:
 
 def _rows(flows: Iterable[Json]) -> list[Json]:
     """Sum up over hours, processes of the same name and addresses of the same name."""
-    found: dict[tuple[object, ...], Json] = {}
-    for flow in flows:
-        where = flow["name"] or flow["remote_addr"]
-        key = (place(flow), flow["comm"], flow["direction"], where, flow["remote_port"], flow["proto"])
-        one = found.setdefault((*key, flow["phase"]), flow | dict.fromkeys(_SUMMED, 0))
-        for name in _SUMMED:
-            one[name] += flow[name]
-        one["first_seen"] = min(one["first_seen"], flow["first_seen"])
-        one["last_seen"] = max(one["last_seen"], flow["last_seen"])
-    return list(found.values())
+    return summed(flows, _row, _SUMMED)
+
+
+def _row(flow: Json) -> object:
+    where = flow["name"] or flow["remote_addr"]
+    port, proto, phase = flow["remote_port"], flow["proto"], flow["phase"]
+    return place(flow), flow["comm"], flow["direction"], where, port, proto, phase
 
 
 _SUMMED: Final = ("attempts", "denied", "would_deny", "bytes_out", "bytes_in")
 
 
-class _Column(NamedTuple):
-    """A column of the table, and from which width of a terminal on it is shown."""
-
-    cell: Callable[[Json], Text]
-    least: int = 0
-
-
-def _columns() -> dict[str, _Column]:
+def _columns() -> dict[str, Column]:
     return {
-        "process": _Column(lambda one: Text(one["comm"] or "?")),
-        "in target/unit": _Column(lambda one: Text(place(one)), 120),
-        "": _Column(lambda one: Text("<-" if one["direction"] == "in" else "->")),
-        "destination": _Column(_destination),
-        "scope": _Column(lambda one: scope_text(one["scope"]), 100),
-        "phase": _Column(lambda one: Text(one["phase"]), 70),
-        "when": _Column(lambda one: Text(_when(one)), 90),
-        "tries": _Column(lambda one: Text(str(one["attempts"])), 110),
-        "denied": _Column(lambda one: Text(str(one["denied"]), style="bold red" if one["denied"] else "")),
-        "would deny": _Column(lambda one: Text(str(one["would_deny"]))),
-        "out": _Column(lambda one: Text(size(one["bytes_out"]))),
-        "in": _Column(lambda one: Text(size(one["bytes_in"])), 80),
-        " ": _Column(lambda one: Text("UNEXPECTED" if one["unexpected"] else "", style="bold red")),
+        "process": Column(lambda one: Text(one["comm"] or "?")),
+        "in target/unit": Column(lambda one: Text(place(one)), 120),
+        "": Column(arrow),
+        LONGEST: Column(_destination),
+        "scope": Column(lambda one: scope_text(one["scope"]), 100),
+        "phase": Column(lambda one: Text(one["phase"]), 70),
+        "when": Column(lambda one: Text(_when(one)), 90),
+        "tries": Column(lambda one: Text(str(one["attempts"])), 110),
+        "denied": Column(denials),
+        "would deny": Column(lambda one: Text(str(one["would_deny"]))),
+        "out": Column(lambda one: Text(size(one["bytes_out"]))),
+        "in": Column(lambda one: Text(size(one["bytes_in"])), 80),
+        UNEXPECTED: Column(mark),
     }
 
 
@@ -207,7 +195,7 @@ def _unsaid(rows: Sequence[Json], *, whole: bool) -> Iterator[str]:
     )
     yield from (name for name in ("scope", "phase") if {one[name] for one in rows} <= {"internet", "unknown"})
     if not any(one["unexpected"] for one in rows):
-        yield " "
+        yield UNEXPECTED
     if whole and len({place(one) for one in rows}) == 1:
         yield "in target/unit"
 
@@ -215,35 +203,12 @@ def _unsaid(rows: Sequence[Json], *, whole: bool) -> Iterator[str]:
 def _print_rows(out: Console, rows: Sequence[Json], *, whole: bool) -> None:
     """Print the table, and below it why each place is contacted."""
     unsaid = set(_unsaid(rows, whole=whole))
-    shown = {
-        name: column
-        for name, column in _columns().items()
-        if name not in unsaid and out.width >= column.least
-    }
-    cells = [{name: column.cell(one) for name, column in shown.items()} for one in rows]
-    widths = {name: max(len(name), *(line[name].cell_len for line in cells)) for name in shown}
-    room = max(out.width - sum(widths.values()) - 2 * len(shown) + widths[_LONGEST], _ROOM_MIN)
-    made = table(shown, _NUMBERS)
-    for line in cells:
-        line[_LONGEST] = _fitted(line[_LONGEST], room)
-        made.add_row(*line.values())
-    out.print(made)
-    why = {(_name(one), one["purpose"]) for one in rows if one["purpose"]}
-    if why:
-        out.print()
-    for name, purpose in sorted(why):
-        out.print(Text(f"{name}: {purpose}", style="dim"), soft_wrap=True)
+    shown = {name: column for name, column in _columns().items() if name not in unsaid}
+    print_fitted(out, shown, rows, [(_name(one), one["purpose"]) for one in rows if one["purpose"]])
 
 
 def _destination(flow: Json) -> Text:
     return Text(_where(flow), style="bold red" if flow["unexpected"] else "")
-
-
-def _fitted(text: Text, room: int) -> Text:
-    """Cut a name at its beginning, where it needs more room: what stands behind says whose it is."""
-    if len(text.plain) <= room:
-        return text
-    return Text(f"…{text.plain[1 - room :]}", style=text.style)
 
 
 def _name(flow: Json) -> str:

@@ -57,18 +57,19 @@ def ago(seconds: float) -> str:
     return f"{max(seconds, 0):.0f}s"
 
 
-def endpoint(flow: Json, *, addresses: bool = False) -> str:
+def endpoint(flow: Json, *, addresses: bool = False, connection: bool = False) -> str:
     """Give name or address of the remote end with its port, IPv6 in brackets; `other` for a sum of many.
 
     Names that cannot be told apart stand all there; one behind a question mark is weak: its answer's time is
-    over, or it was told to another process. With `addresses` the address stands behind the name.
+    over, or it was told to another process. With `addresses` the address stands behind the name. Of a single
+    `connection` the name that its client itself said is certain.
     """
     host, port = flow["remote_addr"], flow["remote_port"]
     if host is None:
         return "other"
     if not flow["name"]:
         return _with_port(str(host), port)
-    text = _with_port(_names_text(flow["names"]), port)
+    text = _with_port(_names_text(flow["names"], connection=connection), port)
     return f"{text} ({host})" if addresses else text
 
 
@@ -81,12 +82,12 @@ def _with_port(host: str, port: int | None) -> str:
 _NAMES_SHOWN: Final = 2
 
 
-def _names_text(names: Sequence[Json]) -> str:
-    """Give the best name and, unless the client itself chose, those that are as good; then how many more."""
+def _names_text(names: Sequence[Json], *, connection: bool) -> str:
+    """Give the best name and those that are as good; then how many more."""
     best = names[0]
     grade = (best["source"], best["own"], best["expired"])
     equal = [one["name"] for one in names if (one["source"], one["own"], one["expired"]) == grade]
-    if best["source"] == "sni":
+    if connection and best["source"] == "sni":
         equal = equal[:1]
     weak = "?" if best["expired"] or (best["source"] == "dns" and not best["own"]) else ""
     more = f"+{len(equal) - _NAMES_SHOWN}" if len(equal) > _NAMES_SHOWN else ""
@@ -117,46 +118,7 @@ def table(columns: Iterable[str], right: frozenset[str] = frozenset()) -> Table:
     return made
 
 
-_NUMBERS: Final = frozenset(
-    {"attempts", "established", "denied", "out", "in", "runs", "entries", "of", "link", "lost"}
-)
-
-
-def print_flows(answer: Json, *, addresses: bool = False) -> None:
-    """Print the document of `flows`; `addresses`: those of named destinations, too."""
-    out = console()
-    made = table(
-        (
-            *("process", "in target/unit", "dir", "destination", "proto", "scope"),
-            *("attempts", "established", "denied", "out", "in", "last seen"),
-        ),
-        _NUMBERS,
-    )
-    explained = any(map(_why, answer["flows"]))
-    if explained:
-        made.add_column("purpose", no_wrap=True, overflow="ellipsis")
-    for flow in answer["flows"]:
-        made.add_row(
-            *(
-                Text(text)
-                for text in (
-                    *(who(flow), place(flow), flow["direction"]),
-                    *(endpoint(flow, addresses=addresses), flow["proto"]),
-                )
-            ),
-            scope_text(flow["scope"]),
-            *(Text(str(flow[key])) for key in ("attempts", "established", "denied")),
-            *(Text(size(flow[key])) for key in ("bytes_out", "bytes_in")),
-            Text(flow["last_seen"][:19] + "Z"),
-            *([_why(flow)] if explained else []),
-        )
-    if answer["flows"]:
-        out.print(made)
-    count = len(answer["flows"])
-    since = f"{count} flow{'' if count == 1 else 's'} since {answer['since'][:19]}Z"
-    out.print(Text(since + losses_text(answer["losses"])))
-    for one in answer.get("refused", ()):
-        out.print(Text(f"refused {one['name']}; to allow it: sudo {one['command']}"))
+_NUMBERS: Final = frozenset({"runs", "entries", "of", "link", "lost"})
 
 
 def _why(flow: Json) -> Text:
@@ -263,7 +225,7 @@ def event_text(event: Json, *, addresses: bool = False) -> str:
     outcome = "" if event["result"] in (None, "ok") else f" {event['result']}"
     denied = "" if event["verdict"] == "allowed" else f" {event['verdict']}"
     why = f" ({found})" if (found := _why(event).plain) else ""
-    there = f"{endpoint(event, addresses=addresses)} {event['proto']} {event['scope']}"
+    there = f"{endpoint(event, addresses=addresses, connection=True)} {event['proto']} {event['scope']}"
     return (
         f"{clock} {event['event']:<11} {who(event)} [{place(event)}] {arrow} {there}{denied}{outcome}{moved}"
         f"{why}"

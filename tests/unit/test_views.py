@@ -10,7 +10,7 @@ import pytest
 from front_fakes import ENUMS, event, flow, packed
 from rich.console import Console
 
-from exporters import views
+from exporters import flows_view, views
 from tracer.decode import Decoder, lost_json
 from tracer.identity import NOBODY, ProcessInfo, comm_text
 from tracer.watch import merged
@@ -26,6 +26,17 @@ HEAD = {
 }
 
 
+def named(name: str, address: str, phase: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """Give a flow to a destination that goes by a name."""
+    counts = {key: more.pop(key) for key in ("bytes_out",) if key in more}
+    names = [{"name": name, "source": "sni", "own": True, "expired": False}]
+    return (
+        DECODER.flow(flow(address, **counts), WHO, 0)
+        | {"name": name, "names": names, "phase": phase, "unexpected": False}
+        | more
+    )
+
+
 def printed(capsys: pytest.CaptureFixture[str]) -> str:
     """Give what was printed; it has no escape and no control but newlines."""
     text = capsys.readouterr().out
@@ -39,13 +50,53 @@ def test_flows_are_plain_text_without_a_terminal(capsys: pytest.CaptureFixture[s
         DECODER.flow(flow(bytes_out=2048, attempts=1), WHO, 0),
         DECODER.flow(flow("2001:db8::1"), NOBODY, 0),
     ]
-    views.print_flows({"since": HEAD["since"], "flows": rows, "losses": {"ring_full": 3}})
+    flows_view.print_flows({"since": HEAD["since"], "flows": rows, "losses": {"ring_full": 3}})
     text = printed(capsys)
-    assert "\\x1b[2J[red]x\\x0d\\x0a (1)" in text
+    assert "\\x1b[2J[red]x\\x0d\\x0a    1  " in text
     assert "203.0.113.7:443" in text
     assert "[2001:db8::1]:443" in text
     assert "2.0 KiB" in text
     assert "LOST: ring_full 3" in text
+
+
+def test_flows_of_one_name_stand_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its addresses summed up, each phase apart; a narrow terminal leaves numbers, and whose a name is."""
+    name = "a" * 60 + ".example"
+    rows = [
+        named(name, f"203.0.113.{at}", phase, bytes_out=1024)
+        for at, phase in ((7, "pull"), (8, "pull"), (7, "idle"))
+    ]
+    answer = {"since": HEAD["since"], "flows": rows, "losses": {}}
+    for width in (200, 120, 80, 60):
+        out = Console(width=width, file=io.StringIO(), color_system=None)
+        monkeypatch.setattr(flows_view, "console", lambda out=out: out)
+        flows_view.print_flows(answer)
+        text = out.file.getvalue()  # type: ignore[attr-defined]
+        assert max(map(len, text.splitlines())) <= width
+        assert [bool(re.search(rf"example:443 .*{size} KiB", text)) for size in ("2.0", "1.0")] == [True] * 2
+        assert "3 flows in 2 lines since" in text
+        assert ("pull" in text) is (width >= 90)
+
+
+def test_a_purpose_stands_below_and_a_stranger_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    """Once for all lines of a name; with its address where that is asked for."""
+    known = [named("a.example", f"203.0.113.{at}", "idle", purpose="news") for at in (7, 8)]
+    rows = [*known, named("b.example", "203.0.113.9", "idle", unexpected=True)]
+    flows_view.print_flows({"since": HEAD["since"], "flows": rows, "losses": {}}, addresses=True)
+    text = printed(capsys)
+    assert text.count("a.example: news") == 1
+    assert re.search(r"a\.example:443 \(203\.0\.113\.8\)(?!.*UNEXPECTED)", text)
+    assert re.search(r"b\.example:443 \(203\.0\.113\.9\).*UNEXPECTED", text)
+    assert text.endswith("\n3 flows since 2026-01-01T00:00:00Z; nothing lost\n")
+
+
+def test_an_address_of_two_names_bears_both(capsys: pytest.CaptureFixture[str]) -> None:
+    """A flow is many connections: the client said the one name on some, the other on others."""
+    row = named("a.example", "203.0.113.7", "idle")
+    row["names"] = [row["names"][0] | {"name": name} for name in ("a.example", "b.example")]
+    flows_view.print_flows({"since": HEAD["since"], "flows": [row], "losses": {}})
+    assert "a.example|b.example:443" in printed(capsys)
+    assert "-> a.example:443 tcp" in views.event_text(DECODER.event(event(), WHO, 0) | row)
 
 
 def test_status_says_that_nothing_is_attached(capsys: pytest.CaptureFixture[str]) -> None:
