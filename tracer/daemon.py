@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tattle")
 
 DRAIN_S: Final = 0.05  # with a log or a watcher: events come at most so late
+QUIET_S: Final = 0.2  # the same, where none has come for `BUSY_S`
+BUSY_S: Final = 1.0
 IDLE_S: Final = 0.5  # with neither: only to be there when the kernel's wake-up got lost
 TIDY_S: Final = 30.0
 _FIXED: Final = ("listen", "web", "limits", "history", "engine", "program_stats")  # need a restart
@@ -182,6 +184,7 @@ class Daemon:
         self._signals = signals
         self._selector = selectors.DefaultSelector()
         self._stop = False
+        self._told_at = 0.0
         self._control: ControlServer | None = None
         self._server: MetricsServer | None = None
         self._waker = select.epoll()
@@ -277,7 +280,7 @@ class Daemon:
         tidy_at = alive_at = 0.0
         while not self._stop:
             listening = bool(self._log or self._teller or (self._control and self._control.watchers))
-            for key, mask in self._selector.select(DRAIN_S if listening else IDLE_S):
+            for key, mask in self._selector.select(self._pause() if listening else IDLE_S):
                 key.data(mask)
             self._pump(listening=listening)
             now = time.monotonic()
@@ -290,6 +293,9 @@ class Daemon:
             if watchdog and now >= alive_at:
                 alive_at = now + watchdog
                 sdnotify.notify("WATCHDOG=1")
+
+    def _pause(self) -> float:
+        return DRAIN_S if time.monotonic() - self._told_at < BUSY_S else QUIET_S
 
     def _say_troubles(self) -> None:
         """Log what is wrong now and was not a while ago, and what is well again."""
@@ -308,6 +314,8 @@ class Daemon:
         self._tell([Line(EVERYBODY, text) for text in self._core.losses()])
 
     def _tell(self, lines: list[Line]) -> None:
+        if lines:
+            self._told_at = time.monotonic()
         if self._log is not None:
             self._log.write(line.text for line in lines)
         if self._teller is not None:
