@@ -159,10 +159,11 @@ def _evidence(report: Json) -> str:
         "nothing was lost"
     ]
     tool = report["tool"]
+    made = ", compiled on this host by bcc" if tool.get("engine") == "bcc" else ""
     told = [
         *lost,
         f"tattle {tool['version']}, files {tool['files_sha256']}",
-        f"programs in the kernel {tool['object_sha256']}",
+        f"programs in the kernel {tool['object_sha256']}{made}",
         f"kernel {report['kernel']}",
         f"report {report['sha256']}",
         f"signed by {report['signature']['fingerprint']}" if report["signature"] else "not signed",

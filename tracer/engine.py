@@ -261,6 +261,12 @@ class Engine:
         return tuple(spec.hook for spec in HOOKS if spec.program not in self._programs)
 
     @property
+    def made_by(self) -> str:
+        """Who made the programs that are there: libbpf or bcc."""
+        names = {number: name for name, number in self.abi.enums["engine"].items()}
+        return names[self.maps.settings.engine].removeprefix("ENGINE_").lower()
+
+    @property
     def paths(self) -> InstancePaths:
         """Where the instance has its pins and files."""
         return self._paths

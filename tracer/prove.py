@@ -202,6 +202,7 @@ class _Window:
             },
             "tool": {
                 "version": __version__,
+                "engine": engine.made_by,
                 "object_sha256": engine.object_sha256,
                 "files_sha256": _files_sha256(),
             },

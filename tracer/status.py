@@ -42,18 +42,12 @@ def status(instance: str) -> Json:
     with engine:
         maps = engine.maps
         return document | {
-            "engine": _engine(engine),
+            "engine": engine.made_by,
             "hooks": [hook._asdict() for hook in engine.hooks()],
             "maps": [size._asdict() for size in maps.sizes()],
             "targets": _targets(engine) if {*MAPS} <= engine.pinned() else _kept(instance),
             "losses": maps.losses(),
         }
-
-
-def _engine(engine: Engine) -> str:
-    """Say who made the programs that are there."""
-    names = {number: name for name, number in engine.abi.enums["engine"].items()}
-    return names[engine.maps.settings.engine].removeprefix("ENGINE_").lower()
 
 
 def require_enforced(document: Json, targets: Iterable[str]) -> None:

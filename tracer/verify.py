@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict
 
 import msgspec
 
@@ -76,6 +76,7 @@ class _Socket(TypedDict):
 
 class _Tool(TypedDict):
     version: str
+    engine: NotRequired[str]
     object_sha256: str
     files_sha256: str
 

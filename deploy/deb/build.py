@@ -50,7 +50,7 @@ Architecture: {arch}
 Maintainer: tattle maintainers <tattle@localhost>
 Installed-Size: {size}
 Depends: python3 (>= 3.11), python3 (<< 3.15), libbpf1 (>= 1:1.1)
-Suggests: prometheus
+Suggests: prometheus, python3-bpfcc
 Section: net
 Priority: optional
 Description: tells on programs that phone home

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from jail import Jail, flood
+from proving import Prover
 from watched import Tattle
 
 from tracer import bcc
@@ -59,6 +61,13 @@ def test_the_other_goes_on_without_a_gap(
             assert cell.state()["active"]
             assert links(daemon) == hanging
             assert cell.denials(*names) > counted > 0
+
+
+def test_a_proof_tells_who_made_the_programs(lab: Lab, scratch: Path) -> None:
+    """Compiled here they could be any: the report says so, and is consistent all the same."""
+    for engine in TURNS[0]:
+        proof = Prover(lab, scratch, f"made{os.getpid()}").run("true", options=("--engine", engine))
+        assert (proof.code, proof.verdict, proof.report["tool"]["engine"]) == (0, "no-egress", engine)
 
 
 CONNECT4 = "	user_ipv4(ctx, &remote);\n	return connecting(ctx, &remote);"
