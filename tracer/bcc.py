@@ -56,7 +56,6 @@ _FAILED: Final = 3
 class Compiled(msgspec.Struct, frozen=True):
     """The programs as this host's bcc made them, and their BTF."""
 
-    version: str
     programs: tuple[Program, ...]
     btf: bytes
 
@@ -128,7 +127,7 @@ def _compile(folder: Path, library: Any) -> Compiled:  # noqa: ANN401 - a ctypes
     for program in programs:
         linking.check_no_variables(program.code)
     once = {name for source in sources.values() for name in _CHECKED_ONCE.findall(source)}
-    return Compiled(version(), tuple(programs), btf.made_global(raw, types, once))
+    return Compiled(tuple(programs), btf.made_global(raw, types, once))
 
 
 def _write(folder: Path, place: Path) -> dict[str, str]:
