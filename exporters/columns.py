@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rich.text import Text
 
-from exporters.views import table
+from exporters.views import fitted, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ def print_fitted(
     room = max(out.width - sum(widths.values()) - 2 * len(shown) + widths[LONGEST], _ROOM_MIN)
     made = table(shown, _NUMBERS)
     for line in cells:
-        line[LONGEST] = _fitted(line[LONGEST], room)
+        line[LONGEST] = fitted(line[LONGEST], room)
         made.add_row(*line.values())
     out.print(made)
     reasons = sorted(set(why))
@@ -45,13 +45,6 @@ def print_fitted(
         out.print()
     for name, purpose in reasons:
         out.print(Text(f"{name}: {purpose}", style="dim"), soft_wrap=True)
-
-
-def _fitted(text: Text, room: int) -> Text:
-    """Cut a name at its beginning, where it needs more room: what stands behind says whose it is."""
-    if len(text.plain) <= room:
-        return text
-    return Text(f"…{text.plain[1 - room :]}", style=text.style)
 
 
 def arrow(flow: Json) -> Text:

@@ -118,6 +118,11 @@ def table(columns: Iterable[str], right: frozenset[str] = frozenset()) -> Table:
     return made
 
 
+def fitted(text: Text, room: int) -> Text:
+    """Cut a name at its beginning, where it needs more room: what stands behind says whose it is."""
+    return text if len(text.plain) <= room else Text("…", style=text.style).append_text(text[1 - room :])
+
+
 _NUMBERS: Final = frozenset({"runs", "entries", "of", "link", "lost"})
 
 
@@ -278,7 +283,7 @@ class LiveRow(NamedTuple):
     age: float
 
 
-# What the live table shows from which width of the terminal on; the destination is never cut for the rest
+# What the live table shows from which width of the terminal on; an address is never cut for the rest
 _COLUMNS: Final = {
     "process": 0,
     "where": 130,
@@ -286,14 +291,17 @@ _COLUMNS: Final = {
     "destination": 0,
     "proto": 90,
     "scope": 70,
-    "tries": 110,
+    "tries": 120,
     "sent": 50,
     "received": 50,
-    "rate": 80,
+    "rate": 110,
     "seen": 40,
     "purpose": 150,
 }
 _DESTINATION: Final = 47  # an IPv6 address in full, its brackets and a port
+_NAME_MIN: Final = 22
+_PROCESS_MIN: Final = 16
+_PROCESS_MAX: Final = 26
 
 
 def live(
@@ -303,14 +311,30 @@ def live(
     shown = [name for name, least in _COLUMNS.items() if width >= least]
     made = table(shown, _NUMBERS | {"tries", "sent", "received", "rate", "seen"})
     lines = [_cells(row, addresses=addresses) for row in rows]
-    for column, name in zip(made.columns, shown, strict=True):
-        widest = max((line[name].cell_len for line in lines), default=0)
-        column.max_width = {"process": 26, "where": 30, "destination": _DESTINATION}.get(name)
-        if name not in ("process", "where", "purpose"):
-            column.min_width = min(widest, column.max_width or widest, width // 2)
+    names = min(max(width // 4, _NAME_MIN), _DESTINATION)
+    for row, line in zip(rows, lines, strict=True):
+        if row.flow["name"] and not addresses:
+            line["destination"] = fitted(line["destination"], names)
+    _fit(made, shown, lines, width)
     for line in lines:
         made.add_row(*(line[name] for name in shown))
     return Group(_summary(head, len(rows), source), Text(), made)
+
+
+def _fit(made: Table, shown: Sequence[str], lines: Sequence[dict[str, Text]], width: int) -> None:
+    """Give each column what it needs, from the left on, and the purpose what is left."""
+    caps = {
+        "process": min(max(width // 6, _PROCESS_MIN), _PROCESS_MAX),
+        "where": 30,
+        "destination": _DESTINATION,
+    }
+    room = width
+    for column, name in zip(made.columns, shown, strict=True):
+        widest = max([len(name), *(line[name].cell_len for line in lines)])
+        widest = column.max_width = min(widest, caps.get(name, widest), max(room, 1))
+        room -= widest + 2
+        if name not in ("process", "where", "purpose"):
+            column.min_width = min(widest, width // 2)
 
 
 def _cells(row: LiveRow, *, addresses: bool) -> dict[str, Text]:

@@ -180,6 +180,20 @@ def test_live_table_cuts_the_destination_last() -> None:
     assert "internet" in frame(80)
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
+def test_live_table_cuts_a_name_for_the_numbers(width: int) -> None:
+    """At its beginning: what was sent, what came and when stand there whole, and whose a name is."""
+    one = named("a" * 60 + ".example", "203.0.113.7", "idle", bytes_out=2048, unexpected=True)
+    why = named("b.example", "203.0.113.8", "idle", purpose="news " * 50)
+    out = Console(file=io.StringIO(), width=width, color_system=None)
+    out.print(views.live(HEAD, [views.LiveRow(why, 0.0, 3.0), views.LiveRow(one, 0.0, 3.0)], "daemon", width))
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    assert re.search(r"…\S*xample:443 unexpected .*2\.0 KiB +0 B .*3s", text)
+    assert re.search(r"received .*seen", text)
+    out.print(views.live(HEAD, [], "daemon", width))  # before anything was seen
+
+
 def test_accepted_connections_are_summed_by_peer() -> None:
     """A server's clients are addresses; their ports would fill the screen."""
     rows = [DECODER.flow(flow(direction=1, remote_port=port, bytes_in=1), WHO, 0) for port in range(5)]

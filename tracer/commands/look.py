@@ -104,7 +104,7 @@ COMMANDS: Final = (
     Command(
         "flows",
         "what the running daemon has counted so far",
-        f"Every process, destination, protocol and direction with attempts and bytes. {NAMES} {TARGETS}",
+        f"A line for each process, destination and phase, with attempts and bytes. {NAMES} {TARGETS}",
         "  sudo tattle flows --addresses\n  sudo tattle flows unit:ollama.service --json",
         _add_flows,
         _flows,
