@@ -111,11 +111,11 @@ class Accounts:
         who = self.registry.get(row.process)
         if who is None or who.target is None or not self.decoder.purposes.knows(who.target):
             return
-        named = self.named(row, who)
-        if (row.attempts or row.packets_out) and self.decoder.purpose(row, who, named).unexpected:
-            names = found.setdefault(who.target, set())
-            if len(names) < UNEXPECTED_MAX:
-                names.add(named.best.name if named.best else address(row.remote))
+        reasons = self.decoder.reasons(row, who, self.named(row, who))
+        names = found.setdefault(who.target, set())
+        for name, reason in reasons.items() if row.attempts or row.packets_out else ():
+            if reason.unexpected and len(names) < UNEXPECTED_MAX:
+                names.add(name or address(row.remote))
 
     def unread(self) -> dict[str, int]:
         """Give how many packets should have told a name and did not, by reason."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracer.identity import NOBODY, ProcessInfo
 from tracer.names import NO_NAME_SOURCE
 from tracer.naming import NAMELESS, Name, Named
-from tracer.purposes import NO_PROFILE, Contact, Purpose, Purposes
+from tracer.purposes import NO_PROFILE, Contact, Purpose, Purposes, together
 from tracer.scope import MAPPED, scope
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Decoder:
             "remote_addr": address(row.remote),
             "remote_port": (row.remote_port or None) if row.proto in _WITH_PORTS else None,
             **naming(named),
-            **purpose(self.purpose(row, who, named)),
+            **purpose(self.purpose(row, who, named.best.name if named.best else None)),
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
             "phase": self._phases[row.phase],
             "verdict": self._verdicts.get(row.verdict),
@@ -176,16 +176,21 @@ class Decoder:
             | said
         )
 
-    def purpose(self, row: EventTuple | FlowRow, who: ProcessInfo | None, named: Named) -> Purpose:
-        """Explain the remote end of an event or a flow by its target's profile."""
+    def purpose(self, row: EventTuple | FlowRow, who: ProcessInfo | None, name: str | None) -> Purpose:
+        """Explain the remote end of an event or a flow, under this name, by its target's profile."""
         contact = Contact(
-            named.best.name if named.best else None,
+            name,
             row.remote_port,
             scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
             self._phases[row.phase],
             row.direction != self.inward,
         )
         return self.purposes.of(who.target if who else None, contact)
+
+    def reasons(self, row: FlowRow, who: ProcessInfo | None, named: Named) -> dict[str | None, Purpose]:
+        """Explain a flow's remote end under each of the names that it may go by."""
+        names: list[str | None] = [one.name for one in named.equals]
+        return {name: self.purpose(row, who, name) for name in names or [None]}
 
     def flow(self, row: FlowRow, who: ProcessInfo | None, boot_ns: int, named: Named = NAMELESS) -> Json:
         """Give one flow by contract; bytes are bytes of IP packets, headers included."""
@@ -199,7 +204,7 @@ class Decoder:
             "remote_addr": address(row.remote),
             "remote_port": port(row),
             **naming(named),
-            **purpose(self.purpose(row, who, named)),
+            **purpose(together(self.reasons(row, who, named).values())),
             "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
             "phase": self._phases[row.phase],
             "attempts": row.attempts,

@@ -58,6 +58,12 @@ class Named(NamedTuple):
         """Give the source of the best name, `none` without one."""
         return self.best.source if self.best else NO_NAME_SOURCE
 
+    @property
+    def equals(self) -> tuple[Name, ...]:
+        """Give the names as good as the best: several where a process said two of them to one address."""
+        best = self.best
+        return tuple(one for one in self.names if best and one.own == best.own and one.source == best.source)
+
 
 NAMELESS: Final = Named(None, ())
 

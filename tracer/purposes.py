@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tracer.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from tracer.runtimes import Host, Runtime
 
@@ -29,6 +29,14 @@ class Purpose(NamedTuple):
 
 NO_PROFILE: Final = Purpose(None, None)
 NOTHING: Final = Purpose(None, unexpected=False)
+
+
+def together(found: Iterable[Purpose]) -> Purpose:
+    """Explain what may be any of several: all purposes, and unexpected if one of them is."""
+    several = list(found)
+    texts = dict.fromkeys(one.text for one in several if one.text)
+    known = [one.unexpected for one in several if one.unexpected is not None]
+    return Purpose("; ".join(texts) or None, any(known) if known else None)
 
 
 class Contact(NamedTuple):

@@ -26,10 +26,10 @@ def contact(**changes: object) -> Contact:
     return Contact(None, 443, "internet", "idle", outward=True)._replace(**changes)
 
 
-def called(name: str) -> Named:
-    """Give a name as TLS told it."""
-    one = Name(name, "sni", own=True, age_ns=1)
-    return Named(one, (one,))
+def called(*names: str) -> Named:
+    """Give names as TLS told them, the best one first."""
+    found = tuple(Name(name, "sni", own=True, age_ns=1) for name in names)
+    return Named(found[0], found)
 
 
 def knowing() -> Purposes:
@@ -110,6 +110,24 @@ def accounts_of(*rows: object, names: dict[bytes, str]) -> Accounts:
     found = Accounts(maps, registry, decoder, BootClock())
     found.named = lambda row, _: called(names[row.remote]) if row.remote in names else NAMELESS
     return found
+
+
+def test_a_strange_name_is_not_hidden_by_a_known_one() -> None:
+    """Said to the same address by the same process: the flow is of both, each event of its own."""
+    decoder = Decoder(ENUMS)
+    decoder.purposes = knowing()
+    named = called("ollama.com", "tracker.example")
+    both = decoder.flow(flow(), WHO, 0, named)
+    assert both["purpose"].startswith(MODEL_LIST)
+    assert both["unexpected"] is True
+    assert decoder.event(event(), WHO, 0, named=named)["unexpected"] is False
+    weaker = Name("cdn.example", "dns", own=True, age_ns=1)
+    said = called("ollama.com")
+    assert decoder.flow(flow(), WHO, 0, said._replace(names=(*said.names, weaker)))["unexpected"] is False
+    row = flow("203.0.113.1", attempts=1)
+    accounts = accounts_of(row, names={})
+    accounts.named = lambda *_: named
+    assert accounts.unexpected(accounts.rows()) == {"unit:x": 1}
 
 
 def test_unexpected_destinations_are_counted_once_each() -> None:
