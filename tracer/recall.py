@@ -163,10 +163,7 @@ def _hours(since_ns: int, until_ns: int) -> tuple[int, int]:
 def open_history(path: Path) -> History:
     """Open the history in this file; raises HostError where there is none, or it cannot be read."""
     if not _exists(path):
-        raise HostError(
-            f"there is no history yet: no {path}",
-            "start the daemon (sudo tattle run), with enabled = true in [history] of its configuration",
-        )
+        raise _none(f"no {path}")
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -174,6 +171,8 @@ def open_history(path: Path) -> History:
         raise _unreadable(path, str(error)) from None
     if version != VERSION:
         db.close()
+        if not version:
+            raise _none(f"{path} is about to be made")
         raise _unreadable(path, f"it is of version {version}, not {VERSION}")
     return History(db, path)
 
@@ -183,6 +182,13 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from None
+
+
+def _none(why: str) -> HostError:
+    return HostError(
+        f"there is no history yet: {why}",
+        "start the daemon (sudo tattle run), with enabled = true in [history] of its configuration",
+    )
 
 
 def _unreadable(path: Path, why: str) -> HostError:
