@@ -371,7 +371,7 @@ def _absent_is_none() -> Iterator[None]:
 
 
 def batches(fd: int, key_size: int, value_size: int, count: int = 4096) -> Iterator[tuple[bytes, bytes]]:
-    """Yield all entries of a hash map as (keys, values), many at once (BPF_MAP_LOOKUP_BATCH, 5.6).
+    """Yield all entries of a hash or an array as (keys, values), many at once (BPF_MAP_LOOKUP_BATCH, 5.6).
 
     The kernel walks bucket by bucket under the bucket's lock: an entry that stays is met exactly once.
     A bucket that does not fit (ENOSPC) is asked for again with more room.

@@ -288,8 +288,12 @@ class Maps:
     def losses(self) -> dict[str, int]:
         """Return how much was lost, by reason."""
         reasons = self._abi.enums["loss_reason"]
+        counts: dict[int, int] = {}
+        for keys, values in libbpf.batches(self._fds["losses"], 4, 8, count=reasons["LOSS_REASONS"] + 1):
+            indices = struct.unpack(f"<{len(keys) // 4}I", keys)
+            counts |= zip(indices, struct.unpack(f"<{len(values) // 8}Q", values), strict=True)
         return {
-            name.removeprefix("LOSS_").lower(): struct.unpack("<Q", self._at("losses", index))[0]
+            name.removeprefix("LOSS_").lower(): counts[index]
             for name, index in reasons.items()
             if name != "LOSS_REASONS"
         }
