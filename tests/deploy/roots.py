@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirror import host_mirror
 from wire import die_with_parent
 
 from tracer.hostfs import cgroup2_root
@@ -20,7 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "roots"
 SUITES = ("bookworm", "trixie")
 PACKAGES = "python3,python3-venv,libbpf1,man-db,init-system-helpers,systemd,dbus"
-MIRROR = "http://deb.debian.org/debian"
 
 # What dpkg, apt and man-db write about everything that comes and goes.
 BOOKS = ("var/lib/dpkg/", "var/log/", "var/cache/", "var/lib/apt/", "var/lib/systemd/deb-systemd-helper")
@@ -32,7 +32,7 @@ def base(suite: str) -> Path:
     if made.exists():
         return made
     half = CACHE / f"{suite}.{os.getpid()}"
-    words = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, str(half), MIRROR]
+    words = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, str(half), host_mirror()]
     CACHE.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=900)
     if done.returncode:

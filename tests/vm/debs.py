@@ -5,7 +5,6 @@ and the proxy are the host's: whoever configured this machine decided where pack
 """
 
 import io
-import os
 import re
 import subprocess
 import tarfile
@@ -13,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mirror import host_mirror
+
 KEYRINGS = (
     "/usr/share/keyrings/debian-archive-keyring.gpg",
     "/usr/share/keyrings/debian-archive-keyring.pgp",
 )
-HOST_APT = Path("/etc/apt")
-
 # Settings are read after the host's: what it hooks onto updates (desktop catalogues, cleaners) must not run.
 PRIVATE_CONF = """\
 #clear APT::Update::Post-Invoke;
@@ -47,22 +46,6 @@ class Member(NamedTuple):
     mode: int
     data: bytes
     link: str
-
-
-def host_mirror(apt: Path = HOST_APT) -> str:
-    """Give the URI of the Debian mirror that the host itself uses, e.g. http://mirror.example/debian.
-
-    DEBIAN_MIRROR in the environment goes first: hosts of other distributions have none.
-    """
-    if named := os.environ.get("DEBIAN_MIRROR"):
-        return named
-    for source in sorted([*apt.glob("sources.list"), *apt.glob("sources.list.d/*")]):
-        for uri in re.findall(r"^(?!\s*#).*?(\S+://\S+)", source.read_text(), flags=re.MULTILINE):
-            if uri.rstrip("/").rpartition("/")[2] == "debian":
-                return uri.rstrip("/")
-    raise LookupError(
-        f"no Debian mirror (a URI that ends in /debian) in {apt}/sources.list*: set DEBIAN_MIRROR"
-    )
 
 
 class Suite:
