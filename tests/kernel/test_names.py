@@ -191,7 +191,7 @@ def test_metrics_tell_names(world: World, scratch: Path) -> None:
     config.write_text("[metrics]\nmax_destinations = 5000\n")
     tattle = Tattle(scratch, "--config", str(config))
     try:
-        alone = World(world.lab, tattle.start(), world.port, world.conf, world.token)
+        alone = world._replace(tattle=tattle.start())
         name = alone.name("alias")
         alone.curl(f"https://{name}:{alone.port}/")
         alone.await_event("close", name=name, comm="curl")
