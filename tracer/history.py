@@ -223,45 +223,43 @@ class Store:
 
     def _add(self, part: Part) -> bool:
         """Add a part to its cell; False where there is no room for one more of its process or hour."""
-        if self._add_to(part):
+        who, place = self._find(part)
+        if self._add_to(part, place):
             return True
-        room = self._has_room(part)
-        if not room:
-            who = NOBODY._replace(target=part.who.target) if self._squeezed else part.who
-            part = part._replace(who=who, place=part.place.other())
-            if self._add_to(part):
-                return False
-        self._insert(part)
-        return room
+        if self._has_room(part.hour, who):
+            self._insert(part, who, place)
+            return True
+        nobody = NOBODY._replace(target=part.who.target)
+        rest = part._replace(who=nobody if self._squeezed else part.who, place=part.place.other())
+        who, place = self._find(rest)
+        if not self._add_to(rest, place):
+            self._insert(rest, who, place)
+        return False
 
-    def _add_to(self, part: Part) -> bool:
-        who = self._who(part.who)
-        place = self._place(who, part.place) if who else None
+    def _find(self, part: Part) -> tuple[int | None, int | None]:
+        """Give the numbers of a part's process and place, as far as they have one."""
+        who = self._id(_WHO_FIND, _values(part.who))
+        return who, self._id(_PLACE_FIND, (who, *part.place)) if who else None
+
+    def _add_to(self, part: Part, place: int | None) -> bool:
         row = (*part.counts, part.first_ns, part.last_ns, part.hour, place)
         return place is not None and self._db.execute(_CELL_ADD_TO, row).rowcount > 0
 
-    def _insert(self, part: Part) -> None:
-        who = self._who(part.who) or self._db.execute(_WHO_ADD, _values(part.who)).lastrowid or 0
-        place = self._place(who, part.place) or self._db.execute(_PLACE_ADD, (who, *part.place)).lastrowid
+    def _insert(self, part: Part, who: int | None, place: int | None) -> None:
+        who = who or self._db.execute(_WHO_ADD, _values(part.who)).lastrowid or 0
+        place = place or self._db.execute(_PLACE_ADD, (who, *part.place)).lastrowid
         self._db.execute(_CELL_ADD, (part.hour, place, *part.counts, part.first_ns, part.last_ns))
         if (part.hour, who) in self._crowd:
             self._crowd[part.hour, who] += 1
-
-    def _who(self, who: ProcessInfo) -> int | None:
-        return self._id(_WHO_FIND, _values(who))
-
-    def _place(self, who: int, place: Place) -> int | None:
-        return self._id(_PLACE_FIND, (who, *place))
 
     def _id(self, asked: str, row: tuple[object, ...]) -> int | None:
         found = self._db.execute(asked, row).fetchone()
         return found[0] if found else None
 
-    def _has_room(self, part: Part) -> bool:
-        who = self._who(part.who)
+    def _has_room(self, hour: int, who: int | None) -> bool:
         if self._squeezed or who is None:
             return not self._squeezed
-        key = (part.hour, who)
+        key = (hour, who)
         if key not in self._crowd:
             asked = "SELECT count(*) FROM cell JOIN place ON place = place.id WHERE hour = ? AND who = ?"
             self._crowd[key] = self._db.execute(asked, key).fetchone()[0]
