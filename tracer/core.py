@@ -167,15 +167,14 @@ class Core:
             self._know_runtimes()
             self._tell_phases()
 
-    def recognize(self) -> bool:
-        """Find out which runtime each target is, where that is not known yet; True: it is, of all of them.
+    def recognize(self) -> None:
+        """Find out which runtime each target is, where that is not known yet.
 
         Its profile tells its phases and explains whom it contacts.
         """
         if self._know_runtimes():
             with self.enforcement.locked() if self.enforcement else nullcontext():
                 self._tell_phases()
-        return len(self._runtimes) == len(self.targeting.targets)
 
     def _know_runtimes(self) -> bool:
         """Recognize targets; True where something has changed."""

@@ -81,7 +81,6 @@ class Witness:
         self._open: dict[tuple[Any, ...], list[Json]] = {}
         self._next = 0.0
         self._every = SAMPLE_S
-        self._recognized = False
 
     def ours(self, process: int) -> bool:
         """Tell whether a process of the kernel half's is the target's."""
@@ -99,7 +98,7 @@ class Witness:
 
     def recognize(self) -> None:
         """Find out which runtime the target is, where it has just been started: its phases are told then."""
-        self._recognized = self._recognized or self.core.recognize()
+        self.core.recognize()
 
     def begin(self) -> str:
         """Begin the window: what was before is no longer in the ring; returns the time."""
