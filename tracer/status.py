@@ -76,14 +76,14 @@ def _targets(engine: Engine) -> list[Json]:
             cgroups.setdefault(book.name(row.target), []).append(row.id)
     watched = [_target(name, sorted(ids), active=True) for name, ids in sorted(cgroups.items(), key=str)]
     blocked = [_target_of(state.saved, list(state.cgroup_ids), active=state.active) for state in states]
-    return [one | _doing(engine, book, one["target"]) for one in (*blocked, *watched)]
+    phases = Phases(engine) if {*PHASES} <= engine.pinned() else None
+    return [one | _doing(phases, book, one["target"]) for one in (*blocked, *watched)]
 
 
-def _doing(engine: Engine, book: TargetBook, name: str | None) -> Json:
+def _doing(phases: Phases | None, book: TargetBook, name: str | None) -> Json:
     """Tell what a target is doing now, and its requests in flight by phase."""
-    if name is None or not {*PHASES} <= engine.pinned():
-        return UNKNOWN._asdict()
-    return Phases(engine).now(book.number(name))._asdict()
+    known = phases.now(book.number(name)) if phases and name is not None else UNKNOWN
+    return known._asdict()
 
 
 def _kept(instance: str) -> list[Json]:
