@@ -7,7 +7,7 @@ programs, maps and structures, so each takes over what the other has pinned.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tracer import libbpf
 from tracer.abi import Abi
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tracer.libbpf import MapShape
-
-ENGINES: Final = ("libbpf", "bcc")
 
 
 class Loadable(Protocol):
