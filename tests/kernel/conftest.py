@@ -69,6 +69,16 @@ def thorough(scratch: Path) -> Iterator[Tattle]:
     yield from _daemon(Tattle(scratch, "--loopback"))
 
 
+@pytest.fixture(name="tattle")
+def a_late_daemon(scratch: Path) -> Iterator[Tattle]:
+    """Hand out a daemon that the test starts itself."""
+    made = Tattle(scratch)
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
 def _daemon(tattle: Tattle) -> Iterator[Tattle]:
     try:
         tattle.start()

@@ -6,27 +6,13 @@ Here each test starts a daemon of its own, after its traffic has begun.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from lab import CLIENT4, PEER4, PEER6, Lab, Program, Wire
 from table import Want, complaints, expect
 from watched import Tattle, until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 EARLY, LATER = 100_000, 300_000
-
-
-@pytest.fixture(name="tattle")
-def a_late_daemon(scratch: Path) -> Iterator[Tattle]:
-    """Hand out a daemon that the test starts itself."""
-    made = Tattle(scratch)
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 def held(lab: Lab, host: str, port: int, source: str = "tcp.py", **arguments: object) -> tuple[Program, Wire]:

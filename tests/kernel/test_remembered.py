@@ -22,8 +22,6 @@ from tracer.recall import open_history
 from tracer.recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tracer.recall import Seen
 
 ALWAYS = (0, 1 << 62)
@@ -59,16 +57,6 @@ def begun(path: Path) -> bool:
         return bool(gaps(path))
     except HostError:
         return False
-
-
-@pytest.fixture(name="tattle")
-def a_daemon(scratch: Path) -> Iterator[Tattle]:
-    """Hand out a daemon that the test starts itself."""
-    made = Tattle(scratch)
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 def test_a_stopped_daemon_has_written_every_byte(lab: Lab, tattle: Tattle) -> None:
