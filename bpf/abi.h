@@ -3,7 +3,7 @@
  * Every structure and number that the kernel half and the user half share, once.
  *
  * The user half never repeats a layout: it reads these types from the BTF of the object that it
- * loads (tracer/abi.py) and refuses to start where a field that it needs is missing. Hence numbers
+ * loads (tracer/bpf/abi.py) and refuses to start where a field that it needs is missing. Hence numbers
  * are enums (a #define is not in BTF), addresses are 16 bytes (IPv4 as ::ffff:a.b.c.d, RFC 4291
  * 2.5.5.2), and what is in network byte order has a __be type.
  */
@@ -63,7 +63,7 @@ enum verdict {
 	VERDICT_WOULD_DENY = 2,
 };
 
-/* What a runtime was doing when a byte left: its own API says so (see talk.bpf.h). */
+/* What a runtime was doing when a byte left: its own API says so (see http.bpf.h). */
 enum phase {
 	PHASE_UNKNOWN = 0, /* no runtime, or none whose API is known */
 	PHASE_STARTUP,	   /* from its start to its first listening socket, and a grace */
@@ -455,7 +455,7 @@ struct asked {
 	__u16 reserved;
 };
 
-/* Where we are in an HTTP message, see talk.bpf.h. */
+/* Where we are in an HTTP message, see http.bpf.h. */
 struct message {
 	__u64 before, window; /* the last 16 bytes of its head */
 	__u64 left;	      /* bytes of its body that are to come */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * How the sources are said to bcc (`--engine bcc`): it includes its own helpers first, relocates nothing,
- * and knows no variables. What CO-RE would put in when it loads, tracer/relocate.py has written into the
+ * and knows no variables. What CO-RE would put in when it loads, tracer/bpf/loader/relocate.py has written into the
  * copy that is compiled: the offsets of the running kernel, and whether it has a type.
  */
 #ifndef TATTLE_BCC_H
@@ -11,14 +11,14 @@
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) typeof(value) *name
 
-/* A map goes by its number, in whose place the loader puts its descriptor (tracer/bcc.py). */
+/* A map goes by its number, in whose place the loader puts its descriptor (tracer/bpf/loader/bcc.py). */
 #define MAP(name) ((void *)bpf_pseudo_fd(1, sizeof(*name.number) / sizeof(int)))
 #define MAP_KIND(kind)      \
 	__uint(type, kind); \
 	__uint(number, __COUNTER__ + 1)
 
 /*
- * Static, since LLVM resolves no other calls when it compiles in memory; tracer/bcc.py tells the kernel
+ * Static, since LLVM resolves no other calls when it compiles in memory; tracer/bpf/loader/bcc.py tells the kernel
  * that they are not. Used: else LLVM leaves out arguments, and their types would not be those declared.
  */
 #define checked_once static __noinline __attribute__((used))

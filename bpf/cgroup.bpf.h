@@ -8,7 +8,7 @@
 #ifndef TATTLE_CGROUP_BPF_H
 #define TATTLE_CGROUP_BPF_H
 
-#include "identity.bpf.h"
+#include "process.bpf.h"
 
 /* The v1 hierarchies tell of theirs too, and their ids overlap with v2's; v2 is number 0. */
 static __always_inline bool is_v2(struct cgroup *cgroup)

@@ -7,7 +7,7 @@
 #ifndef TATTLE_EVENT_BPF_H
 #define TATTLE_EVENT_BPF_H
 
-#include "account.bpf.h"
+#include "flow.bpf.h"
 
 static __always_inline struct event *event_new(enum event_kind kind, const struct flow_key *flow, __u64 now)
 {

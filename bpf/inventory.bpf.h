@@ -6,7 +6,7 @@
 #ifndef TATTLE_INVENTORY_BPF_H
 #define TATTLE_INVENTORY_BPF_H
 
-#include "identity.bpf.h"
+#include "process.bpf.h"
 
 enum { S_IFMT = 0170000, S_IFSOCK = 0140000 }; /* include/uapi/linux/stat.h */
 

@@ -6,8 +6,8 @@
 #ifndef TATTLE_PACKET_BPF_H
 #define TATTLE_PACKET_BPF_H
 
-#include "talk.bpf.h"
-#include "verdict.bpf.h"
+#include "http.bpf.h"
+#include "filter.bpf.h"
 
 /* A flow of an unconnected socket is seen for the first time. */
 static __always_inline struct flow *first_datagram(struct __sk_buff *skb, struct flow_key *key)

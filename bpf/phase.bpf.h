@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * What a target is doing now, as the requests in flight on its API tell (talk.bpf.h) and its listening
+ * What a target is doing now, as the requests in flight on its API tell (http.bpf.h) and its listening
  * sockets. User space says whose API is known (the map `phased`) and never writes what is counted here.
  */
 #ifndef TATTLE_PHASE_BPF_H

@@ -9,7 +9,7 @@
 #ifndef TATTLE_POLICY_BPF_H
 #define TATTLE_POLICY_BPF_H
 
-#include "name.bpf.h"
+#include "name_rules.bpf.h"
 
 /* What denied() counts. */
 enum { DENIED_CALL = 1, DENIED_PACKET = 2, DENIED_NOT = 4 /* audit */ };
@@ -31,7 +31,7 @@ _Static_assert(1 << LOOPBACK == SCOPE_LOOPBACK && 1 << LAN == SCOPE_LAN &&
 		       1 << DNS == SCOPE_DNS,
 	       "scope_index numbers the bits of scope_bit");
 
-/* tracer/scope.py says the same in more words. */
+/* tracer/model/scope.py says the same in more words. */
 static __always_inline enum scope_index scope_of(const union address *remote)
 {
 	if (is_loopback(remote))

@@ -3,7 +3,7 @@
  * Copies of the few packets that tell names: DNS, and what a client says first (a TLS ClientHello, the
  * head of an HTTP request, a QUIC Initial). The rest of a transfer is never looked at again.
  *
- * A sample costs a label when it is lost, never a verdict: rules by name are judged in name.bpf.h.
+ * A sample costs a label when it is lost, never a verdict: rules by name are judged in name_rules.bpf.h.
  */
 #ifndef TATTLE_SAMPLE_BPF_H
 #define TATTLE_SAMPLE_BPF_H

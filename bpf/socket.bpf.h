@@ -7,7 +7,7 @@
 #define TATTLE_SOCKET_BPF_H
 
 #include "event.bpf.h"
-#include "identity.bpf.h"
+#include "process.bpf.h"
 #include "phase.bpf.h"
 
 enum { TCP_FIN_WAIT1 = 4, TCP_CLOSE = 7, TCP_LAST_ACK = 9, TCP_LISTEN = 10 }; /* include/net/tcp_states.h */

@@ -6,7 +6,7 @@
  * event (the log).
  * bpf/README.md has the table of hooks.
  */
-#include "call.bpf.h"
+#include "connect.bpf.h"
 #include "cgroup.bpf.h"
 #include "inventory.bpf.h"
 #include "packet.bpf.h"

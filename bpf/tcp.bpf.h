@@ -3,7 +3,7 @@
 #ifndef TATTLE_TCP_BPF_H
 #define TATTLE_TCP_BPF_H
 
-#include "talk.bpf.h"
+#include "http.bpf.h"
 
 enum { TCP_USER_TIMEOUT = 18 }; /* include/uapi/linux/tcp.h */
 

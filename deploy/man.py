@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tracer import __version__
-from tracer.cli import build
+from tracer.cli.parser import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

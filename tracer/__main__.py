@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from tracer.cli import run
+from tracer.cli.parser import run
 from tracer.errors import TattleError
-from tracer.names import escape
+from tracer.model.text import escape
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,9 +10,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from tracer.errors import ConfigError, TattleError, UsageError
-from tracer.names import escape
-from tracer.policy import Mode, Policy, compile_policy
-from tracer.targets import parse
+from tracer.model.text import escape
+from tracer.policy.rules import Mode, Policy, compile_policy
+from tracer.targets.finder import parse
 
 DEFAULT_PATH: Final = Path("/etc/tattle/tattle.toml")
 DEFAULT_LISTEN: Final = "127.0.0.1:9753"

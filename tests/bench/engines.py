@@ -19,7 +19,7 @@ PROMISES = ("engine", "scenarios", "who")
 """Kernel tests that both engines are put to, as `make test` does."""
 MADE = """
 import json, resource, sys
-from tracer.engine import Engine, EngineOptions
+from tracer.bpf.engine import Engine, EngineOptions
 with Engine.open(EngineOptions(instance="bench-engines", pin=False, engine=sys.argv[1])) as engine:
     programs = {hook: program for hook, (_link, program) in engine.links().items()}
     print(json.dumps([programs, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]), flush=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mirror import host_mirror
 from wire import die_with_parent
 
-from tracer.hostfs import cgroup2_root
+from tracer.host.cgroups import cgroup2_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

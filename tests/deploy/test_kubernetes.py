@@ -18,10 +18,10 @@ from roots import ROOT, cgroup
 from watched import PATIENCE, Tattle, command
 from wire import die_with_parent
 
-from tracer import cri
-from tracer.capabilities import LOADING, Capability
-from tracer.cli import build
+from tracer.cli.parser import build
 from tracer.config import parse_config
+from tracer.host import cri
+from tracer.host.capabilities import LOADING, Capability
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

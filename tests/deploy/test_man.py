@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from roots import ROOT
 
-from tracer.cli import COMMANDS
+from tracer.cli.parser import COMMANDS
 
 if TYPE_CHECKING:
     from pathlib import Path

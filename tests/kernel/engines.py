@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tracer.engine import EngineOptions
+from tracer.bpf.engine import EngineOptions
 
 ENGINE = os.environ.get("TATTLE_TEST_ENGINE", "libbpf")
 OTHER = {"libbpf": "bcc", "bcc": "libbpf"}[ENGINE]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TAMPERED = """
 import functools, sys
-import tracer.__main__, tracer.witness as witness
+import tracer.__main__, tracer.proof.observer as witness
 {change}
 sys.exit(tracer.__main__.main(sys.argv[1:]))
 """

@@ -5,7 +5,7 @@ import socket
 import struct
 import time
 
-from tracer.engine import Engine, EngineOptions
+from tracer.bpf.engine import Engine, EngineOptions
 
 PORTED = 16
 OPTIONS = EngineOptions(instance="accepted", pin=False, flows_max=2 * PORTED, loopback=True)

@@ -12,10 +12,10 @@ from lab import CLIENT4, CLIENT6, MORE4, PEER4, PEER6, Lab
 from watched import PATIENCE, Tattle, until
 from ways import WAYS
 
-from tracer import libbpf
-from tracer.enforce import PolicyTables
-from tracer.engine import Engine
-from tracer.policy import Policy, compile_policy
+from tracer.bpf import libbpf
+from tracer.bpf.engine import Engine
+from tracer.policy.rules import Policy, compile_policy
+from tracer.policy.tables import PolicyTables
 
 if TYPE_CHECKING:
     from pathlib import Path

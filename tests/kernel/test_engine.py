@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from engines import ENGINE
 
-from tracer import hostfs
-from tracer.abi import elf_section, process_id
-from tracer.btf import pack
-from tracer.engine import HOOKS, OBJECT, Engine, EngineOptions, Kind
+from tracer.bpf.abi import elf_section, process_id
+from tracer.bpf.btf import pack
+from tracer.bpf.engine import HOOKS, OBJECT, Engine, EngineOptions, Kind
 from tracer.errors import DaemonAbsent, InstanceBusy, KernelError, ObjectError
+from tracer.host import cgroups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HOLDER = """
 import sys
-from tracer.engine import Engine, EngineOptions
+from tracer.bpf.engine import Engine, EngineOptions
 with Engine.open(EngineOptions(instance=sys.argv[1], loopback=True, engine=sys.argv[2])):
     print("ready", flush=True)
     sys.stdin.read()
@@ -44,7 +44,7 @@ def instance() -> Iterator[str]:
     """Return a name that nobody else uses; whatever is left of it afterwards is removed."""
     name = f"engine-{secrets.token_hex(4)}"
     yield name
-    pins = hostfs.bpffs_root() / name
+    pins = cgroups.bpffs_root() / name
     if pins.exists():
         for pin in pins.iterdir():
             pin.unlink()
@@ -73,7 +73,7 @@ def ask(*words: str) -> list[dict[str, Any]]:
 
 def flows_map(instance: str) -> int:
     """Return the id of the instance's map of flows."""
-    return int(ask("map", "show", "pinned", str(hostfs.bpffs_root() / instance / "flows"))[0]["id"])
+    return int(ask("map", "show", "pinned", str(cgroups.bpffs_root() / instance / "flows"))[0]["id"])
 
 
 def attached(flows: int) -> int:
@@ -81,7 +81,7 @@ def attached(flows: int) -> int:
 
     Other instances may be running; `settings` and more are shared by all programs of one.
     """
-    hanging = {one["id"] for one in ask("cgroup", "show", str(hostfs.cgroup2_root()))}
+    hanging = {one["id"] for one in ask("cgroup", "show", str(cgroups.cgroup2_root()))}
     programs = [one for one in ask("prog", "show") if one["id"] in hanging]
     family = {number for one in programs if flows in one.get("map_ids", []) for number in one["map_ids"]}
     return sum(bool(family & set(one.get("map_ids", []))) for one in programs)
@@ -116,10 +116,10 @@ def test_close_leaves_nothing(instance: str) -> None:
         assert all(hook.attached for hook in engine.hooks())
         flows = flows_map(instance)
         assert attached(flows) == AT_ROOT
-        names = {pin.name for pin in (hostfs.bpffs_root() / instance).iterdir()}
+        names = {pin.name for pin in (cgroups.bpffs_root() / instance).iterdir()}
         assert {spec.hook for spec in HOOKS} | {"flows", "events", "flush"} <= names
     assert not attached(flows)
-    assert not (hostfs.bpffs_root() / instance).exists()
+    assert not (cgroups.bpffs_root() / instance).exists()
     with pytest.raises(DaemonAbsent):
         Engine.attach_readonly(instance)
 
@@ -210,7 +210,7 @@ def test_refused_hook(instance: str, tmp_path: Path) -> None:
         Engine.open(EngineOptions(instance=instance, engine="libbpf", object_path=broken))
     assert caught.value.hook == "connect4"
     assert caught.value.hint == "--allow-missing connect4"
-    assert not (hostfs.bpffs_root() / instance).exists()
+    assert not (cgroups.bpffs_root() / instance).exists()
     allowed = EngineOptions(
         instance=instance, engine="libbpf", object_path=broken, allow_missing=frozenset({"connect4"})
     )

@@ -12,8 +12,8 @@ from jail import Jail, flood
 from proving import Prover
 from watched import Tattle
 
-from tracer import bcc
-from tracer.engine import Engine, EngineOptions
+from tracer.bpf.engine import Engine, EngineOptions
+from tracer.bpf.loader import bcc
 from tracer.errors import KernelError, ObjectError
 
 if TYPE_CHECKING:

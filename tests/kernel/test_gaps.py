@@ -15,10 +15,10 @@ from lab import PEER4
 from watched import Tattle, run, until
 from wire import enter
 
-from tracer import libbpf
-from tracer.enforce import PolicyTables
-from tracer.engine import Engine
-from tracer.policy import Policy, compile_policy
+from tracer.bpf import libbpf
+from tracer.bpf.engine import Engine
+from tracer.policy.rules import Policy, compile_policy
+from tracer.policy.tables import PolicyTables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

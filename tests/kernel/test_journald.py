@@ -15,7 +15,7 @@ import pytest
 from watched import PATIENCE, ROOT, Tattle, command, run, works
 from wire import die_with_parent
 
-from tracer.hostfs import cgroup2_root
+from tracer.host.cgroups import cgroup2_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,10 +27,10 @@ from named_world import (
 )
 from watched import until
 
-from tracer.blocking import Enforcement
-from tracer.engine import Engine
-from tracer.resolvers import look
-from tracer.targets import BOOK, Finder, TargetBook
+from tracer.bpf.engine import Engine
+from tracer.host.resolv_conf import look
+from tracer.policy.enforcement import Enforcement
+from tracer.targets.finder import BOOK, Finder, TargetBook
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +155,7 @@ def test_a_resolver_is_followed_and_none_that_stays_is_refused(
 ) -> None:
     """One that the host has got may be asked, one that it has given up may not; others notice nothing."""
     (tmp_path / "etc").mkdir()
-    monkeypatch.setattr("tracer.blocking.resolvers.look", partial(look, root=tmp_path))
+    monkeypatch.setattr("tracer.policy.enforcement.resolvers.look", partial(look, root=tmp_path))
     world.jail.block("--allow", ALLOWED)
     start, other = world.jail.lab.start, {"host": MORE4[2], "lie": "failed", "says": TARGET, "times": 4}
     server = start("named.py", op="lie", namespace=world.jail.lab.peer_ns, **other)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from named_world import ALLOWED, LIAR, World, answer_to, pem, question, resolver, world
 
-from tracer.enforce import PolicyTables
-from tracer.engine import Engine
+from tracer.bpf.engine import Engine
+from tracer.policy.tables import PolicyTables
 
 if TYPE_CHECKING:
     from pathlib import Path

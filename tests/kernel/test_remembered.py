@@ -12,17 +12,18 @@ from jail import Jail
 from lab import CLIENT4, MORE4, PEER4, Lab, Wire
 from watched import Tattle, until
 
-from tracer import accounts, recorder
+from tracer.bpf.engine import EngineOptions
 from tracer.config import History
-from tracer.core import Core
-from tracer.engine import EngineOptions
 from tracer.errors import HostError
-from tracer.history import FILE
-from tracer.recall import open_history
-from tracer.recorder import Recorder
+from tracer.history import recorder
+from tracer.history.reader import open_history
+from tracer.history.recorder import Recorder
+from tracer.history.store import FILE
+from tracer.session import flows as accounts
+from tracer.session.session import Core
 
 if TYPE_CHECKING:
-    from tracer.recall import Seen
+    from tracer.history.reader import Seen
 
 ALWAYS = (0, 1 << 62)
 EARLY, LATER = 100_000, 300_000

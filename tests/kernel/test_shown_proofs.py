@@ -13,7 +13,7 @@ from documented import ROOT, arguments, is_tattle, shown
 from lab import cgroup2_root
 from watched import works
 
-from tracer.cli import split
+from tracer.cli.parser import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,10 +13,10 @@ from jail import Jail, tattle
 from watched import PATIENCE, ROOT, Tattle, command, until
 from ways import WAYS
 
-from tracer import libbpf
-from tracer.blocking import HOOKS
-from tracer.engine import Engine
+from tracer.bpf import libbpf
+from tracer.bpf.engine import Engine
 from tracer.errors import KernelError
+from tracer.policy.enforcement import HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

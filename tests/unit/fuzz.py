@@ -16,9 +16,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracer import dns, hello, hostsfile, quic
-from tracer.names import dotted, host
-from tracer.stream import Stream
+from tracer.model.text import dotted, host
+from tracer.names import dns, hosts_file, quic, tls
+from tracer.names.reassembly import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +48,8 @@ def read_dns(data: bytes) -> None:
 
 def read_hello(data: bytes) -> None:
     """Read a client's first words, segments beginning anywhere."""
-    hello.read(data, (0, len(data) // 3, len(data) // 2))
-    hello.hello_message(data)
+    tls.read(data, (0, len(data) // 3, len(data) // 2))
+    tls.hello_message(data)
 
 
 def read_quic(data: bytes) -> None:
@@ -64,7 +64,7 @@ def read_text(data: bytes) -> None:
     """Read names, a hosts file, and segments that overlap."""
     dotted(data)
     host(data.split(b"."))
-    hostsfile.parse(data)
+    hosts_file.parse(data)
     stream = Stream(0, 0)
     for at in range(0, len(data), 7):
         stream.add(int.from_bytes(data[at : at + 4]), data[at : at + 50])

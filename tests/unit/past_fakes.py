@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tracer.past import Past
-from tracer.recall import Seen
-from tracer.runtimes import runtimes
-from tracer.scope import packed, scope
+from tracer.history.query import Past
+from tracer.history.reader import Seen
+from tracer.model.scope import packed, scope
+from tracer.runtimes.profiles import runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

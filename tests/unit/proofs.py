@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tracer import __version__, canonical, evidence
-from tracer.engine import HOOKS
+from tracer import __version__
+from tracer.bpf.engine import HOOKS
+from tracer.proof import canonical, evidence
 
 Json = dict[str, Any]
 

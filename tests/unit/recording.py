@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from front_fakes import ENUMS, FakeMaps, flow, process
 
-from tracer.accounts import Accounts
-from tracer.clock import BootClock
 from tracer.config import History
-from tracer.decode import Decoder
-from tracer.history import HOUR_NS, Store
-from tracer.naming import NAMELESS, Name, Named
-from tracer.recall import open_history
-from tracer.recorder import Recorder
-from tracer.registry import Registry
+from tracer.history.reader import open_history
+from tracer.history.recorder import Recorder
+from tracer.history.store import HOUR_NS, Store
+from tracer.host.clock import BootClock
+from tracer.model.records import Decoder
+from tracer.names.cache import NAMELESS, Name, Named
+from tracer.session.flows import Accounts
+from tracer.targets.processes import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from tracer.abi import FlowRow
-    from tracer.history import Batch
-    from tracer.recall import Gap, Seen
+    from tracer.bpf.abi import FlowRow
+    from tracer.history.reader import Gap, Seen
+    from tracer.history.store import Batch
 
 SECOND = 10**9
 MINUTE = 60 * SECOND

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from tracer.abi import Abi, EventTuple, FlowRow, elf_section, mix, process_id
-from tracer.engine import OBJECT
+from tracer.bpf.abi import Abi, EventTuple, FlowRow, elf_section, mix, process_id
+from tracer.bpf.engine import OBJECT
 from tracer.errors import AbiError, ObjectError
 
 WHOLE = OBJECT.read_bytes()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer import bcc
+from tracer.bpf.loader import bcc
 from tracer.errors import LibraryMissing
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracer import btf
+from tracer.bpf import btf
 from tracer.errors import AbiError, ObjectError, TattleError
 
 

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from tracer import cli, control
 from tracer.__main__ import main
+from tracer.cli import parser as cli
+from tracer.cli.status import status
+from tracer.daemon import control
 from tracer.errors import DaemonAbsent, TattleError
-from tracer.status import status
 
 COMMANDS = [command.name for command in cli.COMMANDS]
 
@@ -117,7 +118,7 @@ def test_status_of_nothing_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None
     def absent(_: str) -> None:
         raise DaemonAbsent("nothing", "")
 
-    monkeypatch.setattr("tracer.status.Engine.attach_readonly", absent)
+    monkeypatch.setattr("tracer.cli.status.Engine.attach_readonly", absent)
     found = status("x")
     assert list(found) == ["engine", "kernel", "hooks", "maps", "targets", "losses"]
     assert (found["engine"], found["hooks"], found["maps"], found["targets"], found["losses"]) == (
@@ -132,7 +133,7 @@ def test_status_of_nothing_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_daemon_stays_small() -> None:
     """Neither parsing nor the daemon's own modules load what only printing needs."""
     code = (
-        "import sys; import tracer.cli, tracer.daemon; tracer.cli.build().parse_args(['run']);"
+        "import sys; import tracer.daemon.daemon; from tracer.cli import parser; parser.build().parse_args(['run']);"
         "print([name for name in sys.modules if name.split('.')[0] in ('rich', 'asyncio', 'argcomplete')])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tracer.config import Config, History, address, load, parse_config
-from tracer.core import engine_options
-from tracer.daemon import RunOptions
+from tracer.daemon.daemon import RunOptions
 from tracer.errors import ConfigError, UsageError
+from tracer.session.session import engine_options
 
 WHOLE = b"""
 listen = "[::1]:9000"

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from tracer import cri
-from tracer.containers import ContainerEngines
+from tracer.host import cri
+from tracer.host.containers import ContainerEngines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

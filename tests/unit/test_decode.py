@@ -10,10 +10,10 @@ import re
 import pytest
 from front_fakes import ENUMS, event, flow, packed
 
-from tracer.control import encode
-from tracer.decode import Decoder, address, lost_json, outcome, protocol, timestamp
-from tracer.identity import ProcessInfo
-from tracer.ledger import Ledger, settled_json
+from tracer.daemon.control import encode
+from tracer.model.process import ProcessInfo
+from tracer.model.records import Decoder, address, lost_json, outcome, protocol, timestamp
+from tracer.session.archive import Ledger, settled_json
 
 DECODER = Decoder(ENUMS)
 WHO = ProcessInfo(4242, 1, "curl", "bash", "/usr/bin/curl", 1000, "/a", None, None, "cgroup:/a")

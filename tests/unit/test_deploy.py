@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tracer.cli import build
+from tracer.cli.parser import build
+from tracer.cli.status import require_enforced
 from tracer.config import Config, PolicyTable, parse_config
 from tracer.errors import NotEnforced
-from tracer.status import require_enforced
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "deploy" / "tattle.toml"

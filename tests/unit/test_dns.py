@@ -16,8 +16,8 @@ from front_fakes import packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracer import dns as own
-from tracer.dns import ANSWERS_MAX, STREAM_MESSAGE_MAX, Message, messages, parse
+from tracer.names import dns as own
+from tracer.names.dns import ANSWERS_MAX, STREAM_MESSAGE_MAX, Message, messages, parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

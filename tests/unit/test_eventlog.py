@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporters.eventlog import WAITING_MAX, EventLog
-from tracer.control import notice
+from exporters.logs.jsonl import WAITING_MAX, EventLog
+from tracer.daemon.control import notice
 from tracer.errors import HostError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def test_a_reader_that_stops_costs_lines_not_time(tmp_path: Path) -> None:
 def test_a_reader_that_left_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard output closed by its reader: lines are counted as lost."""
     reader, writer = os.pipe()
-    monkeypatch.setattr("exporters.eventlog._STDOUT", writer)
+    monkeypatch.setattr("exporters.logs.jsonl._STDOUT", writer)
     losses = Losses()
     log = EventLog("-", losses, notice)
     os.close(reader)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from proofs import flow, hook, nothing, observed
 
-from tracer import evidence
-from tracer.engine import HOOKS
+from tracer.bpf.engine import HOOKS
+from tracer.proof import evidence
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ import random
 import pytest
 from fuzz import CORPUS, READERS, changed, fuzz
 
-from tracer import dns, hello, quic
+from tracer.names import dns, quic, tls
 
 FILES = sorted(CORPUS.iterdir())
 
@@ -23,7 +23,7 @@ def test_corpus(path: object) -> None:
 def test_corpus_is_worth_starting_from() -> None:
     """Each reader has files that it reads to the end."""
     assert any(dns.parse(path.read_bytes()) for path in CORPUS.glob("dns-*"))
-    assert any(hello.read(path.read_bytes()).over for path in CORPUS.glob("hello-*"))
+    assert any(tls.read(path.read_bytes()).over for path in CORPUS.glob("hello-*"))
     assert any(quic.Initials(pytest.fail).read(1, path.read_bytes(), 0) for path in CORPUS.glob("quic-*"))
     assert {path.name.split("-")[0] for path in FILES} == set(READERS)
 

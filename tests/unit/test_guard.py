@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from exporters import door
-from exporters.guard import Access, Guard, Keys, check, is_loopback
-from exporters.server import Asset, MetricsServer
+from exporters.http import listener
+from exporters.http.auth import Access, Guard, Keys, check, is_loopback
+from exporters.http.server import Asset, MetricsServer
 from tracer.errors import HostError, UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Asked:
 @contextmanager
 def serving(keys: Keys | None = None, tls: ssl.SSLContext | None = None, *wrong: str) -> Iterator[Asked]:
     """Serve a page, a form and no metrics."""
-    server = MetricsServer(door.listen("127.0.0.1", 0), keys or Keys())
+    server = MetricsServer(listener.listen("127.0.0.1", 0), keys or Keys())
     server.start(Nothing(), lambda: list(wrong), OURS)
     try:
         yield Asked(server, tls)

@@ -15,9 +15,9 @@ from hellos import QUIC_V1, QUIC_V2, client, extension, in_records, message, qui
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracer.hello import BROKEN, HELLO_MAX, Hello, Kind, client_hello, hello_message, read
-from tracer.quic import Initials, Packet, client_keys, decrypt, packets, pieces
-from tracer.stream import AGE_NS
+from tracer.names.quic import Initials, Packet, client_keys, decrypt, packets, pieces
+from tracer.names.reassembly import AGE_NS
+from tracer.names.tls import BROKEN, HELLO_MAX, Hello, Kind, client_hello, hello_message, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tracer.errors import HostError
-from tracer.history import (
+from tracer.history.reader import ALIVE_NS, Gap, History, Seen, open_history
+from tracer.history.store import (
     COUNTERS,
     FILE,
     HOUR_NS,
@@ -22,8 +23,7 @@ from tracer.history import (
     set_aside,
     spoiled,
 )
-from tracer.identity import NOBODY, ProcessInfo
-from tracer.recall import ALIVE_NS, Gap, History, Seen, open_history
+from tracer.model.process import NOBODY, ProcessInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

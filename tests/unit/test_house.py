@@ -32,16 +32,16 @@ FLOORS = (
     {"tracer.errors", "tracer"},
     {f"tracer.{name}" for name in PURE},
     {
-        "tracer.abi",
-        "tracer.libbpf",
-        "tracer.loading",
-        "tracer.bcc",
-        "tracer.hostfs",
-        "tracer.capabilities",
-        "tracer.files",
-        "tracer.syscalls",
+        "tracer.bpf.abi",
+        "tracer.bpf.libbpf",
+        "tracer.bpf.loader.object",
+        "tracer.bpf.loader.bcc",
+        "tracer.host.cgroups",
+        "tracer.host.capabilities",
+        "tracer.host.files",
+        "tracer.host.syscalls",
     },
-    {"tracer.maps", "tracer.ring", "tracer.samples"},
+    {"tracer.bpf.maps.tables", "tracer.bpf.ringbuf", "tracer.bpf.samples"},
     {
         f"tracer.{name}"
         for name in (
@@ -59,7 +59,7 @@ FLOORS = (
             "recall",
         )
     },
-    {"tracer.engine", "tracer.programs"},
+    {"tracer.bpf.engine", "tracer.bpf.loader.programs"},
 )
 # libbpf is known to two files, bcc to one; the others make one system call each that the standard library
 # lacks (capset, mount, pidfd_getfd).
@@ -93,7 +93,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def found(module: str, name: str) -> str:
-    """Tell `from tracer import maps` (a module) from `from tracer.maps import Maps` (a name in one)."""
+    """Tell `from tracer import maps` (a module) from `from tracer.bpf.maps.tables import Maps` (a name in one)."""
     inner = ROOT.joinpath(*module.split("."), f"{name}.py")
     return f"{module}.{name}" if inner.exists() else module
 
@@ -118,7 +118,7 @@ def test_exporters_know_no_engine(path: Path) -> None:
     """Exporters read what they are given; only the top floor of tracer imports them."""
     module, known = name_of(path), set(imports(path))
     if module.startswith("exporters"):
-        top = {to for to in known if to.startswith("tracer") and floor(to) >= floor("tracer.engine")}
+        top = {to for to in known if to.startswith("tracer") and floor(to) >= floor("tracer.bpf.engine")}
         assert not top, f"{module} knows {top}"
     elif floor(module) < len(FLOORS):
         assert not {to for to in known if to.startswith("exporters")}

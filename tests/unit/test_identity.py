@@ -7,10 +7,10 @@ from front_fakes import ENUMS, FakeMaps, process
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.abi import CgroupRow
-from tracer.identity import cgroup_text, comm_text, container_of, exe_text, unit_of
-from tracer.names import escape
-from tracer.registry import Registry
+from tracer.bpf.abi import CgroupRow
+from tracer.model.process import cgroup_text, comm_text, container_of, exe_text, unit_of
+from tracer.model.text import escape
+from tracer.targets.processes import Registry
 
 ID = "0123456789abcdef" * 4
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporters import journal
-from exporters.journal import BURST, EventTeller, Journal, LogHandler, is_stderr, trouble
-from tracer.control import encode
-from tracer.decode import EVENT_KEYS, lost_json
+from exporters.logs import journald as journal
+from exporters.logs.journald import BURST, EventTeller, Journal, LogHandler, is_stderr, trouble
+from tracer.daemon.control import encode
+from tracer.model.records import EVENT_KEYS, lost_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

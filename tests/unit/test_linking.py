@@ -6,9 +6,10 @@ import struct
 
 import pytest
 
-from tracer import btf, linking
-from tracer.abi import elf_section
-from tracer.engine import OBJECT
+from tracer.bpf import btf
+from tracer.bpf.abi import elf_section
+from tracer.bpf.engine import OBJECT
+from tracer.bpf.loader import linker
 from tracer.errors import ObjectError
 
 EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
@@ -37,12 +38,12 @@ def described(*names: str) -> btf.Btf:
 
 # .text: its first function, `twice` (calls `once`, jumps over an exit), `once`.
 TEXT = [NOTHING, EXIT, NOTHING, jump(1), EXIT, call(1), EXIT, NOTHING, EXIT]
-TYPES = described(linking.FIRST, "main", "twice", "once")
+TYPES = described(linker.FIRST, "main", "twice", "once")
 
 
-def linked(*main: bytes, text: list[bytes] = TEXT, types: btf.Btf = TYPES) -> linking.Program:
+def linked(*main: bytes, text: list[bytes] = TEXT, types: btf.Btf = TYPES) -> linker.Program:
     """Link one program."""
-    (program,) = linking.link({"main": b"".join(main)}, {"main": "raw_tp"}, text.__getitem__, types)
+    (program,) = linker.link({"main": b"".join(main)}, {"main": "raw_tp"}, text.__getitem__, types)
     return program
 
 
@@ -80,14 +81,14 @@ def test_functions_that_do_not_fit_their_description(types: btf.Btf) -> None:
 def test_maps_go_by_their_number() -> None:
     """The descriptor takes the number's place; other numbers stay."""
     code = wide(0x11, 7) + wide(0x01, 7, 1) + EXIT
-    assert linking.with_maps(code, {7: 33}) == wide(0x11, 33) + wide(0x01, 7, 1) + EXIT
+    assert linker.with_maps(code, {7: 33}) == wide(0x11, 33) + wide(0x01, 7, 1) + EXIT
 
 
 def test_a_constant_of_the_sources_own_is_refused() -> None:
     """Its address was never put in; real numbers of 64 bits pass."""
-    linking.check_no_variables(wide(0x01, -1, 0) + wide(0x01, 0, 1) + wide(0x11, 3) + EXIT)
+    linker.check_no_variables(wide(0x01, -1, 0) + wide(0x01, 0, 1) + wide(0x11, 3) + EXIT)
     with pytest.raises(ObjectError, match="constant of its own"):
-        linking.check_no_variables(wide(0x01, 8) + EXIT)
+        linker.check_no_variables(wide(0x01, 8) + EXIT)
 
 
 def test_functions_become_global() -> None:

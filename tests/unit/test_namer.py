@@ -13,20 +13,20 @@ import pytest
 from front_fakes import ENUMS, FakeMaps, event, flow, packed, process
 from hellos import client, quic
 
-from exporters.series import Book
-from tracer.abi import SampleTuple
-from tracer.clock import BootClock
-from tracer.decode import Decoder
-from tracer.lookups import Lookups
-from tracer.namer import TELL_MAX, Namer
-from tracer.naming import (
+from exporters.prometheus.series import Book
+from tracer.bpf.abi import SampleTuple
+from tracer.bpf.samples import Sample
+from tracer.host.clock import BootClock
+from tracer.model.records import Decoder
+from tracer.names.cache import (
     Peer,
 )
-from tracer.registry import Registry
-from tracer.samples import Sample
+from tracer.names.observer import TELL_MAX, Namer
+from tracer.names.queries import Lookups
+from tracer.targets.processes import Registry
 
 if TYPE_CHECKING:
-    from tracer.naming import Named
+    from tracer.names.cache import Named
 
 SECOND = 10**9
 SERVER = packed("203.0.113.7")

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from front_fakes import ENUMS, packed
 
-from tracer.decode import Decoder
-from tracer.dns import Address
-from tracer.hostsfile import HostsFile, parse
-from tracer.naming import (
+from tracer.model.records import Decoder
+from tracer.names.cache import (
     ENTRIES_MAX,
     ENTRIES_OF_ONE,
     HOLD_S,
@@ -23,9 +21,11 @@ from tracer.naming import (
     Peer,
     owner_of,
 )
+from tracer.names.dns import Address
+from tracer.names.hosts_file import HostsFile, parse
 
 if TYPE_CHECKING:
-    from tracer.naming import Named
+    from tracer.names.cache import Named
 
 SECOND = 10**9
 SERVER = packed("203.0.113.7")

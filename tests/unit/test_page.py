@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from front_fakes import ENUMS, FakeMaps, flow, process
 
-from exporters import page as module
-from exporters.page import NEWEST, Ask, Page
-from tracer.abi import CgroupRow
-from tracer.accounts import Accounts
-from tracer.clock import BootClock
-from tracer.decode import Decoder
-from tracer.registry import Registry
-from tracer.targeting import TargetState
+from exporters.pages import live as module
+from exporters.pages.live import NEWEST, Ask, Page
+from tracer.bpf.abi import CgroupRow
+from tracer.host.clock import BootClock
+from tracer.model.records import Decoder
+from tracer.session.flows import Accounts
+from tracer.targets.membership import TargetState
+from tracer.targets.processes import Registry
 
 if TYPE_CHECKING:
-    from tracer.abi import FlowRow
+    from tracer.bpf.abi import FlowRow
 
 OUT, IN = 0, 1
 PHASE = {name.removeprefix("PHASE_").lower(): number for name, number in ENUMS["phase"].items()}

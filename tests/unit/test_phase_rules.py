@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.phases import lines_of, rules_of
-from tracer.runtimes import PhaseRule, runtimes
+from tracer.runtimes.profiles import PhaseRule, runtimes
+from tracer.targets.phases import lines_of, rules_of
 
 ROOM = 64
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tracer.abi import Abi
+from tracer.bpf.abi import Abi
 from tracer.errors import UsageError
-from tracer.policy import (
+from tracer.policy.rules import (
     PORTS_MAX,
     Addresses,
     Name,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tracer.errors import ConfigError
-from tracer.runtimes import SHIPPED, PhaseRule, load, read
+from tracer.runtimes.profiles import SHIPPED, PhaseRule, load, read
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,16 +17,16 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporters import door
-from exporters.prometheus import Collector
-from exporters.series import OTHER, PROCESSES_MAX, Book
-from exporters.server import MetricsServer
-from tracer.accounts import Accounts, alive
-from tracer.clock import BootClock
-from tracer.decode import Decoder
+from exporters.http import listener
+from exporters.http.server import MetricsServer
+from exporters.prometheus.collector import Collector
+from exporters.prometheus.series import OTHER, PROCESSES_MAX, Book
 from tracer.errors import HostError
-from tracer.registry import Registry
-from tracer.targeting import TargetState
+from tracer.host.clock import BootClock
+from tracer.model.records import Decoder
+from tracer.session.flows import Accounts, alive
+from tracer.targets.membership import TargetState
+from tracer.targets.processes import Registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -327,7 +327,7 @@ def get(port: int, path: str, **headers: str) -> tuple[int, str, bytes]:
 def test_server_speaks_what_it_is_asked_for() -> None:
     """Text, OpenMetrics and gzip; health by what is wrong now; and nothing else."""
     wrong: list[str] = []
-    server = MetricsServer(door.listen("127.0.0.1", 0))
+    server = MetricsServer(listener.listen("127.0.0.1", 0))
     server.start(Collector(*collector_parts()), lambda: wrong)
     try:
         status, kind, body = get(server.port, "/metrics")
@@ -353,10 +353,10 @@ def collector_parts() -> tuple[Any, ...]:
 
 def test_a_port_in_use_says_which() -> None:
     """And how to choose another."""
-    with door.listen("127.0.0.1", 0) as first:
+    with listener.listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(HostError, match=f"127.0.0.1:{port}") as error:
-            door.listen("127.0.0.1", port)
+            listener.listen("127.0.0.1", port)
     assert "--listen" in error.value.hint
 
 

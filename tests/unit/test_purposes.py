@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from front_fakes import ENUMS, FakeMaps, event, flow, process
 
-from exporters.prometheus import unexpected_family
-from exporters.views import event_text
-from tracer.accounts import Accounts
-from tracer.clock import BootClock
-from tracer.decode import Decoder
-from tracer.identity import NOBODY
-from tracer.naming import NAMELESS, Name, Named
-from tracer.purposes import NO_PROFILE, NOTHING, Contact, Purposes, explain, matches
-from tracer.registry import Registry
-from tracer.runtimes import SHIPPED, read
+from exporters.prometheus.collector import unexpected_family
+from exporters.terminal.views import event_text
+from tracer.host.clock import BootClock
+from tracer.model.process import NOBODY
+from tracer.model.records import Decoder
+from tracer.names.cache import NAMELESS, Name, Named
+from tracer.runtimes.profiles import SHIPPED, read
+from tracer.runtimes.purposes import NO_PROFILE, NOTHING, Contact, Purposes, explain, matches
+from tracer.session.flows import Accounts
+from tracer.targets.processes import Registry
 
 OLLAMA = read((SHIPPED,))["ollama"]
 MODEL_LIST = "cloud model list, at start and every 4 h"

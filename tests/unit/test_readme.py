@@ -10,8 +10,8 @@ import pytest
 from documented import PAGES, ROOT, arguments, is_tattle, name, said
 
 from tracer import __version__
-from tracer.cli import COMMANDS, build, split
-from tracer.decode import EVENT_KEYS
+from tracer.cli.parser import COMMANDS, build, split
+from tracer.model.records import EVENT_KEYS
 
 if TYPE_CHECKING:
     from pathlib import Path

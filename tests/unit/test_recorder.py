@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording import HOUR, MINUTE, SECOND, Clock, Scene, during_the_write
 
-from tracer import recorder as module
-from tracer.history import FILE, HOUR_NS, Store
-from tracer.recorder import Pile
+from tracer.history import recorder as module
+from tracer.history.recorder import Pile
+from tracer.history.store import FILE, HOUR_NS, Store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from tracer.cli import build
-from tracer.policy import Mode, Policy
-from tracer.refusals import NAMES_MAX, TARGETS_MAX, Refusals, Refused, allowing
+from tracer.cli.parser import build
+from tracer.policy.refusals import NAMES_MAX, TARGETS_MAX, Refusals, Refused, allowing
+from tracer.policy.rules import Mode, Policy
 
 POLICY = Policy(
     "ollama", ("registry.ollama.ai", "10.0.0.0/8:443"), ("evil.example",), mode=Mode.AUDIT, strict=True

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tracer import btf, relocate
-from tracer.abi import elf_section
-from tracer.engine import OBJECT
+from tracer.bpf import btf
+from tracer.bpf.abi import elf_section
+from tracer.bpf.engine import OBJECT
+from tracer.bpf.loader import relocate
+from tracer.bpf.loader.relocate import Kernel
 from tracer.errors import KernelError, ObjectError
-from tracer.relocate import Kernel
 
 # The object describes the kernel's structures by the fields that it reads, in the order of bpf/kernel.h:
 # a kernel with small structures.

@@ -13,19 +13,19 @@ import pytest
 from past_fakes import HOUR, MIDNIGHT, OLLAMA, cell, past
 from rich.console import Console
 
-from exporters.history_view import print_csv, print_history, print_suggestion
-from tracer import past as past_module
+from exporters.terminal.history import print_csv, print_history, print_suggestion
 from tracer.__main__ import main
 from tracer.errors import UsageError
-from tracer.past import look_back
-from tracer.recall import Gap
-from tracer.report import KEYS, document
-from tracer.suggest import document as suggested
+from tracer.history import query as past_module
+from tracer.history.query import look_back
+from tracer.history.reader import Gap
+from tracer.history.report import KEYS, document
+from tracer.history.suggest import document as suggested
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tracer.recall import Seen
+    from tracer.history.reader import Seen
 
 NIGHT = [
     cell(name="ollama.com", name_source="sni", phase="idle", bytes_out=4000, hour=1),
@@ -200,7 +200,7 @@ def test_a_name_is_cut_where_it_says_least(monkeypatch: pytest.MonkeyPatch) -> N
     """On a narrow terminal all numbers stand there, and whose a name is."""
     for width, shown in ((200, "a{40}.example:443"), (80, "…a+.example:443"), (60, "…a+.example:443")):
         out = Console(width=width, file=io.StringIO(), color_system=None)
-        monkeypatch.setattr("exporters.history_view.console", lambda out=out: out)
+        monkeypatch.setattr("exporters.terminal.history.console", lambda out=out: out)
         print_history(document(past([cell(name="a" * 40 + ".example", bytes_out=54321)])))
         text = out.file.getvalue()  # type: ignore[attr-defined]
         assert max(map(len, text.splitlines())) <= width

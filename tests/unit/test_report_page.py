@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from proofs import flow, nothing, observed
 
-from exporters.prove_view import print_proof
-from exporters.report_html import page, timeline
+from exporters.pages.proof import page, timeline
+from exporters.terminal.proof import print_proof
 
 Json = dict[str, Any]
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.resolvers import HOST, OWN, look
-from tracer.scope import packed
+from tracer.host.resolv_conf import HOST, OWN, look
+from tracer.model.scope import packed
 
 if TYPE_CHECKING:
     from pathlib import Path

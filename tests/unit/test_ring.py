@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracer import btf
-from tracer.abi import Abi, EventTuple
-from tracer.engine import OBJECT
-from tracer.ring import BUSY, DISCARD, decode, finished
+from tracer.bpf import btf
+from tracer.bpf.abi import Abi, EventTuple
+from tracer.bpf.engine import OBJECT
+from tracer.bpf.ringbuf import BUSY, DISCARD, decode, finished
 
 ABI = Abi.from_object(OBJECT.read_bytes())
 SIZE = ABI.event.size

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracer import btf
-from tracer.abi import Abi
-from tracer.engine import OBJECT
-from tracer.ring import BUSY, DISCARD, finished
-from tracer.samples import split
-from tracer.stream import AGE_NS, BYTES_MAX, PIECES_MAX, Stream, Streams
+from tracer.bpf import btf
+from tracer.bpf.abi import Abi
+from tracer.bpf.engine import OBJECT
+from tracer.bpf.ringbuf import BUSY, DISCARD, finished
+from tracer.bpf.samples import split
+from tracer.names.reassembly import AGE_NS, BYTES_MAX, PIECES_MAX, Stream, Streams
 
 ABI = Abi.from_object(OBJECT.read_bytes())
 SIZE = ABI.sample.size

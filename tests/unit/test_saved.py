@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer import saved
-from tracer.enforce import heirs
 from tracer.errors import HostError
-from tracer.policy import Mode, Policy
-from tracer.saved import PolicyFile, Saved, Source
+from tracer.policy import store as saved
+from tracer.policy.rules import Mode, Policy
+from tracer.policy.store import PolicyFile, Saved, Source
+from tracer.policy.tables import heirs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from front_fakes import packed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.scope import Scope, scope
+from tracer.model.scope import Scope, scope
 
 EDGES = [
     ("127.0.0.0", "loopback"),

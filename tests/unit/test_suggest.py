@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from past_fakes import cell, past
 
-from tracer.cli import build
-from tracer.decode import address
-from tracer.places import Fate, places
-from tracer.policy import Policy, Table, compile_policy
-from tracer.purposes import Purposes
-from tracer.scope import packed
-from tracer.suggest import LAN_EACH, PORTS_EACH, document
+from tracer.cli.parser import build
+from tracer.history.destinations import Fate, places
+from tracer.history.suggest import LAN_EACH, PORTS_EACH, document
+from tracer.model.records import address
+from tracer.model.scope import packed
+from tracer.policy.rules import Policy, Table, compile_policy
+from tracer.runtimes.purposes import Purposes
 
 if TYPE_CHECKING:
-    from tracer.past import Past
-    from tracer.places import Place
-    from tracer.recall import Seen
+    from tracer.history.destinations import Place
+    from tracer.history.query import Past
+    from tracer.history.reader import Seen
 
 RESOLVER = "198.51.100.53"
 ASKED = frozenset({packed(RESOLVER) or b""})

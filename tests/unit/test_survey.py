@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporters.targets_view import print_targets
-from tracer import survey as surveys
+from exporters.terminal.targets import print_targets
+from tracer.cli import targets as surveys
 from tracer.errors import DaemonAbsent
-from tracer.recognize import named
-from tracer.runtimes import SHIPPED, read
-from tracer.switches import Address, addresses, environment, is_private, seen
-from tracer.targets import Finder, Target, parse
+from tracer.runtimes.detect import named
+from tracer.runtimes.profiles import SHIPPED, read
+from tracer.runtimes.switches import Address, addresses, environment, is_private, seen
+from tracer.targets.finder import Finder, Target, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from front_fakes import FakeMaps
 
-from tracer.abi import CgroupRow
-from tracer.containers import ContainerEngines
+from tracer.bpf.abi import CgroupRow
 from tracer.errors import HostError, UsageError
-from tracer.identity import NOBODY
-from tracer.targeting import Targeting, chooser
-from tracer.targets import Finder, Kind, TargetBook, parse
+from tracer.host.containers import ContainerEngines
+from tracer.model.process import NOBODY
+from tracer.targets.finder import Finder, Kind, TargetBook, parse
+from tracer.targets.membership import Targeting, chooser
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proofs import flow, nothing, observed
 
-from tracer import canonical, signing
 from tracer.__main__ import main
-from tracer.verify import examine
+from tracer.proof import canonical, signing
+from tracer.proof.verify import examine
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,10 +10,11 @@ import pytest
 from front_fakes import ENUMS, event, flow, packed
 from rich.console import Console
 
-from exporters import flows_view, views
-from tracer.decode import Decoder, lost_json
-from tracer.identity import NOBODY, ProcessInfo, comm_text
-from tracer.watch import merged
+from exporters.terminal import flows as flows_view
+from exporters.terminal import views
+from tracer.cli.watch import merged
+from tracer.model.process import NOBODY, ProcessInfo, comm_text
+from tracer.model.records import Decoder, lost_json
 
 DECODER = Decoder(ENUMS)
 EVIL = b"\x1b[2J[red]x\r\n"

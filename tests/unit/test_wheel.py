@@ -64,7 +64,7 @@ def test_wheel_runs_where_there_is_no_clang(builder: Path, checkout: Path, tmp_p
     built = wheel(builder, checkout, tmp_path)
     assert built.name.endswith("-py3-none-any.whl"), "the same bytes serve every little-endian machine"
     packed = set(zipfile.ZipFile(built).namelist())
-    assert "exporters/page/page.js" in packed, "the page for people travels, too"
+    assert "exporters/pages/static/page.js" in packed, "the page for people travels, too"
     sources = {f"tracer/sources/{path.name}" for path in (ROOT / "bpf").glob("*.[ch]")}
     assert sources <= packed, "and what bcc compiles"
     venv = tmp_path / "venv"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tracer.errors import UsageError
-from tracer.when import HOUR, SECOND, moment, window
+from tracer.history.timespec import HOUR, SECOND, moment, window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

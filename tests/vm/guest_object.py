@@ -1,6 +1,6 @@
 """Load the BPF object without the project's own loader, and say what the verifier answers.
 
-Independent of tracer/libbpf.py on purpose, so that a refusal can be told from a fault of the loader.
+Independent of tracer/bpf/libbpf.py on purpose, so that a refusal can be told from a fault of the loader.
 """
 
 import ctypes

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * May this packet leave? Asked by the socket's own cgroup, whoever runs: it catches what no call
+ * could (raw, SCTP, a descriptor that was handed over, a socket older than the policy).
+ */
+#ifndef TATTLE_FILTER_BPF_H
+#define TATTLE_FILTER_BPF_H
+
+#include "dns.bpf.h"
+#include "tls.bpf.h"
+
+checked_once __u32 packet_target(struct __sk_buff *skb)
+{
+	const struct settings *now = setting();
+	const struct cgroup_entry *entry;
+	__u64 cgroup;
+
+	if (!now || !now->targets)
+		return 0;
+	cgroup = bpf_skb_cgroup_id(skb);
+	entry = map_lookup(cgroups, &cgroup);
+	return entry ? entry->target : target_above(bpf_skb_ancestor_cgroup_id, skb, );
+}
+
+/* May the rule that has opened this address still be used? Answers that expire close for new connections. */
+static __always_inline __u64 judge_named(const struct socket_state *state, const struct policy *policy,
+					 const struct peer *peer)
+{
+	__u32 answer = state->name
+			       ? ask_named(policy->number, state->name, (__u32)peer->port << 16 | peer->proto)
+			       : 0;
+
+	return answer ? (__u64)state->name << 32 | answer | ASK_NAME : VERDICT_DENIED;
+}
+
+/* What is allowed, is it as far as its content tells a name? */
+static __always_inline void ask_content(struct socket_state *state, const struct policy *policy, __u64 answer)
+{
+	bool ask = answer & (ASK_NAME | ASK_DENIED);
+
+	if (answer & ASK_NAME)
+		state->name = answer >> 32;
+	if (ask && state->flow.remote_port == bpf_htons(DNS_PORT))
+		state->care |= CARE_QUERY;
+	else if (ask && state->flow.proto == PROTO_TCP && !(answer & ASK_NOTHING) &&
+		 !(state->flags & SOCKET_NAMED))
+		state->care |= CARE_SNI;
+}
+
+/* Connect was judged for the caller's cgroup; if that is the socket's too, it has been counted. */
+static __always_inline void judge_fixed(struct socket_state *state, const struct policy *policy, __u32 target)
+{
+	struct flow_key key = state->flow;
+	struct peer peer = {.port = key.remote_port, .proto = key.proto};
+	__u64 answer;
+
+	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
+	answer = judge(target, &peer);
+	if (verdict_of(answer) == VERDICT_DENIED)
+		answer = answer & SPOKEN ? answer : judge_named(state, policy, &peer);
+	if (verdict_of(answer) == VERDICT_ALLOWED) {
+		ask_content(state, policy, answer);
+		return;
+	}
+	state->rule = answer >> 16;
+	if (policy->mode == POLICY_ENFORCE)
+		state->verdict = VERDICT_DENIED;
+	else if (state->asked_target != target || state->asked_generation != generation())
+		denied(&key, policy, answer, DENIED_CALL);
+}
+
+/* Strict: no answers either, but to this host. A listener's packets say themselves whom they are for. */
+static __always_inline void judge_answers(struct socket_state *state, const struct policy *policy)
+{
+	bool here = state->mode == MODE_FIXED && is_loopback((const union address *)state->flow.remote);
+
+	if (policy->strict && policy->mode == POLICY_ENFORCE && !here)
+		state->verdict = VERDICT_DENIED;
+}
+
+/*
+ * Of a target whose API is known: what it starts is counted by phase, what it accepts is listened in to.
+ * A connection that once was goes on to be, that its requests in flight have an end.
+ */
+static __noinline void care_for_phase(struct socket_state *state, __u32 target)
+{
+	bool is_phased = phased_target(target);
+	bool accepted = state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN;
+
+	if (state->mode == MODE_LISTENER && is_phased)
+		state->flags |= SOCKET_LOOPBACK;
+	else if (accepted && is_phased && state->flow.proto == PROTO_TCP)
+		state->care |= CARE_TALK;
+	else if (!accepted && state->mode != MODE_LISTENER && (is_phased || state->flow.phase))
+		state->care |= CARE_PHASE;
+}
+
+/*
+ * Once a socket, and again when a policy has changed. The generation is read before the policy: who
+ * changes the policy raises the generation afterwards, so an old answer never bears the new number.
+ */
+static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *state)
+{
+	__u32 now = generation();
+	__u32 target = packet_target(skb);
+	const struct policy *policy = policy_of(target);
+	const struct bpf_sock *sk = skb->sk;
+
+	state->verdict = VERDICT_ALLOWED;
+	state->policed = policy ? target : 0;
+	state->target = target;
+	state->care &= ~(CARE_QUERY | CARE_SNI | CARE_PHASE);
+	care_for_phase(state, target);
+	if (policy && (state->mode == MODE_LISTENER ||
+		       (state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN)))
+		judge_answers(state, policy);
+	else if (policy && state->mode == MODE_FIXED)
+		judge_fixed(state, policy, target);
+	if (policy && policy->names && policy->mode == POLICY_ENFORCE && sk && sk->src_port == DNS_PORT)
+		state->verdict = VERDICT_DENIED; /* whoever answers its own questions opens what it likes */
+	state->generation = now;
+}
+
+/* A reset without data: it tells the peer of a connection that was cut, and carries nothing else. */
+checked_once int is_bare_reset(struct __sk_buff *skb)
+{
+	struct peer peer = {};
+	__u32 offset = skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, true, &peer)
+							    : read_ipv6(skb, true, &peer);
+	struct {
+		__u8 words, flags;
+	} tcp;
+
+	if (!offset || peer.proto != PROTO_TCP || !load(skb, offset + 12, &tcp))
+		return false;
+	return tcp.flags & 4 && skb->len == offset + (tcp.words >> 4) * 4; /* RFC 9293 3.1: RST */
+}
+
+/* A packet of a socket that is denied as a whole. */
+static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_state *state, bool out)
+{
+	const struct policy *policy = policy_of(state->policed);
+	struct flow_key key = state->flow;
+	bool stream = key.proto == PROTO_TCP;
+
+	if (!policy || (state->mode == MODE_LISTENER && skb->ifindex == LOOPBACK_IFINDEX))
+		return true;
+	if (!out)
+		return false;
+	if (stream && is_bare_reset(skb))
+		return true;
+	denied(&key, policy, (__u32)state->rule << 16, stream ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
+	return false;
+}
+
+/*
+ * A datagram or raw packet of a target's socket. What sendmsg has let pass for the same target goes;
+ * so does what leaves for another address than it named and has no peer of its own (then it was
+ * translated on its way). All else is judged by what the packet says.
+ */
+static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct socket_state *state,
+					     const struct peer *peer)
+{
+	const struct policy *policy = policy_of(state->policed);
+	struct bpf_sock *sk = skb->sk;
+	struct flow_key key;
+	__u64 answer;
+
+	if (policy && policy->names && asks_names(state, peer))
+		return query_passes(skb, state, policy, peer);
+	if (policy && policy->names && from_dns_port(skb, peer->proto))
+		return policy->mode == POLICY_AUDIT;
+	if (state->asked_target == state->policed && state->asked_generation == generation() && sk &&
+	    (!sk->dst_port || (peer->port == state->asked_port && same_address(&peer->remote, state->asked))))
+		return true;
+	if (!policy)
+		return true;
+	answer = judge(state->policed, peer);
+	if (verdict_of(answer) == VERDICT_ALLOWED)
+		return true;
+	if (peer->proto == PROTO_UDP && !policy->strict && has_asked(bpf_get_socket_cookie(skb), peer))
+		return true;
+	flow_key_of(&key, state->flow.process, state->flow.phase, peer);
+	denied(&key, policy, answer, DENIED_CALL | DENIED_PACKET);
+	return policy->mode == POLICY_AUDIT;
+}
+
+/* IPv4 options, or an IPv6 header before the transport's: a source route may be among them. */
+static __always_inline bool has_options(struct __sk_buff *skb)
+{
+	struct {
+		__u8 version_words, skipped[5], next;
+	} ip;
+
+	if (!load(skb, 0, &ip))
+		return true;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return (ip.version_words & 15) > 5;
+	return ip.next == PROTO_HOPOPTS || ip.next == PROTO_ROUTING || ip.next == PROTO_DSTOPTS;
+}
+
+/*
+ * With a source route (RFC 791 3.1, RFC 8200 4.4) a packet leaves for another address than the call
+ * named: a program may name loopback and reach the internet. So whatever was judged before, such a
+ * packet is judged by its own address.
+ */
+static __noinline bool options_allowed(struct __sk_buff *skb, const struct socket_state *state)
+{
+	const struct policy *policy = policy_of(state->policed);
+	struct peer peer = {};
+	struct flow_key key;
+	__u64 answer;
+
+	if (!policy)
+		return true;
+	if (!read_peer(skb, true, &peer))
+		return policy->mode == POLICY_AUDIT;
+	if (state->mode == MODE_FIXED && same_address(&peer.remote, state->flow.remote))
+		return true;
+	answer = judge(state->policed, &peer);
+	if (verdict_of(answer) == VERDICT_ALLOWED && !(answer & ASK_NAME))
+		return true;
+	flow_key_of(&key, state->flow.process, state->flow.phase, &peer);
+	denied(&key, policy, answer, peer.proto == PROTO_TCP ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
+	return policy->mode == POLICY_AUDIT;
+}
+
+/* No state at all: the kernel gave no memory for it. Only what needs none can be allowed. */
+static __noinline bool stateless_allowed(struct __sk_buff *skb, bool out)
+{
+	__u32 target = packet_target(skb);
+	const struct policy *policy = policy_of(target);
+	struct peer peer = {};
+	__u64 answer;
+
+	if (!policy || policy->mode != POLICY_ENFORCE || !out)
+		return true;
+	if (!read_peer(skb, out, &peer))
+		return false;
+	answer = judge(target, &peer);
+	return verdict_of(answer) == VERDICT_ALLOWED && !(answer & (ASK_NAME | ASK_DENIED));
+}
+
+#endif /* TATTLE_FILTER_BPF_H */

@@ -1,0 +1,136 @@
+"""The command line: one parser of all commands; what each takes stands in tracer/cli/."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from typing import Any, Final
+
+from tracer import __version__
+from tracer.cli import history, look, policy, proving, runtimes
+from tracer.cli import run as daemon
+from tracer.errors import UsageError
+
+Subparsers = Any  # argparse keeps its class to itself, and wants one kind of parser only
+_EXITS: Final = """\
+exit codes:
+  0  done
+  1  finding
+  2  usage or configuration
+  3  the host cannot: not root, kernel, missing file, no daemon
+  4  evidence incomplete"""
+_FILES: Final = """\
+files:
+  /etc/tattle/tattle.toml    the configuration
+  /run/NAME/control.sock     the daemon of instance NAME
+  /var/lib/NAME/             its state
+  /sys/fs/bpf/NAME/          its maps and links while they are in use"""
+_FIRST_STEPS: Final = "  sudo tattle doctor\n  sudo tattle watch\n  sudo tattle run"
+COMMANDS: Final = (
+    *daemon.COMMANDS,
+    *look.COMMANDS[:2],
+    *history.COMMANDS,
+    *policy.COMMANDS,
+    *proving.COMMANDS,
+    *runtimes.COMMANDS,
+    *look.COMMANDS[2:],
+)
+
+
+class _Intermixed(argparse.ArgumentParser):
+    """Lets options stand before, between and after the operands."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as the base class
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
+
+    def error(self, message: str) -> Any:  # noqa: ANN401 - never returns
+        """Report in tattle's own form."""
+        raise UsageError(message, f"see {self.prog} --help")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:  # noqa: ANN401 - never returns
+        """Report in tattle's own form."""
+        raise UsageError(message, f"see {self.prog} --help")
+
+
+def _formatter(*, pretty: bool) -> type[argparse.HelpFormatter]:
+    """Give the formatter of help pages; the pretty one loads rich as soon as a parser is made."""
+    if not pretty:
+        return argparse.RawDescriptionHelpFormatter
+    from rich_argparse import RawDescriptionRichHelpFormatter  # noqa: PLC0415 - likewise
+
+    return RawDescriptionRichHelpFormatter
+
+
+def build(*, pretty: bool = False) -> argparse.ArgumentParser:
+    """Make the parser of the whole command line; `pretty` for help pages with colours."""
+    formatter = _formatter(pretty=pretty)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--instance", metavar="NAME", default=argparse.SUPPRESS, help="default: tattle")
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="tracebacks and more log"
+    )
+    parser = _Parser(
+        prog="tattle",
+        description="Tells on programs that phone home: who on this host sends how much to whom.",
+        epilog=f"examples:\n{_FIRST_STEPS}\n\n{_FILES}\n\n{_EXITS}",
+        formatter_class=formatter,
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"tattle {__version__}")
+    commands: Subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", parser_class=_Intermixed
+    )
+    for command in COMMANDS:
+        one = commands.add_parser(
+            command.name,
+            help=command.summary,
+            description=command.description,
+            epilog=f"examples:\n{command.examples}\n\n{_EXITS}",
+            formatter_class=formatter,
+            parents=[common],
+        )
+        command.add(one)
+        one.set_defaults(run=command.run)
+    return parser
+
+
+def split(given: list[str]) -> tuple[list[str], list[str]]:
+    """Part our words from those of the command that `prove` runs: they stand behind the first --."""
+    at = given.index("--") if "--" in given else len(given)
+    return (given[:at], given[at + 1 :]) if "prove" in given[:at] else (given, [])
+
+
+def run(words: list[str]) -> int:
+    """Parse and do; returns the exit code or raises TattleError."""
+    given, command = split(words)
+    parser = build(pretty=not given or bool({"-h", "--help"} & set(given)))
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete  # noqa: PLC0415 - for completion only
+
+        argcomplete.autocomplete(parser)
+    arguments = parser.parse_args(given)
+    arguments.words = command
+    arguments.instance = getattr(arguments, "instance", "tattle")
+    arguments.debug = getattr(arguments, "debug", False)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.debug else logging.INFO,
+        format="tattle: %(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if not hasattr(arguments, "run"):
+        parser.print_help()
+        return UsageError.exit_code
+    code: int = arguments.run(arguments)
+    return code

@@ -1,0 +1,207 @@
+"""`tattle targets`: the model runtimes of this host, what they are set to, and what they do all the same."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tracer.daemon import control
+from tracer.errors import DaemonAbsent
+from tracer.host.cgroups import cgroup2_root
+from tracer.model.process import container_id, unit_of
+from tracer.model.scope import Scope
+from tracer.model.text import escape
+from tracer.runtimes.profiles import runtimes
+from tracer.runtimes.purposes import explain, hosts
+from tracer.runtimes.switches import addresses, seen
+from tracer.targets.finder import Finder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tracer.runtimes.profiles import Runtime
+    from tracer.runtimes.switches import Seen
+
+Json = dict[str, Any]
+
+# systemd.unit(5): where units of the system stand
+UNIT_PATHS: Final = tuple(
+    map(
+        Path,
+        (
+            "/etc/systemd/system",
+            "/run/systemd/system",
+            "/usr/local/lib/systemd/system",
+            "/usr/lib/systemd/system",
+            "/lib/systemd/system",
+        ),
+    )
+)
+_DNS_PORT: Final = 53
+
+
+@dataclass(frozen=True)
+class Found:
+    """A runtime in one place: `cgroup` None where it is installed and does not run."""
+
+    runtime: Runtime
+    how: str
+    cgroup: str | None
+    pids: tuple[int, ...]
+    others: int  # processes in the same cgroup that are not its own
+
+
+def survey(instance: str, finder: Finder | None = None, units: Iterable[Path] = UNIT_PATHS) -> Json:
+    """Give the document of `tattle targets`; what runs is looked at, what is installed only named."""
+    finder = finder or Finder(cgroup2_root())
+    found = [one for runtime in runtimes().values() for one in _find(finder, runtime, tuple(units))]
+    answer = _flows(instance, found, finder)
+    since = answer["since"] if answer else None
+    flows = answer["flows"] if answer else []
+    return {"since": since, "targets": [_document(finder, one, flows, since) for one in found]}
+
+
+def _find(finder: Finder, runtime: Runtime, units: tuple[Path, ...]) -> list[Found]:
+    known = finder.recognizer
+    places = [path for path in finder.places() if known.is_place(path, runtime.find)]
+    places = [path for path in places if not any(path.startswith(f"{other}/") for other in places)]
+    found = [_placed(finder, runtime, path) for path in places]
+    inside = {pid for one in found for pid in one.pids}
+    loose = sorted({int(pid) for pid in finder.running(runtime)} - inside)
+    for cgroup in sorted({finder.cgroup_of(str(pid)) or "/" for pid in loose}):
+        own = [pid for pid in loose if (finder.cgroup_of(str(pid)) or "/") == cgroup]
+        members = {int(pid) for pid in known.members(cgroup)} if cgroup != "/" else set(own)
+        own += sorted(pid for pid in members - set(own) if known.is_child(str(pid), runtime))
+        found.append(Found(runtime, "process", cgroup, tuple(own), len(members - set(own))))
+    if found:
+        return found
+    how = _installed(runtime, units)
+    return [Found(runtime, how, None, (), 0)] if how else []
+
+
+def _placed(finder: Finder, runtime: Runtime, cgroup: str) -> Found:
+    pids = tuple(sorted(map(int, finder.recognizer.members(cgroup))))
+    if container_id(f"/{cgroup.rpartition('/')[2]}"):
+        how = "container"
+    else:
+        how = "unit" if cgroup.rpartition("/")[2] in runtime.find.units else "session"
+    own = [pid for pid in pids if finder.recognizer.is_process(str(pid), runtime)]
+    return Found(runtime, how, cgroup, (*own, *(pid for pid in pids if pid not in own)), 0)
+
+
+def _installed(runtime: Runtime, units: tuple[Path, ...]) -> str | None:
+    """Say how a runtime that does not run is there: its unit's file, or its program on the path."""
+    for path in (place / unit for unit in runtime.find.units for place in units):
+        if path.exists():
+            return f"installed: {path}"
+    plain = (exe for exe in runtime.find.exes if not set("*?[/") & set(exe))
+    program = next((where for exe in plain if (where := shutil.which(exe))), None)
+    return f"installed: {program}" if program else None
+
+
+def _flows(instance: str, found: list[Found], finder: Finder) -> Json | None:
+    """Ask the daemon what these have done; None without a daemon."""
+    own = finder.cgroup_of("self")
+    places = sorted({one.cgroup for one in found if one.cgroup and one.cgroup not in ("/", own)})
+    try:
+        return control.flows(control.socket_path(instance), [f"cgroup:{path}" for path in places], instance)
+    except DaemonAbsent:
+        return None
+
+
+def _document(finder: Finder, found: Found, flows: list[Json], since: str | None) -> Json:
+    runtime, cgroup = found.runtime, found.cgroup
+    process = finder.proc / str(found.pids[0]) if found.pids else None
+    listening = addresses(process, runtime.api) if process and runtime.api else ()
+    set_to = seen(process, runtime, listening) if process else {}
+    contacts = _contacts(found, flows)
+    identifier = container_id(cgroup)
+    return {
+        "runtime": runtime.name,
+        "title": runtime.title,
+        "running": bool(found.pids),
+        "how": found.how,
+        "cgroup": escape(cgroup) if cgroup is not None else None,
+        "unit": unit_of(cgroup),
+        "container": finder.engines.name_of(identifier) if identifier else None,
+        "image": escape(image) if identifier and (image := finder.engines.image_of(identifier)) else None,
+        "pids": list(found.pids),
+        "others": found.others,
+        "api": [{"address": one.host, "port": one.port, "source": one.source} for one in listening],
+        "switches": [_switch(runtime, name, places) for name, places in set_to.items()],
+        "contacts": contacts,
+        "despite": _despite(runtime, set_to, contacts, since),
+        "profile": {"file": str(runtime.file), "checked": runtime.checked},
+    }
+
+
+def _switch(runtime: Runtime, name: str, places: tuple[Seen, ...]) -> Json:
+    one = next(switch for switch in runtime.switches if switch.name == name)
+    return {
+        "name": name,
+        "setting": one.setting,
+        "stops": one.stops,
+        "private": is_set(places),
+        "places": [{"where": at.where, "value": at.value, "private": at.private} for at in places],
+    }
+
+
+def is_set(places: tuple[Seen, ...]) -> bool:
+    """Tell whether a switch holds: the runtime's own word, if it gave one, wins over what is written."""
+    if places and places[-1].where.startswith("GET "):
+        return places[-1].private
+    return any(one.private for one in places)
+
+
+def _contacts(found: Found, flows: list[Json]) -> list[Json]:
+    """Sum up by destination what a runtime's processes of now have started towards others."""
+    sums: dict[str, Json] = {}
+    pids = set(found.pids)
+    for flow in flows:
+        if flow["pid"] not in pids or flow["direction"] != "out" or flow["scope"] in ("loopback", "host"):
+            continue
+        if flow["remote_port"] == _DNS_PORT:
+            continue
+        name = flow["name"] or flow["remote_addr"]
+        sums.setdefault(name, _contact(found.runtime, name, flow))
+        one = sums[name]
+        for key, count in (
+            ("connections", "attempts"),
+            ("denied",) * 2,
+            ("bytes_out",) * 2,
+            ("bytes_in",) * 2,
+        ):
+            one[key] += flow[count]
+        one["first_seen"] = min(one["first_seen"], flow["first_seen"])
+        one["last_seen"] = max(one["last_seen"], flow["last_seen"])
+    return sorted(sums.values(), key=lambda one: one["last_seen"], reverse=True)
+
+
+def _contact(runtime: Runtime, name: str, flow: Json) -> Json:
+    purpose = explain(runtime, name)
+    counts = dict.fromkeys(("connections", "denied", "bytes_out", "bytes_in"), 0)
+    return {
+        "name": name,
+        "purpose": purpose,
+        "unexpected": purpose is None and flow["scope"] == Scope.INTERNET,
+        **counts,
+        "first_seen": flow["first_seen"],
+        "last_seen": flow["last_seen"],
+    }
+
+
+def _despite(
+    runtime: Runtime, set_to: dict[str, tuple[Seen, ...]], contacts: list[Json], since: str | None
+) -> list[str]:
+    """Say in words where a switch is set and what it should stop was tried all the same."""
+    holding = {one.name: one.setting for one in runtime.switches if is_set(set_to.get(one.name, ()))}
+    said = []
+    for contact in contacts:
+        stopped = {name for host in hosts(runtime, contact["name"]) for name in host.off}
+        for name in sorted(stopped & holding.keys()):
+            count = contact["connections"]
+            words = f"{count} connection{'' if count == 1 else 's'} to {contact['name']}"
+            said.append(f"{holding[name]}, yet {words} since {since}")
+    return said

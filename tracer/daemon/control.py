@@ -1,0 +1,303 @@
+"""The daemon's local socket: JSON lines, one question a connection, answers streamed.
+
+``{"ask": "flows", "targets": [...], "newest": N}`` answers ``{"since", "losses", "totals", "count"}``, then
+a line a flow, then ``{"end": true}``. ``{"ask": "watch", "targets": [...]}`` answers ``{"watching": true}``,
+then a line an event, to the end of time. An error is ``{"error", "hint", "exit_code"}``.
+
+The server never waits: what a client does not read is kept up to a bound; a watcher then loses whole events,
+which are counted and told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import selectors
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from tracer.errors import DaemonAbsent, HostError, NotRoot, TattleError
+from tracer.host.cgroups import BPFFS, instance_paths
+from tracer.model.process import NOBODY
+from tracer.model.records import lost_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tracer.model.process import ProcessInfo
+
+Json = dict[str, Any]
+
+WAITING_MAX: Final = 4 << 20  # bytes for one watcher
+_REFILL: Final = 256 << 10  # bytes made ahead of a slow reader
+_QUESTION_MAX: Final = 1 << 20
+_CLIENTS_MAX: Final = 64
+_RECEIVE: Final = 1 << 16
+_NAP_S: Final = 3600.0  # select(2) takes no infinite time, and only signals end a watch
+
+EVERYBODY: Final = NOBODY._replace(comm="tattle")  # whose events every watcher gets: what was lost
+
+encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def notice(reason: str, count: int) -> bytes:
+    """Give the line that says what was lost."""
+    return encode(lost_json(reason, count, time.time_ns())) + b"\n"
+
+
+class Client:
+    """One connection: what it asked, and what waits to be sent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.question = bytearray()
+        self.waiting: deque[bytes] = deque()
+        self.bytes = 0
+        self.more: Iterator[bytes] | None = None
+        self.wants: Callable[[ProcessInfo | None], bool] | None = None  # a watcher's filter
+        self.lost = 0
+        self.ending = False
+
+    def put(self, line: bytes) -> None:
+        """Have a line sent."""
+        self.waiting.append(line)
+        self.bytes += len(line)
+
+    def send(self) -> None:
+        """Send without waiting, making more of a streamed answer as it goes out."""
+        while True:
+            while self.more is not None and self.bytes < _REFILL:
+                line = next(self.more, None)
+                if line is None:
+                    self.more = None
+                    self.ending = True
+                else:
+                    self.put(line)
+            if not self.waiting:
+                return
+            chunk = b"".join(self.waiting)
+            self.waiting.clear()
+            try:
+                sent = self.sock.send(chunk)
+            except BlockingIOError:
+                sent = 0
+            self.bytes -= sent
+            if sent < len(chunk):
+                self.waiting.append(chunk[sent:])
+                return
+
+
+class ControlServer:
+    """Serves the socket from the daemon's own loop."""
+
+    def __init__(
+        self,
+        path: Path,
+        selector: selectors.BaseSelector,
+        answer: Callable[[Json, Client], Iterator[bytes]],
+        lost: Callable[[str, int], None],
+    ) -> None:
+        """Listen at `path`; `answer` gives the lines of an answer, or raises TattleError."""
+        self._path = path
+        self._selector = selector
+        self._answer = answer
+        self._lost = lost
+        self._clients: set[Client] = set()
+        self._listener = _listen(path)
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    @property
+    def watchers(self) -> list[Client]:
+        """Those who want events."""
+        return [client for client in self._clients if client.wants is not None]
+
+    def publish(self, who: ProcessInfo | None, line: bytes) -> None:
+        """Give an event to every watcher who wants it."""
+        for client in self.watchers:
+            if who is not EVERYBODY and not (client.wants and client.wants(who)):
+                continue
+            if client.bytes + len(line) > WAITING_MAX:
+                client.lost += 1
+                self._lost("watcher_slow", 1)
+            else:
+                client.put(line)
+
+    def flush(self, notice: Callable[[str, int], bytes]) -> None:
+        """Send what was published; a watcher that caught up is told what it lost by a `notice`."""
+        for client in self.watchers:
+            if client.lost and not client.waiting:
+                client.put(notice("watcher_slow", client.lost))
+                client.lost = 0
+            if client.waiting:
+                self._send(client)
+
+    def _accept(self, _: int) -> None:
+        sock, _address = self._listener.accept()
+        if len(self._clients) >= _CLIENTS_MAX:
+            sock.close()
+            return
+        sock.settimeout(0)
+        client = Client(sock)
+        self._clients.add(client)
+        self._selector.register(sock, selectors.EVENT_READ, lambda mask: self._serve(client, mask))
+
+    def _serve(self, client: Client, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            self._send(client)
+        if mask & selectors.EVENT_READ and client in self._clients:
+            self._read(client)
+
+    def _read(self, client: Client) -> None:
+        try:
+            data = client.sock.recv(_RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        client.question += data
+        if not data or len(client.question) > _QUESTION_MAX:
+            self._drop(client)
+        elif b"\n" in client.question:
+            self._begin(client)
+
+    def _begin(self, client: Client) -> None:
+        line, _, _ = bytes(client.question).partition(b"\n")
+        client.question.clear()
+        try:
+            client.more = self._answer(_decode(line), client)
+        except msgspec.MsgspecError as error:
+            client.more = iter(
+                [encode({"error": f"no question: {error}", "hint": "", "exit_code": 2}) + b"\n"]
+            )
+        except TattleError as error:
+            told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+            client.more = iter([encode(told) + b"\n"])
+        self._send(client)
+
+    def _send(self, client: Client) -> None:
+        try:
+            client.send()
+        except OSError:
+            self._drop(client)
+            return
+        if client.ending and not client.waiting and client.wants is None:
+            self._drop(client)
+            return
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.waiting else 0)
+        if self._selector.get_key(client.sock).events != mask:
+            self._selector.modify(client.sock, mask, lambda now: self._serve(client, now))
+
+    def _drop(self, client: Client) -> None:
+        self._clients.discard(client)
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(client.sock)
+        client.sock.close()
+
+    def close(self) -> None:
+        """Stop listening and hang up on everybody."""
+        for client in list(self._clients):
+            self._drop(client)
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _listen(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # of a predecessor who was killed: the instance's lock is held by us
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        raise HostError(
+            f"cannot make the control socket {path}: {error.strerror}", "see whether /run is writable"
+        ) from None
+    path.chmod(0o600)
+    sock.listen(_CLIENTS_MAX)
+    sock.settimeout(0)
+    return sock
+
+
+def socket_path(instance: str) -> Path:
+    """Give where the daemon of an instance listens."""
+    return instance_paths(instance, BPFFS).control
+
+
+def ask(path: Path, question: Json, instance: str) -> Iterator[Json]:
+    """Ask the daemon at `path` and yield its lines; raises DaemonAbsent, or the error it tells."""
+    with _connected(path, instance) as sock:
+        sock.sendall(encode(question) + b"\n")
+        with sock.makefile("rb") as lines:
+            for line in lines:
+                yield _checked(_decode(line))
+
+
+def stream(path: Path, question: Json, instance: str, until: float) -> Iterator[list[bytes]]:
+    """Ask for events and yield batches of lines as they come, until the time `until` (monotonic seconds)."""
+    with _connected(path, instance) as sock:
+        sock.sendall(encode(question) + b"\n")
+        buffer, first = b"", True
+        while (left := until - time.monotonic()) > 0:
+            if not select.select([sock], [], [], min(left, _NAP_S))[0]:
+                continue
+            data = sock.recv(_RECEIVE)
+            if not data:
+                raise DaemonAbsent(f"the daemon '{instance}' has ended", "start it again: sudo tattle run")
+            *lines, buffer = (buffer + data).split(b"\n")
+            if first and lines:
+                _checked(_decode(lines.pop(0)))
+                first = False
+            yield [line + b"\n" for line in lines]
+
+
+def _connected(path: Path, instance: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        raise absent(instance) from None
+    except PermissionError:
+        sock.close()
+        raise NotRoot(f"{path} may not be opened: Permission denied", "run it with sudo") from None
+    return sock
+
+
+def absent(instance: str) -> DaemonAbsent:
+    """Give the error that says that the daemon does not run."""
+    option = "" if instance == "tattle" else f" --instance {instance}"
+    return DaemonAbsent(f"no tattle daemon '{instance}' is running", f"start it: sudo tattle run{option}")
+
+
+def _checked(line: Json) -> Json:
+    if "error" in line:
+        error = TattleError(str(line["error"]), str(line["hint"]))
+        error.exit_code = int(line["exit_code"])
+        raise error
+    return line
+
+
+def flows(path: Path, targets: list[str], instance: str) -> Json:
+    """Ask the daemon for all flows of `targets` (none: of everybody), as the object of the contract."""
+    answer = ask(path, {"ask": "flows", "targets": targets}, instance)
+    head = next(answer, None)
+    if head is None:
+        raise DaemonAbsent(f"the daemon '{instance}' ended while it was asked", "ask again, or see its log")
+    rows: list[Json] = []
+    for line in answer:
+        if "end" in line:
+            return {
+                "since": head["since"],
+                "flows": rows,
+                "losses": head["losses"],
+                "refused": head["refused"],
+            }
+        rows.append(line)
+    raise DaemonAbsent(f"the daemon '{instance}' ended while it answered", "ask again, or see its log")

@@ -1,0 +1,423 @@
+"""`tattle run`: the daemon, composed here and nowhere else, and its one loop."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import select
+import selectors
+import signal
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from exporters.http import auth, listener
+from exporters.logs import journald
+from exporters.logs.jsonl import EventLog
+from exporters.prometheus.series import Book
+from tracer import config
+from tracer.daemon import sdnotify
+from tracer.daemon.control import EVERYBODY, Client, ControlServer, encode, notice
+from tracer.errors import TattleError, UsageError
+from tracer.host import capabilities, cgroups
+from tracer.host.syscalls import keep_heap_small
+from tracer.session.session import Core, Line, engine_options
+from tracer.targets.finder import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from exporters.http.server import MetricsServer
+    from exporters.pages.live import Page
+    from tracer.history.recorder import Recorder
+    from tracer.host.cgroups import InstancePaths
+
+log = logging.getLogger("tattle")
+
+DRAIN_S: Final = 0.05  # with a log or a watcher: events come at most so late
+QUIET_S: Final = 0.2  # the same, where none has come for `BUSY_S`
+BUSY_S: Final = 1.0
+IDLE_S: Final = 0.5  # with neither: only to be there when the kernel's wake-up got lost
+TIDY_S: Final = 30.0
+_FIXED: Final = ("listen", "web", "limits", "history", "engine", "program_stats")  # need a restart
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says; it wins over the configuration. None and empty: says nothing."""
+
+    instance: str = "tattle"
+    config_file: Path | None = None
+    listen: str | None = None
+    log_file: str | None = None
+    targets: tuple[str, ...] = ()
+    loopback: bool = False
+    allow_missing: frozenset[str] = field(default_factory=frozenset)
+    object_path: Path | None = None
+    token_file: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    insecure: bool = False
+    engine: str | None = None
+
+    def effective(self) -> config.Config:
+        """Read the configuration and lay the command line over it; raises ConfigError or UsageError."""
+        found = config.load(self.config_file)
+        changes: dict[str, Any] = {"targets": tuple(dict.fromkeys((*found.targets, *self.targets)))}
+        if self.listen is not None:
+            config.address(self.listen)
+            changes["listen"] = self.listen
+        if self.log_file is not None:
+            changes["log_file"] = self.log_file
+        if self.engine is not None:
+            changes["engine"] = self.engine
+        if self.loopback:
+            changes["observe"] = config.Observe(loopback=True)
+        changes["web"] = self._web(found.web)
+        for target in self.targets:
+            parse(target)
+        settings = msgspec.structs.replace(found, **changes)
+        auth.check(config.address(settings.listen)[0], settings.listen, access(settings))
+        return settings
+
+    def _web(self, found: config.Web) -> config.Web:
+        given = {name: getattr(self, name) for name in ("token_file", "certificate", "key", "insecure")}
+        return msgspec.structs.replace(found, **{name: value for name, value in given.items() if value})
+
+
+def access(settings: config.Config) -> auth.Access:
+    """Give who may ask over HTTP, as exporters say it."""
+    return auth.Access(**msgspec.structs.asdict(settings.web))
+
+
+def run(options: RunOptions) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit code. Leaves only policies in force."""
+    settings = options.effective()
+    keep_heap_small()
+    with ExitStack() as stack:
+        signals = Signals()
+        stack.callback(signals.close)
+        sink = journald.take_over(options.instance)
+        if sink is not None:
+            stack.callback(sink.close)
+        paths = cgroups.instance_paths(options.instance, cgroups.bpffs_root())
+        listening = None
+        if not _locked(paths):  # else the engine says who holds it, which says more than a taken port
+            listening = stack.enter_context(listener.listen(*config.address(settings.listen)))
+        keys = access(settings).keys()
+        engine = engine_options(
+            options.instance,
+            settings,
+            allow_missing=options.allow_missing,
+            object_path=options.object_path,
+        )
+        core = Core(engine, paths.state, settings.policies())
+        stack.callback(core.close)
+        core.cut()
+        assert listening is not None  # the engine was opened, hence the lock was free
+        daemon = Daemon(options, settings, core, signals, sink)
+        stack.callback(daemon.close)
+        capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
+        daemon.serve(listening, keys, paths.control)
+        daemon.loop()
+        sdnotify.notify("STOPPING=1", "STATUS=Detaching")
+    return 0
+
+
+def _locked(paths: InstancePaths) -> bool:
+    """Say whether a daemon of this instance runs; the engine decides, this only chooses the better error."""
+    try:
+        with paths.lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+class Signals:
+    """Signals as bytes on a socket, so that the loop waits for them together with all else."""
+
+    HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.receiver, self._sender = socket.socketpair()
+        self.receiver.settimeout(0)
+        self._sender.settimeout(0)
+        self._old_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._old = {number: signal.signal(number, lambda *_: None) for number in self.HANDLED}
+
+    def take(self) -> bytes:
+        """Give the numbers of the signals that came."""
+        try:
+            return self.receiver.recv(64)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        """Handle signals as before."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        self.receiver.close()
+        self._sender.close()
+
+
+class Daemon:
+    """The loop: ring, signals, control socket and timers in one thread; scrapes come from others."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        settings: config.Config,
+        core: Core,
+        signals: Signals,
+        sink: journald.Journal | None = None,
+    ) -> None:
+        self._options = options
+        self._settings = settings
+        self._core = core
+        self._signals = signals
+        self._selector = selectors.DefaultSelector()
+        self._stop = False
+        self._told_at = 0.0
+        self._control: ControlServer | None = None
+        self._server: MetricsServer | None = None
+        self._waker = select.epoll()
+        accounts = core.accounts
+        self._book = Book(
+            accounts.registry,
+            accounts.decoder,
+            settings.metrics.max_destinations,
+            core.namer,
+            pid=settings.labels.pid,
+        )
+        accounts.on_settle(self._book.settle)
+        self._log = self._open_log(settings.log_file)
+        self._teller = journald.EventTeller(sink, accounts.count_lost) if sink else None
+        self._page: Page | None = None
+        self._recorder: Recorder | None = None
+        self._troubles: list[str] = []
+        core.retarget(settings.targets)
+
+    def _open_log(self, target: str | None) -> EventLog | None:
+        return EventLog(target, self._core.accounts.count_lost, notice) if target else None
+
+    def serve(self, listening: socket.socket, keys: auth.Keys, control: Path) -> None:
+        """Begin to answer: metrics, the control socket, the service manager, the human."""
+        # Not before the hooks are attached: these take as long to import as the rest together
+        from exporters.http.server import MetricsServer  # noqa: PLC0415
+        from exporters.pages.live import Ask, Page  # noqa: PLC0415
+        from exporters.prometheus.collector import Collector  # noqa: PLC0415
+
+        core = self._core
+        collector = Collector(
+            core.accounts,
+            self._book,
+            core.accounts.decoder,
+            core.engine.hooks,
+            core.states,
+        )
+        ask = Ask(core.states, core.rules, core.engine.hooks, self.ill)
+        self._page = Page(core.accounts, ask, lambda: core.accounts.clock.boot_ns)
+        self._server = MetricsServer(listening, keys)
+        self._server.start(collector, self.ill, self._page.assets())
+        self._control = ControlServer(control, self._selector, self._answer, core.accounts.count_lost)
+        self._selector.register(self._signals.receiver, selectors.EVENT_READ, self._signalled)
+        # Edge-triggered, in an epoll of its own: the ring is readable as long as anything is in it, but
+        # only the kernel half's wake-up, at its fill mark, is a reason not to wait for the timer.
+        for ring in (core.ring, core.namer.samples):
+            self._waker.register(ring.fileno(), select.EPOLLIN | select.EPOLLET)
+        self._selector.register(self._waker, selectors.EVENT_READ, lambda _: self._waker.poll(0))
+        self._record()
+        sdnotify.notify("READY=1", f"STATUS=Page at {self._url()}, metrics at /metrics")
+        self._greet()
+
+    def _record(self) -> None:
+        """Begin to write the history."""
+        if not self._settings.history.enabled:
+            return
+        from tracer.history.recorder import Recorder  # noqa: PLC0415
+        from tracer.history.store import FILE  # noqa: PLC0415 - SQLite takes 2 MB
+
+        core = self._core
+        path = core.engine.paths.state / FILE
+        self._recorder = Recorder(core.accounts, path, self._settings.history, core.namer.refresh)
+        self._recorder.start()
+
+    def _greet(self) -> None:
+        missing = self._core.engine.missing
+        for hook in missing:
+            log.warning("hook %s is missing: what it sees is not counted", hook)
+        instance = "" if self._options.instance == "tattle" else f" --instance {self._options.instance}"
+        sys.stderr.write(
+            f"tattle: {len(self._core.engine.hooks()) - len(missing)} hooks attached,"
+            f" page at {self._url()}, metrics at /metrics\n"
+            f"tattle: see what this host's programs do now: sudo tattle watch{instance}\n"
+        )
+        sys.stderr.flush()
+
+    def _url(self) -> str:
+        scheme = "https" if self._settings.web.certificate else "http"
+        return f"{scheme}://{self._settings.listen}/"
+
+    def ill(self) -> list[str]:
+        """Give what is wrong now, asked of the kernel: a line for each hook that is not attached."""
+        with self._core.accounts.lock:
+            if self._core.accounts.closed:
+                return ["tattle is stopping"]
+            hooks = self._core.engine.hooks()
+            policies = self._core.unenforced()
+        return [f"hook {hook.hook} is not attached" for hook in hooks if not hook.attached] + policies
+
+    def loop(self) -> None:
+        """Run until a signal ends it."""
+        watchdog = sdnotify.watchdog_interval()
+        tidy_at = alive_at = 0.0
+        while not self._stop:
+            listening = bool(self._log or self._teller or (self._control and self._control.watchers))
+            for key, mask in self._selector.select(self._pause() if listening else IDLE_S):
+                key.data(mask)
+            self._pump(listening=listening)
+            now = time.monotonic()
+            if now >= tidy_at:
+                tidy_at = now + TIDY_S
+                self._say_troubles()
+                self._core.tidy()
+                if self._page is not None:
+                    self._page.sample()
+            if watchdog and now >= alive_at:
+                alive_at = now + watchdog
+                sdnotify.notify("WATCHDOG=1")
+
+    def _pause(self) -> float:
+        return DRAIN_S if time.monotonic() - self._told_at < BUSY_S else QUIET_S
+
+    def _say_troubles(self) -> None:
+        """Log what is wrong now and was not a while ago, and what is well again."""
+        now = self.ill()
+        for what in now:
+            if what not in self._troubles:
+                log.error("%s", what, extra=journald.trouble(what))
+        for what in self._troubles:
+            if what not in now:
+                log.info("no longer: %s", what)
+        self._troubles = now
+
+    def _pump(self, *, listening: bool) -> None:
+        for lines in self._core.events(wanted=listening):
+            self._tell(lines)
+        self._tell([Line(EVERYBODY, text) for text in self._core.losses()])
+
+    def _tell(self, lines: list[Line]) -> None:
+        if lines:
+            self._told_at = time.monotonic()
+        if self._log is not None:
+            self._log.write(line.text for line in lines)
+        if self._teller is not None:
+            self._teller.tell(line.text for line in lines)
+        if self._control is not None:
+            for line in lines:
+                self._control.publish(line.who, line.text)
+            self._control.flush(notice)
+
+    def _signalled(self, _: int) -> None:
+        for number in self._signals.take():
+            if number == signal.SIGHUP:
+                self._reload()
+            else:
+                self._stop = True
+
+    def _reload(self) -> None:
+        sdnotify.reloading()
+        try:
+            fresh = self._options.effective()
+            self._core.targeting.find(fresh.targets, absent_ok=True)
+            self._relog(fresh)
+        except TattleError as error:
+            log.error("the old configuration stays: %s; %s", error.message, error.hint)  # noqa: TRY400 - no traceback
+        else:
+            self._take(fresh)
+            self._police(fresh)
+            log.info("configuration read again")
+        sdnotify.notify("READY=1")
+
+    def _police(self, fresh: config.Config) -> None:
+        """Put targets and policies in force; connections that are open are denied, but not cut any more."""
+        try:
+            self._core.restore(fresh.policies())
+            self._core.retarget(fresh.targets)
+        except TattleError as error:
+            log.error("targets and policies stay as they are: %s; %s", error.message, error.hint)  # noqa: TRY400 - no traceback
+
+    def _relog(self, fresh: config.Config) -> None:
+        if fresh.log_file == self._settings.log_file and self._log is not None:
+            self._log.reopen()
+            return
+        new = self._open_log(fresh.log_file)
+        if self._log is not None:
+            self._log.close()
+        self._log = new
+
+    def _take(self, fresh: config.Config) -> None:
+        for name in _FIXED:
+            if getattr(fresh, name) != getattr(self._settings, name):
+                log.warning("%s has changed: restart tattle to have it applied", name)
+        maps = self._core.engine.maps
+        maps.settings = maps.settings._replace(loopback=int(fresh.observe.loopback))
+        self._book.max_destinations = fresh.metrics.max_destinations
+        if fresh.labels.pid != self._settings.labels.pid:
+            log.warning("labels.pid has changed: restart tattle to have it applied")
+        self._settings = fresh
+
+    def _answer(self, question: dict[str, Any], client: Client) -> Iterator[bytes]:
+        """Answer a question of the control socket; raises TattleError for what cannot be answered."""
+        wants = self._core.targeting.chooser([str(text) for text in question.get("targets") or ()])
+        answers: dict[object, Callable[[], Iterator[bytes]]] = {
+            "flows": lambda: self._flows(wants, int(question.get("newest") or 0)),
+            "watch": lambda: self._watch(client, wants),
+            "policies": self._policies,
+        }
+        if question.get("ask") not in answers:
+            raise UsageError(
+                f"nobody answers {question.get('ask')!r} here", "client and daemon are of two versions"
+            )
+        return answers[question["ask"]]()
+
+    def _flows(self, wants: Any, newest: int) -> Iterator[bytes]:  # noqa: ANN401 - a chooser or None
+        head, rows = self._core.accounts.view(wants, newest)
+        head["refused"] = self._core.refused()
+        yield encode(head) + b"\n"
+        for row in rows:
+            yield encode(row) + b"\n"
+        yield b'{"end":true}\n'
+
+    def _policies(self) -> Iterator[bytes]:
+        """Somebody has blocked or unblocked a target: read again who has which name."""
+        self._core.retarget(self._settings.targets)
+        return iter([b'{"end":true}\n'])
+
+    def _watch(self, client: Client, wants: Any) -> Iterator[bytes]:  # noqa: ANN401
+        client.wants = wants or (lambda _: True)
+        return iter([b'{"watching":true}\n'])
+
+    def close(self) -> None:
+        """Hang up, and write what waits for the log."""
+        if self._server is not None:
+            self._server.close()
+        if self._control is not None:
+            self._control.close()
+        if self._recorder is not None:
+            self._recorder.close()
+        if self._log is not None:
+            self._pump(listening=True)
+            self._log.close()
+        self._waker.close()
+        self._selector.close()

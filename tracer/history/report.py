@@ -1,0 +1,93 @@
+"""The document of `tattle report`: what was seen, by hour, process, destination and phase. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tracer.model.process import KIND
+from tracer.model.records import timestamp
+from tracer.proof.evidence import totals
+from tracer.runtimes.purposes import Contact, Purposes
+
+if TYPE_CHECKING:
+    from tracer.history.query import Past
+    from tracer.history.reader import Seen
+
+Json = dict[str, Any]
+
+# The keys of one of `flows`, in their order; as those of `tattle flows`, for one hour
+WHERE: Final = ("proto", "direction", "remote_addr", "remote_port", "name", "name_source")
+COUNTS: Final = ("attempts", "established", "denied", "would_deny")
+SIZES: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
+KEYS: Final = (
+    *("hour", *KIND, *WHERE, "purpose", "unexpected", "scope", "phase"),
+    *(*COUNTS, *SIZES, "first_seen", "last_seen"),
+)
+
+# Lines of a log or for a watcher: no counter knows less for it. What could not be written was written later,
+# or there is a gap.
+_HARMLESS: Final = frozenset(
+    {
+        "ring_full",
+        "log_full",
+        "log_blocked",
+        "log_closed",
+        "journal_full",
+        "watcher_slow",
+        "events_unread",
+        "history_unwritten",
+    }
+)
+
+
+def document(past: Past) -> Json:
+    """Give the document: its frame, sums by scope of what was started here and of replies, and the flows."""
+    purposes = Purposes()
+    purposes.know(past.runtimes)
+    flows = [_flow(cell, past.target, purposes) for cell in past.cells]
+    return {**frame(past), "totals": totals(flows, "out"), "accepted": totals(flows, "in"), "flows": flows}
+
+
+def matters(losses: dict[str, int]) -> dict[str, int]:
+    """Give the losses for which the history knows less."""
+    return {reason: count for reason, count in losses.items() if count and reason not in _HARMLESS}
+
+
+def frame(past: Past) -> Json:
+    """Give what both documents say of their window: whole hours, the last one as far as it has passed."""
+    return {
+        "target": past.target,
+        "since": timestamp(past.since_ns),
+        "until": timestamp(past.until_ns),
+        "last_look": None if past.last_look_ns is None else timestamp(past.last_look_ns),
+        "complete": not past.gaps and not matters(past.losses),
+        "gaps": [
+            {
+                "start": timestamp(one.start_ns),
+                "end": timestamp(one.end_ns),
+                "reason": one.reason,
+                "counted": one.counted,
+            }
+            for one in past.gaps
+        ],
+        "losses": past.losses,
+    }
+
+
+def contact(cell: Seen) -> Contact:
+    """Give what a profile has to know of a cell."""
+    outward = cell.direction == "out"
+    return Contact(cell.name, cell.remote_port or 0, cell.scope, cell.phase, outward)
+
+
+def _flow(cell: Seen, target: str | None, purposes: Purposes) -> Json:
+    why = purposes.of(target if cell.target is None else cell.target, contact(cell))
+    found = cell._asdict() | {
+        "hour": timestamp(cell.hour_ns),
+        "purpose": why.text,
+        "unexpected": why.unexpected,
+        "denied": cell.denied or cell.denied_packets,
+        "first_seen": timestamp(cell.first_ns),
+        "last_seen": timestamp(cell.last_ns),
+    }
+    return {key: found[key] for key in KEYS}

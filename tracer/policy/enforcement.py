@@ -1,0 +1,376 @@
+"""Blocking targets: who is in one, what its policy is, and what the kernel says of both.
+
+The order leaves no gap: the cgroups come into the target, by path for those yet to be made, then its rules
+into the tables, then the policy into force, all at once; then open connections are cut. Whatever fails on
+the way leaves the old policy as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tracer.errors import HostError, KernelError, TargetRefused, TattleError, UsageError
+from tracer.host import resolv_conf
+from tracer.host.cgroups import walk_cgroups
+from tracer.host.files import locked
+from tracer.model.text import escape
+from tracer.policy.reset import cut
+from tracer.policy.rules import Mode, Policy, compile_policy
+from tracer.policy.store import PolicyFile, Saved, Source
+from tracer.policy.tables import PolicyTables, heirs
+from tracer.targets.finder import Target, parse
+from tracer.targets.membership import nearest, spread
+from tracer.targets.phases import Phases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from tracer.bpf.engine import Engine
+    from tracer.host.resolv_conf import Resolvers
+    from tracer.targets.finder import Finder, Selector, TargetBook
+
+log = logging.getLogger("tattle")
+
+HOOKS: Final = ("connect4", "connect6", "sendmsg4", "sendmsg6", "ingress", "egress", "cgroup_mkdir")
+"""Without one of these no promise can be made. Each has the name of its program."""
+MAPS: Final = (
+    *("policies", "rules", "names", "named", "openings", "resolvers", "lookups"),
+    *("settings", "cgroups", "target_paths", "sockets"),
+)
+"""What the programs judge by: pinned, as the hooks are, so that it stays when nobody holds it."""
+POLICIES: Final = "policies.json"
+
+
+class Blocked(NamedTuple):
+    """What `block` did: the target's cgroups, which of them exist, and how many connections were cut."""
+
+    cgroups: tuple[str, ...]
+    present: tuple[str, ...]
+    cut: int
+    resolvers: tuple[bytes, ...]  # that may be asked for names, 16 bytes each
+
+
+class State(NamedTuple):
+    """A policy as the kernel has it now; `active` only if all of it is in force for all of the target."""
+
+    saved: Saved
+    cgroup_ids: tuple[int, ...]
+    active: bool
+
+    @property
+    def enforced(self) -> bool:
+        """Whether what it denies is stopped, and not only counted."""
+        return self.active and self.saved.policy.mode is Mode.ENFORCE
+
+
+class Enforcement:
+    """The policies of one engine, and the file that keeps them."""
+
+    def __init__(self, engine: Engine, finder: Finder, book: TargetBook) -> None:
+        self._engine = engine
+        self._maps = engine.maps
+        self._finder = finder
+        self._book = book
+        self._tables = PolicyTables(engine.maps, engine.abi)
+        self._file = PolicyFile(engine.paths.state / POLICIES)
+
+    def saved(self) -> dict[str, Saved]:
+        """Read the policies that are kept, by target."""
+        return self._file.load()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep others from changing policies and targets meanwhile."""
+        return locked(self._engine.paths.policy_lock)
+
+    def targets(self) -> tuple[Target, ...]:
+        """Give the targets that have a policy, with their cgroups."""
+        return tuple(Target(name, self._book.number(name), one.cgroups) for name, one in self.saved().items())
+
+    def block(self, policy: Policy, *, cut_open: bool = True) -> Blocked:
+        """Put a policy in force and keep it. UsageError or HostError, and then nothing has changed.
+
+        Open connections that it denies are cut, unless `cut_open` is false: then they just fall silent.
+        """
+        with self.locked():
+            self._require_hooks()
+            policies = self.saved()
+            before = policies.get(policy.target)
+            fresh = Saved(policy, Source.COMMAND, self._places(parse(policy.target), before))
+            with self._file.replaced({**policies, policy.target: fresh}):
+                self._put(fresh, before, {*policies, policy.target})
+            present = tuple(path for path in fresh.cgroups if self._directory(path).is_dir())
+        asked = tuple(self._resolvers(fresh).named) if compile_policy(policy).names else ()
+        return Blocked(fresh.cgroups, present, self.cut(policy) if cut_open else 0, asked)
+
+    def unblock(self, text: str, *, watched: bool) -> Saved:
+        """Take a target's policy away; its cgroups stay in the target where it is `watched` anyway.
+
+        UsageError where it has none.
+        """
+        with self.locked():
+            policies = self.saved()
+            name = find_policy(text, policies)
+            gone = policies.pop(name)
+            with self._file.replaced(policies):
+                self.inherit(self._maps.target_paths(), policies)
+                if not watched:
+                    self._leave(self._book.number(name), ())
+        return gone
+
+    def restore(self, configured: Iterable[Policy] | None) -> list[TattleError]:
+        """Put the kept policies and those of the configuration (None: unread) in force; returns what failed.
+
+        One that fails keeps its place in the file and, if it is in force from before, in the kernel.
+        """
+        failures: list[TattleError] = []
+        with self.locked():
+            old = self.saved()
+            wanted = dict(old) if configured is None else _merged(old, configured)
+            for name, one in wanted.items():
+                try:
+                    wanted[name] = self._renewed(one, old.get(name), set(wanted))
+                except TattleError as error:
+                    wanted[name] = old.get(name, one)  # what may still be in force, not what was wished for
+                    failures.append(error)
+            try:
+                with self._file.replaced(wanted):
+                    self.inherit(self._maps.target_paths(), wanted)
+            except HostError as error:
+                self.inherit(self._maps.target_paths(), wanted)
+                failures.append(error)
+            for name in old.keys() - wanted.keys():
+                self._leave(self._book.number(name), ())
+        return failures
+
+    def inherit(self, paths: dict[bytes, int], policies: Iterable[str]) -> None:
+        """Give what is watched inside of a blocked target its policy; take policies away that nobody has."""
+        owners = {self._book.number(name) for name in policies}
+        inside = heirs(paths, owners)
+        for heir, owner in inside.items():
+            self._tables.share(owner, [heir])
+        self._tables.remove(self._tables.in_force().keys() - owners - inside.keys())
+
+    def renew(self) -> None:
+        """Have every socket judged anew, after cgroups have changed their target."""
+        self._tables.renew()
+
+    def tell_phases(self) -> None:
+        """Have it told what those that have a policy are doing, where their API is known."""
+        with self.locked():
+            known = {one.id: found for one in self.targets() if (found := self._finder.runtime(one))}
+            Phases(self._engine).apply(known, all_of_them=False)
+
+    def cut(self, policy: Policy) -> int:
+        """Cut the open connections that a policy denies; returns how many."""
+        if policy.mode is not Mode.ENFORCE:
+            return 0
+        owners = {self._book.number(name) for name in self.saved()}
+        owner = self._book.number(policy.target)
+        inside = heirs(self._maps.target_paths(), owners)
+        numbers = {owner, *(heir for heir, of in inside.items() if of == owner)}
+        return cut(self._engine, numbers, compile_policy(policy), self._tables.opened(owner))
+
+    def tidy(self) -> None:
+        """Forget addresses whose time is over, and follow a host whose resolvers have changed."""
+        self._tables.tidy()
+        in_force = self._tables.in_force()
+        for name, one in self.saved().items():
+            held = in_force.get(self._book.number(name))
+            if held is not None and held.names:
+                self._tables.follow_resolvers(held.number, *self._resolvers(one))
+
+    def _resolvers(self, one: Saved) -> Resolvers:
+        return resolv_conf.look(self._directory(path) for path in one.cgroups)
+
+    def states(self) -> list[State]:
+        """Ask the kernel how each policy stands now."""
+        hooked = self.hooked()
+        return [self._state(one, hooked=hooked) for one in self.saved().values()]
+
+    def hooked(self) -> bool:
+        """Say whether every hook is attached, by our own programs, and pinned with all that it needs."""
+        return self.lack() is None
+
+    def lack(self) -> str | None:
+        """Name a hook that is not attached or a pin that is gone; None where all is there."""
+        if gone := self._unhooked():
+            return f"hook {gone[0]} is not attached"
+        if unpinned := sorted({*HOOKS, *MAPS} - self._engine.pinned()):
+            return f"the pin of {unpinned[0]} is gone"
+        return None
+
+    def _unhooked(self) -> list[str]:
+        """Name the hooks that are not attached, or whose program somebody has exchanged."""
+        return [
+            hook.hook
+            for hook in self._engine.hooks()
+            if hook.hook in HOOKS and not (hook.attached and hook.program == hook.hook)
+        ]
+
+    def _require_hooks(self) -> None:
+        from tracer.cli.doctor import WARN, version1  # noqa: PLC0415 - only who blocks needs it
+
+        if gone := self._unhooked():
+            raise HostError(
+                f"nothing can be blocked: hook {gone[0]} is not attached",
+                "restart tattle; tattle doctor says what this kernel refuses",
+            )
+        if not self.hooked():
+            raise HostError(
+                "nothing was blocked: tattle has just ended, or its pins are gone", "try it again"
+            )
+        check = version1()
+        if check.result == WARN:
+            raise HostError(f"nothing can be blocked: cgroup v1 {check.said}", check.mend)
+
+    def _places(self, selector: Selector, before: Saved | None = None) -> tuple[str, ...]:
+        """Give the cgroups of a target, where it is now and where it will appear.
+
+        One that cannot be found, a container for instance, stays where it was before.
+        """
+        awaited = self._finder.expected(selector)
+        try:
+            found = self._finder.find(selector)
+        except TargetRefused:
+            raise
+        except HostError:
+            found = before.cgroups if before and not awaited else ()
+            if not found and not awaited:
+                raise
+        paths = tuple(dict.fromkeys((*found, *awaited)))
+        self._refuse(selector, paths)
+        return paths
+
+    def _refuse(self, selector: Selector, paths: Iterable[str]) -> None:
+        longest = self._maps.shape("target_paths").key_size - 1
+        taken = self._maps.target_paths()
+        blocked = {self._book.number(name): name for name in self.saved()}
+        for path in paths:
+            raw = os.fsencode(path)
+            other = blocked.get(taken.get(raw, 0), selector.text)
+            if other != selector.text:
+                raise UsageError(
+                    f"'{escape(selector.text)}' is {escape(path)}, which is blocked as '{escape(other)}'",
+                    f"unblock it first: tattle unblock {escape(other)}",
+                )
+            if len(raw) > longest:
+                raise TargetRefused(
+                    f"the path of '{escape(selector.text)}' has {len(raw)} bytes, {longest} are the most",
+                    "block a cgroup above it",
+                )
+
+    def _renewed(self, one: Saved, before: Saved | None, owners: set[str]) -> Saved:
+        self._require_hooks_to_come()
+        fresh = Saved(one.policy, one.source, self._places(parse(one.policy.target), before))
+        self._put(fresh, before, owners)
+        return fresh
+
+    def _require_hooks_to_come(self) -> None:
+        """Before anything is attached: look at what could be loaded."""
+        lacking = [hook for hook in HOOKS if hook in self._engine.refused]
+        if lacking:
+            raise HostError(
+                f"nothing can be blocked: this kernel refuses hook {lacking[0]}", "tattle doctor says more"
+            )
+
+    def _put(self, fresh: Saved, before: Saved | None, owners: set[str]) -> None:
+        number = self._book.number(fresh.policy.target)
+        table = compile_policy(fresh.policy)
+        entered = self._enter(number, fresh.cgroups)
+        try:
+            self._tables.put(number, table, self._resolvers(fresh).named if table.names else {})
+        except TattleError:
+            for path, old in entered.items():
+                self._maps.set_target(path, old)
+            spread(self._maps)
+            raise
+        self.inherit(self._maps.target_paths(), owners)
+        if before is not None:
+            self._leave(number, fresh.cgroups)
+
+    def _enter(self, number: int, paths: Iterable[str]) -> dict[bytes, int]:
+        """Put cgroups into a target: by path first, then those that exist; returns what paths had before."""
+        present = self._maps.target_paths()
+        old: dict[bytes, int] = {}
+        for raw in map(os.fsencode, paths):
+            old[raw] = present.get(raw, 0)
+            if old[raw] != number:
+                self._maps.set_target(raw, number)
+        for path in paths:
+            for cgroup, where in self._below(path):
+                self._know(cgroup, where)
+        spread(self._maps)
+        return old
+
+    def _know(self, cgroup: int, path: bytes) -> None:
+        try:
+            self._maps.add_cgroup(cgroup, path)
+        except KernelError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            # The kernel half then looks for a target above it; `active` says that it is not sure.
+            log.warning("no room for cgroup %s: raise limits.cgroups", escape(path))
+
+    def _leave(self, number: int, kept: Iterable[str]) -> None:
+        keep = set(map(os.fsencode, kept))
+        for path, target in self._maps.target_paths().items():
+            if target == number and path not in keep:
+                self._maps.set_target(path, 0)
+        spread(self._maps)
+
+    def _below(self, path: str) -> Iterator[tuple[int, bytes]]:
+        """Yield (id, path) of a cgroup and all below it, if it exists."""
+        directory = self._directory(path)
+        if directory.is_dir():
+            base = os.fsencode(path)
+            for number, below in walk_cgroups(directory):
+                yield number, base + (below if below != b"/" else b"")
+
+    def _directory(self, path: str) -> Path:
+        return self._engine.root / path.lstrip("/")
+
+    def _state(self, one: Saved, *, hooked: bool) -> State:
+        number = self._book.number(one.policy.target)
+        paths = self._maps.target_paths()
+        below = [found for path in one.cgroups for found in self._below(path)]
+        in_force = self._tables.in_force().get(number)
+        whole = (
+            hooked
+            and in_force is not None
+            and in_force[1:4] == (one.policy.mode, one.policy.default_allow, one.policy.strict)
+            and all(paths.get(os.fsencode(path)) == number for path in one.cgroups)
+            and all(self._is_covered(cgroup, path, number, paths) for cgroup, path in below)
+        )
+        return State(one, tuple(sorted(cgroup for cgroup, _ in below)), whole)
+
+    def _is_covered(self, cgroup: int, path: bytes, number: int, paths: dict[bytes, int]) -> bool:
+        """Say whether the kernel has a cgroup in the target, or in another one that is nearer to it."""
+        row = self._maps.cgroup(cgroup)
+        return row is not None and row.target == (nearest(path, paths) or number)
+
+
+def find_policy(text: str, policies: dict[str, Saved]) -> str:
+    """Find the policy of a target by its selector, however it is spelled."""
+    if text in policies:
+        return text
+    wanted = parse(text)
+    for name in policies:
+        other = parse(name)
+        if (other.kind, other.value) == (wanted.kind, wanted.value):
+            return name
+    blocked = ", ".join(map(escape, policies)) or "nothing is"
+    raise UsageError(f"'{escape(text)}' is not blocked", f"blocked: {blocked}")
+
+
+def _merged(old: dict[str, Saved], configured: Iterable[Policy]) -> dict[str, Saved]:
+    """Lay the configuration over what is kept: it decides for its targets, also for those it has dropped."""
+    found = {name: one for name, one in old.items() if one.source is Source.COMMAND}
+    for policy in configured:
+        before = old.get(policy.target)
+        found[policy.target] = Saved(policy, Source.CONFIG, before.cgroups if before else ())
+    return found

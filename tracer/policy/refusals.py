@@ -1,0 +1,59 @@
+"""Names that a policy has refused, and the command that would allow each: what a blocked pull needs to go on.
+
+Pure: bytes and values in, values out. Bounded, for a program may ask for any number of names; what finds no
+room is still counted in its flow as denied.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tracer.policy.rules import as_command
+
+if TYPE_CHECKING:
+    from tracer.policy.rules import Policy
+
+TARGETS_MAX: Final = 64
+NAMES_MAX: Final = 64  # of one target; the oldest makes room
+
+
+class Refused(NamedTuple):
+    """A name that a target may not speak to; `port` None: it was only asked for by DNS."""
+
+    target: str
+    name: str
+    port: int | None
+
+
+class Refusals:
+    """The names that were refused of late, by target."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, OrderedDict[str, int | None]] = OrderedDict()
+
+    def add(self, one: Refused) -> bool:
+        """Remember a refusal; says whether it is news."""
+        names = self._known.setdefault(one.target, OrderedDict())
+        news = one.name not in names
+        names[one.name] = one.port or names.get(one.name)
+        if len(names) > NAMES_MAX:
+            names.popitem(last=False)
+        if len(self._known) > TARGETS_MAX:
+            self._known.popitem(last=False)
+        return news
+
+    def items(self) -> list[Refused]:
+        """Give what is remembered, oldest first."""
+        return [
+            Refused(target, name, port)
+            for target, names in self._known.items()
+            for name, port in names.items()
+        ]
+
+
+def allowing(policy: Policy, refused: Refused, instance: str) -> str:
+    """Give the command that allows this name, too, and changes nothing else of the policy."""
+    rule = refused.name if refused.port is None else f"{refused.name}:{refused.port}"
+    return as_command(replace(policy, allow=(*policy.allow, rule)), instance)

@@ -1,0 +1,280 @@
+"""Policies in the kernel's tables: put in force, replaced and removed, whole or not at all.
+
+A policy's rules stand in `rules` under a number of its own, so that the one write to `policies` exchanges
+all of it at once. Then the generation grows, and every socket is judged anew at its next packet. Old rules
+are deleted when no program that runs can still be reading them.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tracer.bpf import libbpf
+from tracer.bpf.btf import pack
+from tracer.errors import HostError, KernelError
+from tracer.host import syscalls
+from tracer.policy.rules import Mode, ScopeBit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from tracer.bpf.abi import Abi
+    from tracer.bpf.maps.tables import Maps
+    from tracer.policy.name_rules import NameEntry
+    from tracer.policy.rules import Entry, PortRule, Table
+
+_POLICY_BITS: Final = 32  # the first word of a key in `rules`
+_NUMBER_AT: Final = {"rules": 4, "names": 0, "named": 0, "resolvers": 0}  # of the policy, in a map's keys
+_FULL: Final = frozenset({errno.E2BIG, errno.ENOSPC})
+
+
+class InForce(NamedTuple):
+    """What the kernel has of a target's policy: its number, what it does, its rules of scopes."""
+
+    number: int
+    mode: Mode | None
+    default_allow: bool
+    strict: bool
+    names: bool
+
+
+class PolicyTables:
+    """The maps of policies and their rules, and the generation, by target number."""
+
+    def __init__(self, maps: Maps, abi: Abi) -> None:
+        self._maps = maps
+        self._abi = abi
+        self._modes = abi.enums["policy_mode"]
+        self._policies = maps.fd("policies")
+        self._forms = abi.enums["name_form"]
+        self._kinds = abi.enums["name_kinds"]
+        self._missed: dict[int, set[bytes]] = {}
+
+    def put(self, target: int, table: Table, resolvers: Mapping[bytes, int] | None = None) -> None:
+        """Put a policy in force for a target, in place of what it had; `resolvers` may be asked for names.
+
+        They are addresses of 16 bytes, each with a number that says, in bits, who names it. Raises HostError
+        where a table is full; then nothing has changed.
+        """
+        if self._stale() and syscalls.wait_for_readers():
+            self._sweep()
+        number = self._fresh_number()
+        try:
+            for entry in table.entries:
+                self._insert(number, entry)
+            for name in table.names:
+                self._insert_name(number, name)
+            for address, by in (resolvers or {}).items() if table.names else ():
+                self._let_ask(number, address, by)
+            libbpf.update(self._policies, struct.pack("<I", target), self._value(number, table))
+        except KernelError as error:
+            self._forget(number)
+            raise self._refused(error, table) from error
+        if self.renew():
+            self._sweep()
+
+    def share(self, owner: int, heirs: Iterable[int]) -> None:
+        """Let other targets have the very policy of `owner`."""
+        value = self._lookup(owner)
+        new = [heir for heir in heirs if value is not None and self._lookup(heir) != value]
+        for heir in new:
+            libbpf.update(self._policies, struct.pack("<I", heir), value or b"")
+        if new:
+            self.renew()
+
+    def remove(self, targets: Iterable[int]) -> int:
+        """Take the policies of these targets away; returns how many had one."""
+        gone = sum(libbpf.delete(self._policies, struct.pack("<I", target)) for target in targets)
+        if gone and self.renew():
+            self._sweep()
+        return gone
+
+    def in_force(self) -> dict[int, InForce]:
+        """Ask the kernel which targets have a policy."""
+        words = {self._modes["POLICY_ENFORCE"]: Mode.ENFORCE, self._modes["POLICY_AUDIT"]: Mode.AUDIT}
+        found = {}
+        for target in self._targets():
+            value = self._lookup(target)
+            if value is not None:
+                number, mode, default_allow, strict, names, *_ = struct.unpack(self._abi.policy.format, value)
+                found[target] = InForce(
+                    number, words.get(mode), bool(default_allow), bool(strict), bool(names)
+                )
+        return found
+
+    def follow_resolvers(self, number: int, named: Mapping[bytes, int], certain: int) -> None:
+        """Let these resolvers (see `put`) be asked under the policy of this number, in the end no others.
+
+        `certain` are the bits of those who have named all that they know. Only theirs are forgotten, and only
+        when they miss twice in a row: neither a file that is being written nor a service between stop and
+        start costs anybody a resolver.
+        """
+        present = dict(self._asked(number))
+        for address, by in named.items():
+            if (all_by := by | present.get(address, 0) & ~certain) != present.get(address):
+                self._let_ask(number, address, all_by)
+        missing = {one for one, by in present.items() if one not in named and not by & ~certain}
+        for address in missing & self._missed.get(number, set()):
+            key = struct.pack(self._abi.numbered_address.format, number, address)
+            libbpf.delete(self._maps.fd("resolvers"), key)
+        self._missed[number] = missing
+
+    def _let_ask(self, number: int, address: bytes, by: int) -> None:
+        key = struct.pack(self._abi.numbered_address.format, number, address)
+        libbpf.update(self._maps.fd("resolvers"), key, struct.pack("<I", by))
+
+    def _asked(self, policy: int) -> Iterator[tuple[bytes, int]]:
+        fd, shape = self._maps.fd("resolvers"), self._maps.shape("resolvers")
+        for keys, values in libbpf.batches(fd, shape.key_size, shape.value_size):
+            addresses = struct.iter_unpack(self._abi.numbered_address.format, keys)
+            for (number, address), (by,) in zip(addresses, struct.iter_unpack("<I", values), strict=True):
+                if number == policy:
+                    yield address, by
+
+    def opened(self, target: int) -> set[bytes]:
+        """Give the addresses, 16 bytes each, that answers have opened for a target."""
+        return {address for number, address, _ in self._openings() if number == target}
+
+    def tidy(self) -> int:
+        """Forget addresses whose time is over; returns how many."""
+        now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+        old = [(number, address) for number, address, until in self._openings() if until < now]
+        for number, address in old:
+            key = struct.pack(self._abi.numbered_address.format, number, address)
+            libbpf.delete(self._maps.fd("openings"), key)
+        return len(old)
+
+    def _openings(self) -> Iterator[tuple[int, bytes, int]]:
+        fd, shape = self._maps.fd("openings"), self._maps.shape("openings")
+        for keys, values in libbpf.batches(fd, shape.key_size, shape.value_size):
+            addresses = struct.iter_unpack(self._abi.numbered_address.format, keys)
+            times = struct.iter_unpack(self._abi.opening.format, values)
+            for (number, address), by in zip(addresses, times, strict=True):
+                yield number, address, max(by[1::2])
+
+    def _stale(self) -> list[tuple[str, bytes]]:
+        """Find rules of no policy: of replaced ones, and what a killed predecessor left half done."""
+        used = {one.number for one in self.in_force().values()}
+        return [(name, key) for name, key, number in self._numbered() if number not in used]
+
+    def _numbered(self) -> Iterator[tuple[str, bytes, int]]:
+        for name, at in _NUMBER_AT.items():
+            for key in libbpf.keys(self._maps.fd(name), self._maps.shape(name).key_size):
+                yield name, key, struct.unpack_from("<I", key, at)[0]
+
+    def _sweep(self) -> None:
+        for name, key in self._stale():
+            libbpf.delete(self._maps.fd(name), key)
+
+    def renew(self) -> bool:
+        """Have all sockets judged anew, once nobody can still be judging by what was replaced.
+
+        False where the kernel could not tell when that was. Waiting also keeps the next write from reusing an
+        element that is being read: a hash map gives the one that was replaced to the very next update
+        (kernel/bpf/hashtab.c).
+        """
+        waited = syscalls.wait_for_readers()
+        now = self._maps.settings
+        self._maps.settings = now._replace(generation=now.generation % 0xFFFFFFFF + 1)
+        return waited
+
+    def _targets(self) -> list[int]:
+        return [struct.unpack("<I", key)[0] for key in libbpf.keys(self._policies, 4)]
+
+    def _lookup(self, target: int) -> bytes | None:
+        return libbpf.lookup(self._policies, struct.pack("<I", target), self._abi.policy.size)
+
+    def _fresh_number(self) -> int:
+        return max((one.number for one in self.in_force().values()), default=0) + 1
+
+    def _key(self, number: int, entry: Entry) -> bytes:
+        address = entry.prefix.address.to_bytes(16)
+        return struct.pack(self._abi.rule_key.format, _POLICY_BITS + entry.prefix.bits, number, address)
+
+    def _insert(self, number: int, entry: Entry) -> None:
+        value = struct.pack(self._abi.rules.format, *self._ports(entry.ports))
+        libbpf.update(self._maps.fd("rules"), self._key(number, entry), value)
+
+    def _ports(self, ports: tuple[PortRule, ...]) -> list[int]:
+        """Give the words of a struct rules."""
+        said = [int(word) for port in ports for word in port]
+        return [len(ports), *said, *bytes(len(self._abi.rules.fields) - 1 - len(said))]
+
+    def _insert_name(self, number: int, entry: NameEntry) -> None:
+        """Enter a name as DNS writes it, as TLS does, and by its number."""
+        below = "_BELOW" if entry.pattern.wildcard else ""
+        said = (entry.id, entry.deny, entry.lan, entry.rule, *self._ports(entry.ports))
+        value = struct.pack(self._abi.name_rules.format, *said)
+        for form, text in (("WIRE", entry.pattern.wire), ("TEXT", entry.pattern.name.encode())):
+            key = struct.pack(
+                self._abi.name_key.format, number, self._forms[f"NAME_{form}{below}"], len(text), text
+            )
+            libbpf.update(self._maps.fd("names"), key, value)
+        key = struct.pack(self._abi.named_key.format, number, entry.id)
+        libbpf.update(self._maps.fd("named"), key, value)
+
+    def _forget(self, number: int) -> None:
+        for name, key, found in list(self._numbered()):
+            if found == number:
+                libbpf.delete(self._maps.fd(name), key)
+
+    def _name_kinds(self, table: Table) -> int:
+        said = {port.deny for name in table.names for port in name.ports}
+        return (self._kinds["NAMES_ALLOWED"] if False in said else 0) | (
+            self._kinds["NAMES_DENIED"] if True in said else 0
+        )
+
+    def _value(self, number: int, table: Table) -> bytes:
+        policy = table.policy
+        fields: dict[str, int | bytes] = {
+            "number": number,
+            "mode": self._modes["POLICY_AUDIT" if policy.mode is Mode.AUDIT else "POLICY_ENFORCE"],
+            "default_allow": policy.default_allow,
+            "strict": policy.strict,
+            "names": self._name_kinds(table),
+            "allow_scopes": _mask(table.allow_scopes),
+            "deny_scopes": _mask(table.deny_scopes),
+        }
+        fields |= {f"allow_rule[{bit.value}]": rule for bit, rule in table.allow_scopes.items()}
+        fields |= {f"deny_rule[{bit.value}]": rule for bit, rule in table.deny_scopes.items()}
+        return pack(self._abi.policy, fields)
+
+    def _refused(self, error: KernelError, table: Table) -> HostError:
+        if error.errno not in _FULL:
+            return error
+        room, names = self._maps.shape("rules").max_entries, self._maps.shape("named").max_entries
+        return HostError(
+            f"the policy of {table.policy.target} has {len(table.entries)} prefixes and {len(table.names)}"
+            f" names, more than there is room for: {room} and {names} in all; nothing has changed",
+            "take wider prefixes or wildcards, or unblock another target",
+        )
+
+
+def _mask(scopes: dict[ScopeBit, int]) -> int:
+    return sum(1 << bit for bit in scopes)
+
+
+def heirs(paths: dict[bytes, int], owners: set[int]) -> dict[int, int]:
+    """Say which targets without a policy lie inside of one that has one: {heir: owner}.
+
+    The kernel asks the nearest target only. What is merely watched inside a blocked target has to be
+    blocked as well.
+    """
+    found = {}
+    for path, number in paths.items():
+        if number not in owners:
+            owner = _above(path, paths, owners)
+            if owner is not None:
+                found[number] = owner
+    return found
+
+
+def _above(path: bytes, paths: dict[bytes, int], owners: set[int]) -> int | None:
+    while path:
+        path = path.rpartition(b"/")[0]
+        if paths.get(path) in owners:
+            return paths[path]
+    return None

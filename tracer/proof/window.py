@@ -1,0 +1,280 @@
+"""`tattle prove`: what left while a command ran or a target was watched, and whether that is all of it.
+
+The verdict rests on programs of its own (observer.py), on links that were the same before and after, on
+loss counters that did not move, and on what the target holds open that no hook sees (sockets.py, seccomp.py).
+What follows from all that is worked out in evidence.py, for `verify`, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tracer import __version__
+from tracer.errors import HostError, UsageError
+from tracer.host.cgroups import cgroup2_root
+from tracer.model.records import timestamp
+from tracer.model.text import escape
+from tracer.proof import canonical, evidence, limits
+from tracer.proof.child import Cgroup, Child, Signals
+from tracer.proof.observer import Enforcing, Witness
+from tracer.proof.seccomp import CallListener
+from tracer.proof.sockets import Holdings, who
+from tracer.targets.finder import Finder
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+Json = dict[str, Any]
+
+DRAIN_S: Final = 0.05
+_FAR: Final = 3600.0  # sigtimedwait(2) takes no infinite time
+_PAUSES: Final = 20  # a look at processes is followed by a pause so many times as long
+_HTML: Final = frozenset({".html", ".htm"})
+
+
+@dataclass(frozen=True)
+class ProveOptions:
+    """What was asked: a command (`words`), or a target, or both; `seconds` None is until Ctrl-C."""
+
+    instance: str
+    target: str | None
+    words: tuple[str, ...]
+    seconds: float | None
+    reports: tuple[Path, ...]
+    pages: tuple[Path, ...]
+    key: Path | None
+    as_json: bool
+    engine: str | None = None
+
+
+def prove(options: ProveOptions) -> int:
+    """Watch, report, and return the exit code of the verdict."""
+    _check(options)
+    key = _key(options.key)
+    with Signals() as signals, contextlib.ExitStack() as stack:
+        report = _Window(options, signals, stack).report()
+    report = _sealed(report, key)
+    _hand_out(report, options)
+    return evidence.EXIT_CODES[report["verdict"]]
+
+
+def _check(options: ProveOptions) -> None:
+    """Refuse what makes no sense, before anything is attached or started."""
+    if not options.words and options.target is None:
+        raise UsageError(
+            "nothing to prove: no command and no target", "tattle prove -- COMMAND, or --target T"
+        )
+    if options.words and options.seconds is not None:
+        raise UsageError("--for and a command: which one ends it?", "give one of them")
+    for path in (*options.reports, *options.pages):
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise HostError(
+                f"the report {escape(str(path))} cannot be written", "give a path in a directory that exists"
+            )
+
+
+def _key(path: Path | None) -> Ed25519PrivateKey | None:
+    if path is None:
+        return None
+    from tracer.proof import signing  # noqa: PLC0415 - the library is for those who sign
+
+    return signing.load_key(path)
+
+
+class _Before(NamedTuple):
+    """How things stood when the window began."""
+
+    start: str
+    links: dict[str, tuple[int, int]]
+    processes: int
+
+
+class _Window:
+    """The time that is proved; everything is put up in `stack`, and taken away with it."""
+
+    def __init__(self, options: ProveOptions, signals: Signals, stack: contextlib.ExitStack) -> None:
+        self._options = options
+        self._signals = signals
+        root = cgroup2_root()
+        self._cgroup: Cgroup | None = None
+        selector = options.target
+        if selector is None:
+            self._cgroup = stack.enter_context(Cgroup(root, Finder(root).cgroup_of("self")))
+            selector = f"cgroup:{self._cgroup.path}"
+        self._witness = stack.enter_context(Witness(options.instance, selector, options.engine))
+        self._enforcing = Enforcing(options.instance, selector, self._witness.cgroups)
+        self._holdings = Holdings(self._witness.engine, self._witness.cgroups, self._witness.ours)
+        self._calls = CallListener(self._holdings.add_call)
+        self._next_look = 0.0
+        self._child: Child | None = None
+
+    def report(self) -> Json:
+        """Run the window to its end and say what was in it."""
+        before = self._begin()
+        if self._options.words:
+            self._start()
+        self._run()
+        self._witness.settle(self._signals.wait)
+        self._holdings.look()
+        self._follow()
+        end = timestamp(time.time_ns())
+        self._witness.finish()
+        return self._observed(before, end)
+
+    def _begin(self) -> _Before:
+        if self._cgroup is not None:
+            self._holdings.look_at_own(range(3))
+        self._holdings.look()
+        links = self._witness.engine.links()
+        count = len(self._holdings.processes())
+        return _Before(self._witness.begin(), links, count)
+
+    def _start(self) -> None:
+        if self._cgroup is None:
+            self._child = Child(self._options.words, None, self._signals)
+        else:
+            words, place = self._options.words, self._cgroup.directory
+            self._child = Child(words, place, self._signals, self._calls.install)
+            self._calls.listen()
+            self._witness.recognize()
+
+    def _run(self) -> None:
+        seconds = self._options.seconds
+        until = time.monotonic() + seconds if seconds is not None else float("inf")
+        while time.monotonic() < until and not (self._child is not None and self._child.ended()):
+            told = self._signals.wait(min(DRAIN_S, until - time.monotonic()))
+            if told is not None and (self._child is None or self._child.handle(told)):
+                return
+            self._witness.drain()
+            self._look()
+
+    def _look(self) -> None:
+        begun = time.monotonic()
+        if begun >= self._next_look:
+            self._holdings.look()
+            self._witness.recognize()
+            now = time.monotonic()
+            self._next_look = now + _PAUSES * (now - begun)
+
+    def _follow(self) -> None:
+        """Look for processes of the command that left its cgroup: root may do that, and they then sent."""
+        if self._cgroup is None or self._child is None:
+            return
+        for flow in self._witness.strayed(self._holdings.seen | {self._child.pid}):
+            what = f"left for the control group {flow['cgroup']} and sent to {flow['remote_addr']} from there"
+            self._holdings.add({"pid": flow["pid"], "comm": flow["comm"], "what": what})
+
+    def _observed(self, before: _Before, end: str) -> Json:
+        witness, engine = self._witness, self._witness.engine
+        flows = evidence.with_denials(witness.flows(), self._enforcing.denied())
+        after, hooks = engine.links(), engine.hooks()
+        running = [who(pid) for pid in self._holdings.processes()] if self._cgroup else []
+        report: Json = {
+            "format": evidence.FORMAT,
+            "window": {"start": before.start, "end": end},
+            "command": [escape(word) for word in self._options.words] or None,
+            "exit_code": self._child.exit_code if self._child else None,
+            "target": self._options.target,
+            "cgroups": [escape(path) for path in witness.cgroups],
+            "flows": flows,
+            "requests": witness.requests,
+            "preexisting_sockets": self._holdings.sockets,
+            "unseen": self._holdings.unseen,
+            "hooks": [_hook(hook._asdict(), before.links, after) for hook in hooks],
+            "maps": [size._asdict() for size in engine.maps.sizes()],
+            "losses": witness.core.accounts.losses(),
+            "left_running": running,
+            "denials_from": self._enforcing.instance,
+            "limits": limits.tell(self._facts(before, running)),
+            "timeline": {
+                "samples": [list(sample) for sample in witness.samples],
+                "marks": witness.marks,
+                "more_marks": witness.more_marks,
+                "more_requests": witness.more_requests,
+            },
+            "tool": {
+                "version": __version__,
+                "engine": engine.made_by,
+                "object_sha256": engine.object_sha256,
+                "files_sha256": _files_sha256(),
+            },
+            "kernel": platform.release(),
+        }
+        report = evidence.whole(report)
+        return dict.fromkeys(("verdict", "reasons")) | report | evidence.conclude(report)
+
+    def _facts(self, before: _Before, running: list[Json]) -> limits.Facts:
+        return limits.Facts(
+            wrapped=self._cgroup is not None,
+            listened=self._calls.active,
+            looks=self._holdings.looks,
+            empty=self._cgroup is None and not before.processes,
+            powers={name: sorted(held) for name, held in sorted(self._holdings.powers.items())},
+            running=len(running),
+            notes=[self._enforcing.note] if self._enforcing.note else [],
+        )
+
+
+def _hook(hook: Json, before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> Json:
+    was, now = before.get(hook["hook"], (0, 0)), after.get(hook["hook"], (0, 0))
+    return hook | {"program_id": now[1], "link_id_before": was[0], "program_id_before": was[1]}
+
+
+def _files_sha256() -> str:
+    """Give one hash over the Python files of this tool, by path and content."""
+    root = Path(__file__).parents[2]
+    found = hashlib.sha256()
+    for path in sorted([*root.glob("tracer/**/*.py"), *root.glob("exporters/**/*.py")]):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        found.update(f"{path.relative_to(root)}\0{content}\n".encode())
+    return found.hexdigest()
+
+
+def _sealed(report: Json, key: Ed25519PrivateKey | None) -> Json:
+    sealed = canonical.seal(report)
+    if key is None:
+        return sealed
+    from tracer.proof import signing  # noqa: PLC0415 - the library is for those who sign
+
+    return signing.sign(sealed, key)
+
+
+def _hand_out(report: Json, options: ProveOptions) -> None:
+    """Write what was asked for; the page for people goes where the command's own output does not."""
+    for path in options.reports:
+        _write(path, _page(report) if path.suffix.lower() in _HTML else _text(report))
+    for path in options.pages:
+        _write(path, _page(report))
+    if options.as_json:
+        sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
+        return
+    from exporters.terminal.proof import print_proof  # noqa: PLC0415 - rich is not for those who want JSON
+
+    print_proof(report, to_stderr=bool(options.words))
+
+
+def _text(report: Json) -> str:
+    return json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+
+
+def _page(report: Json) -> str:
+    from exporters.pages.proof import page  # noqa: PLC0415 - only where one is wanted
+
+    return page(report)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        mend = "give a path that can be written"
+        raise HostError(f"the report {escape(str(path))} cannot be written: {error.strerror}", mend) from None

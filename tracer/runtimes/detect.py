@@ -1,0 +1,125 @@
+"""Which model runtime a process or a cgroup is: by executable, unit, container or desktop session.
+
+/proc is read, and of a process nothing but its executable, arguments and parent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
+
+from tracer.host.cgroups import members
+from tracer.model.process import container_id
+from tracer.runtimes.profiles import runtimes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from tracer.host.containers import ContainerEngines
+    from tracer.runtimes.profiles import Find, Runtime
+
+# What runs a program that is its argument: Python's scripts and modules, APE's loader (llamafile)
+_INTERPRETERS: Final = ("python*", "ape", ".ape-*")
+
+
+def arguments(process: Path) -> list[str]:
+    """Give a process's arguments, its name first; empty where it has none, or is gone."""
+    try:
+        raw = (process / "cmdline").read_bytes()
+    except OSError:
+        return []
+    return raw.decode("utf-8", "surrogateescape").rstrip("\0").split("\0") if raw else []
+
+
+def programs(process: Path) -> set[str]:
+    """Give the paths and modules by which a process goes: its executable's and what that interprets."""
+    try:
+        executable = str((process / "exe").readlink()).removesuffix(" (deleted)")
+    except OSError:
+        return set()
+    base = executable.rpartition("/")[2]
+    if not any(fnmatchcase(base, one) for one in _INTERPRETERS):
+        return {executable}
+    given = arguments(process)[1:3]
+    if given[:1] == ["-m"]:
+        return {executable, *given[1:]}
+    return {executable, *({given[0], f"{_directory(process)}/{given[0]}"} if given else ())}
+
+
+def _directory(process: Path) -> str:
+    try:
+        return str((process / "cwd").readlink())
+    except OSError:
+        return ""
+
+
+def named(patterns: Iterable[str], paths: Iterable[str]) -> bool:
+    """Tell whether one of the paths ends in one of the patterns, whole path parts of it."""
+    paths = tuple(paths)
+    return any(fnmatchcase(path, one) or fnmatchcase(path, f"*/{one}") for one in patterns for path in paths)
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """Knows processes and cgroups by profiles; `proc` is the process file system, `root` the cgroups'."""
+
+    root: Path
+    proc: Path
+    engines: ContainerEngines
+
+    def is_process(self, pid: str, runtime: Runtime) -> bool:
+        """Tell whether a process is the runtime's own program, no client, and not another runtime's child."""
+        return self._is(pid, programs(self.proc / pid), runtime)
+
+    def _is(self, pid: str, paths: set[str], runtime: Runtime) -> bool:
+        find = runtime.find
+        if not named(find.exes, paths):
+            return False
+        if find.clients and set(arguments(self.proc / pid)[1:2]) & set(find.clients):
+            return False
+        parents = programs(self.proc / self._parent(pid))
+        others = (one.find for one in runtimes().values() if one.name != runtime.name)
+        return not any(named(find.children, paths) and named(find.exes, parents) for find in others)
+
+    def is_child(self, pid: str, runtime: Runtime) -> bool:
+        """Tell whether a process is a child that the runtime is known to start."""
+        parents = programs(self.proc / self._parent(pid))
+        return named(runtime.find.children, programs(self.proc / pid)) and named(runtime.find.exes, parents)
+
+    def _parent(self, pid: str) -> str:
+        try:
+            stat = (self.proc / pid / "stat").read_bytes()
+        except OSError:
+            return "0"
+        return stat.rpartition(b")")[2].split()[1].decode()  # proc_pid_stat(5): field 4, ppid
+
+    def is_place(self, cgroup: str, find: Find) -> bool:
+        """Tell whether a cgroup is a unit, a session or a container of the runtime."""
+        last = cgroup.rpartition("/")[2]
+        if last in find.units or any(fnmatchcase(last, one) for one in find.session):
+            return True
+        identifier = container_id(f"/{last}")
+        if identifier is None:
+            return False
+        if self.engines.name_of(identifier) in find.containers:
+            return True
+        image = self.engines.image_of(identifier)
+        return image is not None and named(find.images, (image,))
+
+    def runtime(self, cgroups: Iterable[str]) -> Runtime | None:
+        """Give the one runtime that these cgroups are, or that runs in them; None: none, or several."""
+        cgroups = tuple(cgroups)
+        by_place = [
+            one for one in runtimes().values() if any(self.is_place(path, one.find) for path in cgroups)
+        ]
+        if len(by_place) == 1:
+            return by_place[0]
+        paths = {pid: programs(self.proc / pid) for path in cgroups for pid in self.members(path)}
+        inside = [one for one in runtimes().values() if any(self._is(*by, one) for by in paths.items())]
+        return inside[0] if len(inside) == 1 else None
+
+    def members(self, cgroup: str) -> list[str]:
+        """Give the processes of a cgroup and those below it."""
+        return members(self.root / cgroup.lstrip("/"))

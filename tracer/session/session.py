@@ -1,0 +1,298 @@
+"""What `run` and a `watch` of its own share: the engine with everything that reads it, composed once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tracer import config
+from tracer.bpf.engine import Engine, EngineOptions
+from tracer.daemon.control import encode, notice
+from tracer.host.cgroups import cgroup2_root
+from tracer.host.clock import BootClock
+from tracer.model.records import Decoder
+from tracer.model.text import escape
+from tracer.names.observer import Namer
+from tracer.policy.enforcement import Enforcement
+from tracer.policy.refusals import allowing
+from tracer.session.flows import Accounts
+from tracer.targets.finder import BOOK, Finder, TargetBook
+from tracer.targets.membership import OBSERVE, Targeting, TargetState
+from tracer.targets.phases import Phases
+from tracer.targets.processes import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from tracer.bpf.abi import EventTuple
+    from tracer.bpf.maps.tables import Maps
+    from tracer.config import Config
+    from tracer.errors import TattleError
+    from tracer.model.process import ProcessInfo
+    from tracer.model.records import Json
+    from tracer.policy.enforcement import State
+    from tracer.policy.refusals import Refused
+    from tracer.policy.rules import Policy
+    from tracer.runtimes.profiles import Runtime
+    from tracer.targets.finder import Target
+
+log = logging.getLogger("tattle")
+
+LOSSES_EVERY_S: Final = 1.0
+BATCH: Final = 512  # events that are text at the same time: a full ring would be 25 MB of it
+
+
+class Line(NamedTuple):
+    """An event as a line of JSON, with its newline, and whose it is."""
+
+    who: ProcessInfo | None
+    text: bytes
+
+
+def engine_options(instance: str, settings: Config, **more: Any) -> EngineOptions:  # noqa: ANN401 - as EngineOptions
+    """Give what the engine needs to know: the same to the daemon and to who blocks without one."""
+    limits = settings.limits
+    return EngineOptions(
+        instance=instance,
+        flows_max=limits.flows,
+        processes_max=limits.processes,
+        cgroups_max=limits.cgroups,
+        ring_bytes=limits.ring_bytes,
+        loopback=settings.observe.loopback,
+        statistics=settings.program_stats,
+        **{"engine": settings.engine, **more},
+    )
+
+
+def own_options(instance: str, engine: str | None, **more: Any) -> EngineOptions:  # noqa: ANN401 - as EngineOptions
+    """Give what an engine beside the daemon's needs: nothing pinned, made as the configuration says."""
+    made_by = engine or config.load(None).engine
+    return EngineOptions(instance=instance, pin=False, engine=made_by, **more)
+
+
+def readers(engine: Engine, book: TargetBook, finder: Finder) -> tuple[Accounts, Targeting]:
+    """Put together what reads an engine's maps."""
+    decoder = Decoder(engine.abi.enums)
+    registry = Registry(engine.maps, engine.abi.enums, book.name)
+    accounts = Accounts(engine.maps, registry, decoder, BootClock())
+    return accounts, Targeting(engine.maps, finder, book)
+
+
+class Core:
+    """An attached engine and its readers; `close` takes it out of the kernel."""
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        state: Path | None,
+        configured: Iterable[Policy] = (),
+        early: Iterable[str] = (),
+    ) -> None:
+        """Load and attach, policies in force first.
+
+        `state` is where targets' numbers and policies are kept (None: nowhere). Raises what went wrong with
+        the first policy where none can be put in force; others that fail are logged. `early` are targets
+        that have to exist, told to the kernel before sockets that are open already are taken in.
+        """
+        self.book = TargetBook(state / BOOK if state else None)
+        self._finder = Finder(cgroup2_root())
+        self.enforcement: Enforcement | None = None
+        self._policies: dict[str, Policy] = {}
+        self._runtimes: dict[str, Runtime] = {}
+        self._configured = tuple(configured)
+        self._early = tuple(early)
+        self._instance = options.instance
+        self.engine = Engine.open(options, self._restore if state else self._name_early)
+        self.accounts, self.targeting = readers(self.engine, self.book, self._finder)
+        self.phases = Phases(self.engine)
+        self.ring = self.engine.ring()
+        accounts = self.accounts
+        self.namer = Namer(
+            self.engine.samples(), accounts.registry, accounts.decoder, accounts.clock, accounts.count_lost
+        )
+        self.namer.on_refusal = self._tell_refusal
+        accounts.named, accounts.nameless = self.namer.flow, self.namer.unread
+        self._losses = LossTeller(self.engine.maps)
+
+    def _restore(self, engine: Engine) -> None:
+        self.enforcement = Enforcement(engine, self._finder, self.book)
+        failures = self.restore(self._configured)
+        if failures and not engine.maps.enforcing():
+            raise failures[0]
+
+    def _name_early(self, engine: Engine) -> None:
+        targeting = Targeting(engine.maps, self._finder, self.book)
+        targeting.apply(targeting.find(self._early, absent_ok=False))
+
+    def restore(self, configured: Iterable[Policy]) -> list[TattleError]:
+        """Put the policies that are kept, and those of the configuration, in force; log what fails."""
+        failures = self.enforcement.restore(configured) if self.enforcement else []
+        for error in failures:
+            log.error("not enforced: %s; %s", error.message, error.hint)
+        return failures
+
+    def cut(self) -> None:
+        """Cut open connections that the policies deny; needs the privileges of the start."""
+        if self.enforcement is not None:
+            for one in self.enforcement.saved().values():
+                if count := self.enforcement.cut(one.policy):
+                    log.info("%s: %d open connections cut", escape(one.policy.target), count)
+
+    def retarget(self, texts: Iterable[str]) -> None:
+        """Make the kernel's tables say that these are watched, beside those that have a policy.
+
+        Raises UsageError or HostError for a target that cannot be found; then nothing has changed.
+        """
+        targets = self.targeting.find(texts, absent_ok=True)
+        if self.enforcement is None:
+            self.targeting.apply(targets)
+            self._know_runtimes()
+            self._tell_phases()
+            return
+        with self.enforcement.locked():
+            self.book.reload()
+            saved = self.enforcement.saved()
+            policies = self.enforcement.targets()
+            self._policies = {name: one.policy for name, one in saved.items()}
+            coming = {os.fsencode(path): one.id for one in (*targets, *policies) for path in one.cgroups}
+            self.enforcement.inherit(self.engine.maps.target_paths() | coming, saved)
+            self.targeting.apply(targets, policies)
+            self.enforcement.inherit(self.engine.maps.target_paths(), saved)
+            if saved:
+                self.enforcement.renew()
+            self._know_runtimes()
+            self._tell_phases()
+
+    def recognize(self) -> None:
+        """Find out which runtime each target is, where that is not known yet.
+
+        Its profile tells its phases and explains whom it contacts.
+        """
+        if self._know_runtimes():
+            with self.enforcement.locked() if self.enforcement else nullcontext():
+                self._tell_phases()
+
+    def _know_runtimes(self) -> bool:
+        """Recognize targets; True where something has changed."""
+        before = self._runtimes
+        targets = {one.selector: one for one in self.targeting.targets}
+        self._runtimes = {
+            name: found
+            for name, target in targets.items()
+            if (found := before.get(name) or self._finder.runtime(target))
+        }
+        if self._runtimes == before:
+            return False
+        self.accounts.decoder.purposes.know(self._runtimes)
+        return True
+
+    def _tell_phases(self) -> None:
+        numbers = {one.selector: one.id for one in self.targeting.targets}
+        self.phases.apply({numbers[name]: one for name, one in self._runtimes.items()})
+
+    def states(self) -> list[TargetState]:
+        """Tell how each target stands, asked of the kernel."""
+        known = self.enforcement.states() if self.enforcement else []
+        policies = {state.saved.policy.target: state for state in known}
+        return [self._state(one, policies.get(one.selector)) for one in self.targeting.targets]
+
+    def rules(self) -> dict[str, tuple[str, list[str]]]:
+        """Give the default and the rules of each policy, by target."""
+        return {name: (policy.default, policy.rule_texts()) for name, policy in self._policies.items()}
+
+    def refused(self) -> list[Json]:
+        """Give the names that policies have refused, each with the command that would allow it."""
+        return [
+            {"target": one.target, "name": one.name, "port": one.port, "command": command}
+            for one in self.namer.refusals.items()
+            if (command := self._allowing(one)) is not None
+        ]
+
+    def _allowing(self, one: Refused) -> str | None:
+        policy = self._policies.get(one.target)
+        return allowing(policy, one, self._instance) if policy else None
+
+    def _tell_refusal(self, one: Refused) -> None:
+        command = self._allowing(one)
+        if command is not None:
+            log.warning("%s: refused %s; to allow it: %s", escape(one.target), escape(one.name), command)
+
+    def tidy(self) -> None:
+        """Make room in the kernel's tables, and follow what has changed on the host."""
+        self.accounts.tidy()
+        self.recognize()
+        if self.enforcement is not None:
+            self.enforcement.tidy()
+
+    def unenforced(self) -> list[str]:
+        """Tell of each policy that is not in force for all of its target."""
+        known = self.enforcement.states() if self.enforcement else []
+        names = [escape(state.saved.policy.target) for state in known if not state.active]
+        return [f"the policy of {name} is not in force" for name in names]
+
+    def _state(self, target: Target, policy: State | None) -> TargetState:
+        mode = policy.saved.policy.mode if policy else OBSERVE
+        enforced = policy is not None and policy.enforced
+        processes = self.targeting.processes(target)
+        now = self.phases.now(target.id)
+        return TargetState(target.selector, mode, enforced, processes, now.phase, now.requests)
+
+    def events(self, *, wanted: bool) -> Iterator[list[Line]]:
+        """Take all events from the rings, in batches; `wanted` False throws them away unread.
+
+        Samples are read after the events: what a connection was called before its event is then known.
+        """
+        rows = self.ring.drain()
+        if told := self.namer.drain(wanted=wanted):
+            yield [Line(one.who, encode(one.event) + b"\n") for one in told]
+        for start in range(0, len(rows) if wanted else 0, BATCH):
+            yield [self._line(row) for row in rows[start : start + BATCH]]
+
+    def _line(self, row: EventTuple) -> Line:
+        who = self.accounts.registry.get(row.process)
+        named = self.namer.event(row, who)
+        boot_ns = self.accounts.clock.boot_ns
+        event = self.accounts.decoder.event(row, who, boot_ns, self._rule(row, who), named)
+        return Line(who, encode(event) + b"\n")
+
+    def _rule(self, row: EventTuple, who: ProcessInfo | None) -> str | None:
+        """Name the rule that denied, or would have."""
+        if not row.verdict or who is None or who.target is None:
+            return None
+        policy = self._policies.get(who.target)
+        return policy.rule_text(row.rule) if policy else None
+
+    def losses(self) -> Iterator[bytes]:
+        """Yield a `lost` line for each loss of the kernel half that moved since the last call."""
+        return self._losses.lines()
+
+    def close(self) -> None:
+        """Detach, unpin, let go. May be called twice."""
+        self.accounts.close()
+        self.namer.close()
+        self.ring.close()
+        self.engine.close()
+
+
+class LossTeller:
+    """Notices loss counters that move, at most once in `LOSSES_EVERY_S`."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._maps = maps
+        self._told = maps.losses()
+        self._next = 0.0
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield a line for each counter that moved since it was told last."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + LOSSES_EVERY_S
+        now = self._maps.losses()
+        for reason, count in now.items():
+            if count > self._told.get(reason, 0):
+                yield notice(reason, count - self._told.get(reason, 0))
+        self._told = now

@@ -1,0 +1,92 @@
+"""From a process's id in the kernel's tables to who it is, remembered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tracer.host.containers import ContainerEngines
+from tracer.model.process import (
+    ProcessInfo,
+    cgroup_text,
+    comm_text,
+    container_id,
+    container_of,
+    exe_text,
+    unit_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracer.bpf.abi import ProcessRow
+    from tracer.bpf.maps.tables import Maps
+
+_CACHE_MAX: Final = 32768
+
+
+class Registry:
+    """Identities by process id; a snapshot never changes, so what was read once stays right."""
+
+    def __init__(
+        self,
+        maps: Maps,
+        enums: dict[str, dict[str, int]],
+        target_name: Callable[[int], str | None],
+        engines: ContainerEngines | None = None,
+    ) -> None:
+        self._maps = maps
+        self._exe_cut = enums["process_flags"]["PROCESS_EXE_CUT"]
+        self._target_name = target_name
+        self._engines = engines or ContainerEngines()
+        self._known: dict[int, ProcessInfo] = {}
+        self._cgroups: dict[int, tuple[str | None, str | None, str | None]] = {}
+
+    def get(self, number: int) -> ProcessInfo | None:
+        """Give the process with this id; None where the kernel half could not note it."""
+        found = self._known.get(number)
+        if found is None and number:
+            row = self._maps.process(number)
+            if row is not None:
+                found = self._remember(number, self._info(row))
+        return found
+
+    def forget(self, numbers: set[int]) -> None:
+        """Drop these from memory."""
+        for number in numbers:
+            self._known.pop(number, None)
+
+    def _remember(self, number: int, info: ProcessInfo) -> ProcessInfo:
+        if len(self._known) >= _CACHE_MAX:
+            self._known.clear()
+        self._known[number] = info
+        return info
+
+    def _info(self, row: ProcessRow) -> ProcessInfo:
+        cgroup, unit, container = self._place(row.cgroup, row.cgroup_path)
+        return ProcessInfo(
+            pid=row.tgid,
+            ppid=row.ppid,
+            comm=comm_text(row.comm),
+            parent_comm=comm_text(row.parent_comm),
+            exe=exe_text(row.exe, cut=bool(row.flags & self._exe_cut)),
+            uid=row.uid,
+            cgroup=cgroup,
+            unit=unit,
+            container=container,
+            target=self._target_name(row.target),
+        )
+
+    def _place(self, number: int, path_then: bytes) -> tuple[str | None, str | None, str | None]:
+        """Give cgroup, unit and container, as the process had them; many processes share these texts."""
+        if number not in self._cgroups:
+            path_now = self._maps.cgroup(number) if not path_then else None
+            raw = path_now.path if path_now else path_then
+            if not raw:
+                return None, None, None
+            if len(self._cgroups) >= _CACHE_MAX:
+                self._cgroups.clear()
+            path = cgroup_text(raw)
+            identifier = container_id(path)
+            name = self._engines.name_of(identifier) if identifier else None
+            self._cgroups[number] = (path, unit_of(path), name or container_of(path))
+        return self._cgroups[number]
