@@ -6,7 +6,7 @@ TATTLE  := $(BIN)/tattle
 PYTEST  := $(BIN)/python -m pytest
 SKIPS   := .cache/kernel.xml
 # What `make test` runs once more with the other engine; TATTLE_TEST_ENGINE=bcc runs any kernel test with it.
-BY_BCC  := $(addprefix tests/kernel/test_,engine.py scenarios.py who.py)
+BY_BCC  := $(addprefix tests/kernel/test_,engine.py scenarios.py ownership.py)
 # More options for the daemon: sudo make run ARGS="--target ollama"
 ARGS    ?=
 # Where `make install` puts things.
@@ -43,7 +43,7 @@ test: ## install what tests need; lint, unit, kernel and end-to-end tests (root)
 	@$(MAKE) dev bpf
 	$(give-back)
 	@$(MAKE) lint
-	@$(BIN)/python tests/world/install.py
+	@$(BIN)/python -m tests.world.install
 	@$(call pytest-no-skips,tests/unit tests/kernel tests/world)
 	@echo "tattle: the same promises with programs that bcc compiled here"
 	@export TATTLE_TEST_ENGINE=bcc; $(call pytest-no-skips,$(BY_BCC))
@@ -61,7 +61,7 @@ test-world: ## a real model, server and clients in a miniature internet (root)
 	$(needs-root)
 	@deploy/packages.sh test
 	@$(MAKE) dev bpf
-	@$(BIN)/python tests/world/install.py
+	@$(BIN)/python -m tests.world.install
 	@$(call pytest-no-skips,tests/world $(ARGS))
 
 test-vm: ## the same object on Debian's 5.10, 6.1, 6.12 and newest kernels (qemu)
@@ -76,13 +76,13 @@ test-deploy: ## what stands in deploy/, run as it stands there (root)
 	@$(call pytest-no-skips,tests/deploy $(ARGS))
 
 fuzz: dev ## spoiled bytes for everything that reads what strangers send (ARGS="--minutes 30")
-	@$(BIN)/python tests/unit/fuzz.py $(ARGS)
+	@$(BIN)/python -m tests.unit.fuzz $(ARGS)
 
 bench: ## what it costs, against empty hooks and nftables (root)
 	$(needs-root)
 	@deploy/packages.sh bench
 	@$(MAKE) dev bpf
-	@$(BIN)/python tests/bench/run.py $(ARGS)
+	@$(BIN)/python -m tests.bench.run $(ARGS)
 
 bpf: ## compile the kernel half into tracer/objects
 	@$(MAKE) -C bpf

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * How the sources are said to bcc (`--engine bcc`): it includes its own helpers first, relocates nothing,
- * and knows no variables. What CO-RE would put in when it loads, tracer/bpf/loader/relocate.py has written into the
- * copy that is compiled: the offsets of the running kernel, and whether it has a type.
+ * and knows no variables. What CO-RE would put in when it loads, tracer/bpf/loader/relocate.py has written
+ * into the copy that is compiled: the offsets of the running kernel, and whether it has a type.
  */
 #ifndef TATTLE_BCC_H
 #define TATTLE_BCC_H
@@ -18,8 +18,9 @@
 	__uint(number, __COUNTER__ + 1)
 
 /*
- * Static, since LLVM resolves no other calls when it compiles in memory; tracer/bpf/loader/bcc.py tells the kernel
- * that they are not. Used: else LLVM leaves out arguments, and their types would not be those declared.
+ * Static, since LLVM resolves no other calls when it compiles in memory; tracer/bpf/loader/bcc.py tells the
+ * kernel that they are not. Used: else LLVM leaves out arguments, and their types would not be those
+ * declared.
  */
 #define checked_once static __noinline __attribute__((used))
 

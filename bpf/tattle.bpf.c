@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * tattle's programs. Each is a few lines here; how they work stands in the headers, by concern:
- * call (connect, sendmsg, bind), packet (bytes), tcp (connections), cgroup (targets), policy (may
- * it?), talk and phase (what for), identity (who), socket (the state of a socket), account (flows),
+ * connect (connect, sendmsg, bind), packet (bytes), tcp (connections), cgroup (targets), policy (may
+ * it?), http and phase (what for), process (who), socket (the state of a socket), flow (counters),
  * event (the log).
  * bpf/README.md has the table of hooks.
  */

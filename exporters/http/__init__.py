@@ -1,1 +1,1 @@
-"""exporters/http."""
+"""HTTP: the port, who may ask, and the server."""

@@ -1,1 +1,1 @@
-"""exporters/logs."""
+"""The event log: JSON lines and systemd's journal."""

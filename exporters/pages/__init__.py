@@ -1,1 +1,1 @@
-"""exporters/pages."""
+"""Pages for people: the live page and the page of a proof."""

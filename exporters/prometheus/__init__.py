@@ -1,1 +1,1 @@
-"""exporters/prometheus."""
+"""Metrics for Prometheus, read from the maps at each scrape."""

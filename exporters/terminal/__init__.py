@@ -1,1 +1,1 @@
-"""exporters/terminal."""
+"""Tables and texts for a terminal."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from measure import load
-from variants import Daemon, daemon, free_port, tattle
-from world import World
+from tests.bench.measure import load
+from tests.bench.variants import Daemon, daemon, free_port, tattle
+from tests.bench.world import World
 
 IDLE_SECONDS = 20
 SCRAPES = 5

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from variants import daemon
+from tests.bench.variants import daemon
 
 STARTS = 5
 PROJECT = Path(__file__).resolve().parents[2]

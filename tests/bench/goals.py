@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rounds import Spread, added_ratio, overhead_ratio, rate_ratio
+from tests.bench.rounds import Spread, added_ratio, overhead_ratio, rate_ratio
 
 Cell = Mapping[str, Sequence[float]]
 """Variant -> samples of one road and kind."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from variants import HERE, Variant
-from world import Road, World, command
+from tests.bench.variants import HERE, Variant
+from tests.bench.world import Road, World, command
 
 LOAD_CPU = 1
 """Both ends of a load run here; daemons are left to the scheduler, which has the other cores."""

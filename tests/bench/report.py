@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from goals import Verdict
 from rich.console import Console
 from rich.table import Table
-from rounds import Spread, overhead, overhead_ratio, quartiles
+
+from tests.bench.goals import Verdict
+from tests.bench.rounds import Spread, overhead, overhead_ratio, quartiles
 
 Rows = list[tuple[str, ...]]
 

@@ -13,15 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import engines
-import goals
-import report
-from daemon import figures
-from measure import Bench, alternate, program_costs
 from rich.console import Console
-from rounds import quartiles
-from variants import BLOCKING, HERE, KERNEL_HALF, TRACING, Variant, build
-from world import built
+
+from tests.bench import engines, goals, report
+from tests.bench.daemon import figures
+from tests.bench.measure import Bench, alternate, program_costs
+from tests.bench.rounds import quartiles
+from tests.bench.variants import BLOCKING, HERE, KERNEL_HALF, TRACING, Variant, build
+from tests.bench.world import built
 
 RESULTS = HERE / "results"
 ENGINES = "both engines"

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from world import CLIENT, NAME, SERVER, World, command, in_namespace
+from tests.bench.world import CLIENT, NAME, SERVER, World, command, in_namespace
 
 HERE = Path(__file__).parent
 TOP = HERE.parents[1]

@@ -6,9 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import Lab
-from scene import Scene, scene
-from watched import sweep
+
+from tests.deploy.scene import Scene, scene
+from tests.support.daemon import sweep
+from tests.support.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror import host_mirror
-from wire import die_with_parent
-
+from tests.support.mirror import host_mirror
+from tests.support.packet_counters import die_with_parent
 from tracer.host.cgroups import cgroup2_root
 
 if TYPE_CHECKING:

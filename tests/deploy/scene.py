@@ -13,19 +13,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
-from expressions import DEPLOY, Expression, fill_in, rules
-from jail import Jail
-from lab import PEER4, Lab
-from recorded import BURST, NEWBORN, served
-from scraping import answer_of, ask, free_port, prometheus
-from watched import Tattle
-from ways import WAYS
+
+from tests.deploy.expressions import DEPLOY, Expression, fill_in, rules
+from tests.deploy.recorded import BURST, NEWBORN, served
+from tests.kernel.egress_paths import WAYS
+from tests.support.cgroups import Jail
+from tests.support.daemon import Tattle
+from tests.support.network import PEER4, Lab
+from tests.support.prometheus import answer_of, ask, free_port, prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from wire import Wire
+    from tests.support.packet_counters import Wire
 
 SCRAPE = "500ms"
 CLOUD = 20_000

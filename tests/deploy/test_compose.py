@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from expressions import DEPLOY, dashboard
-from scraping import TOP
 
+from tests.deploy.expressions import DEPLOY, dashboard
+from tests.support.prometheus import TOP
 from tracer.config import Config
 
 FOLDER = DEPLOY / "compose"

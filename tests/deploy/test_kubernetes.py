@@ -14,10 +14,10 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from roots import ROOT, cgroup
-from watched import PATIENCE, Tattle, command
-from wire import die_with_parent
 
+from tests.deploy.roots import ROOT, cgroup
+from tests.support.daemon import PATIENCE, Tattle, command
+from tests.support.packet_counters import die_with_parent
 from tracer.cli.parser import build
 from tracer.config import parse_config
 from tracer.host import cri

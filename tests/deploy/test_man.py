@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from roots import ROOT
 
+from tests.deploy.roots import ROOT
 from tracer.cli.parser import COMMANDS
 
 if TYPE_CHECKING:

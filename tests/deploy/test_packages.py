@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from roots import ROOT, SUITES, Root
-from watched import PATIENCE
-from wire import die_with_parent
+
+from tests.deploy.roots import ROOT, SUITES, Root
+from tests.support.daemon import PATIENCE
+from tests.support.packet_counters import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

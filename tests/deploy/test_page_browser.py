@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from jail import tattle as run_tattle
-from lab import MORE4, PEER4, Lab
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
-from watched import Tattle
+
+from tests.support.cgroups import tattle as run_tattle
+from tests.support.daemon import Tattle
+from tests.support.network import MORE4, PEER4, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

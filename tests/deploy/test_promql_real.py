@@ -6,13 +6,22 @@ import math
 from typing import TYPE_CHECKING
 
 import pytest
-from expressions import DASHBOARDS, Expression, of_marks, of_panels, of_rules, of_variables, rules
-from recorded import BURST, NEWBORN
-from scene import CLOUD
-from scraping import ask
+
+from tests.deploy.expressions import (
+    DASHBOARDS,
+    Expression,
+    of_marks,
+    of_panels,
+    of_rules,
+    of_variables,
+    rules,
+)
+from tests.deploy.recorded import BURST, NEWBORN
+from tests.deploy.scene import CLOUD
+from tests.support.prometheus import ask
 
 if TYPE_CHECKING:
-    from scene import Scene
+    from tests.deploy.scene import Scene
 
 PANELS = of_panels()
 NEEDS_NOBODY = 'absent(up{job="tattle"})'

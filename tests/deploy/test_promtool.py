@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from expressions import DEPLOY, rules
+
+from tests.deploy.expressions import DEPLOY, rules
 
 CASES = Path(__file__).parent / "alerts.test.yml"
 ALERTS = [rule for rule in rules() if "alert" in rule]

@@ -6,11 +6,12 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-import engines
 import pytest
-from jail import Jail, Judge
-from lab import Lab
-from watched import Tattle, sweep
+
+from tests.support import engines
+from tests.support.cgroups import Jail, Judge
+from tests.support.daemon import Tattle, sweep
+from tests.support.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

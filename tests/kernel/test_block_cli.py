@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from jail import Jail, tattle
-from watched import Tattle, command
-from ways import WAYS
+
+from tests.kernel.egress_paths import WAYS
+from tests.support.cgroups import Jail, tattle
+from tests.support.daemon import Tattle, command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lab import Lab
+    from tests.support.network import Lab
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from jail import Jail
-from lab import CLIENT4, CLIENT6, MORE4, PEER4, PEER6, Lab
-from watched import PATIENCE, Tattle, until
-from ways import WAYS
 
+from tests.kernel.egress_paths import WAYS
+from tests.support.cgroups import Jail
+from tests.support.daemon import PATIENCE, Tattle, until
+from tests.support.network import CLIENT4, CLIENT6, MORE4, PEER4, PEER6, Lab
 from tracer.bpf import libbpf
 from tracer.bpf.engine import Engine
 from tracer.policy.rules import Policy, compile_policy
@@ -20,7 +20,7 @@ from tracer.policy.tables import PolicyTables
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jail import Judge
+    from tests.support.cgroups import Judge
 
 MIB = 1 << 20
 

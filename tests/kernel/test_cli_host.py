@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import cgroup2_root
-from watched import PATIENCE, ROOT, Tattle, command, free_port, run, until, watching
+
+from tests.support.daemon import PATIENCE, ROOT, Tattle, command, free_port, run, until, watching
+from tests.support.network import cgroup2_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

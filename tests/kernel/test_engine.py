@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import ENGINE
 
+from tests.support.engines import ENGINE
 from tracer.bpf.abi import elf_section, process_id
 from tracer.bpf.btf import pack
 from tracer.bpf.engine import HOOKS, OBJECT, Engine, EngineOptions, Kind

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from jail import Jail, flood
-from proving import Prover
-from watched import Tattle
 
+from tests.support.cgroups import Jail, flood
+from tests.support.daemon import Tattle
+from tests.support.proving import Prover
 from tracer.bpf.engine import Engine, EngineOptions
 from tracer.bpf.loader import bcc
 from tracer.errors import KernelError, ObjectError
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from jail import Judge
-    from lab import Lab
+    from tests.support.cgroups import Judge
+    from tests.support.network import Lab
 
 TURNS = [("libbpf", "bcc"), ("bcc", "libbpf")]
 

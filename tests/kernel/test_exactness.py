@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 import pytest
-from lab import PEER4, SILENT4, Lab, Wire
-from table import RESET4, TIMESTAMPED4, Want, complaints, expect
-from watched import PATIENCE, Tattle, events_lost, until
+
+from tests.kernel.scenarios.scenario import RESET4, TIMESTAMPED4, Want, complaints, expect
+from tests.support.daemon import PATIENCE, Tattle, events_lost, until
+from tests.support.network import PEER4, SILENT4, Lab, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

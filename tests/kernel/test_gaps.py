@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from jail import Jail, flood, tattle
-from lab import PEER4
-from watched import Tattle, run, until
-from wire import enter
 
+from tests.support.cgroups import Jail, flood, tattle
+from tests.support.daemon import Tattle, run, until
+from tests.support.network import PEER4
+from tests.support.packet_counters import enter
 from tracer.bpf import libbpf
 from tracer.bpf.engine import Engine
 from tracer.policy.rules import Policy, compile_policy
@@ -23,8 +23,8 @@ from tracer.policy.tables import PolicyTables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jail import Judge
-    from lab import Lab
+    from tests.support.cgroups import Judge
+    from tests.support.network import Lab
 
 ROUNDS = 1000
 

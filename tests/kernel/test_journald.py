@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from watched import PATIENCE, ROOT, Tattle, command, run, works
-from wire import die_with_parent
 
+from tests.support.daemon import PATIENCE, ROOT, Tattle, command, run, works
+from tests.support.packet_counters import die_with_parent
 from tracer.host.cgroups import cgroup2_root
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lab import CLIENT4, PEER4, PEER6, Lab, Program, Wire
-from table import Want, complaints, expect
-from watched import Tattle, until
+
+from tests.kernel.scenarios.scenario import Want, complaints, expect
+from tests.support.daemon import Tattle, until
+from tests.support.network import CLIENT4, PEER4, PEER6, Lab, Program, Wire
 
 EARLY, LATER = 100_000, 300_000
 

@@ -6,18 +6,19 @@ import secrets
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from lab import MORE4, PEER4, Lab
-from watched import PATIENCE, Tattle, until
-from wire import die_with_parent, enter
+
+from tests.support.daemon import PATIENCE, Tattle, until
+from tests.support.network import MORE4, PEER4, Lab
+from tests.support.packet_counters import die_with_parent, enter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from wire import Namespace
+    from tests.support.packet_counters import Namespace
 
 LOCAL = "127.0.0.53"
 """Where a resolver of the client's own listens, as systemd-resolved does."""
@@ -271,8 +272,7 @@ def test_nobody_renames_loopback(world: World) -> None:
 @pytest.mark.parametrize("cuts", [(1,), (100, 130, 140)], ids=str)
 def test_a_hello_in_pieces(cuts: tuple[int, ...], world: World) -> None:
     """Sent in several writes, each a packet of its own."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-    from hellos import client  # noqa: PLC0415 - beside the unit tests
+    from tests.support.hellos import client  # noqa: PLC0415
 
     name = world.name(f"p{len(cuts)}")
     said = client(name)

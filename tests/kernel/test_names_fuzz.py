@@ -9,15 +9,15 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from named_world import ALLOWED, LIAR, World, answer_to, pem, question, resolver, world
 
+from tests.support.named_world import ALLOWED, LIAR, World, answer_to, pem, question, resolver, world
 from tracer.bpf.engine import Engine
 from tracer.policy.tables import PolicyTables
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lab import Lab
+    from tests.support.network import Lab
 
 __all__ = ["pem", "resolver", "world"]  # fixtures
 

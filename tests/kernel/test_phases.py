@@ -10,14 +10,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from lab import CLIENT4, CLIENT6, PEER4
-from watched import PATIENCE, Tattle, events_lost, until
+
+from tests.support.daemon import PATIENCE, Tattle, events_lost, until
+from tests.support.network import CLIENT4, CLIENT6, PEER4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lab import Lab, Program
+    from tests.support.network import Lab, Program
 
 SLACK = 0.05
 """Seconds by which a phase may be off: what the project promises."""

@@ -8,17 +8,18 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from jail import tattle
-from lab import PEER4
-from test_phases import Runtime, post
-from watched import PATIENCE, Tattle, until, watching
+
+from tests.kernel.test_phases import Runtime, post
+from tests.support.cgroups import tattle
+from tests.support.daemon import PATIENCE, Tattle, until, watching
+from tests.support.network import PEER4
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lab import Lab
+    from tests.support.network import Lab
 
 PATH = "/api/chat"
 

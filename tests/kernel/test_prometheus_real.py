@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from lab import cgroup2_root
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from scraping import PATIENCE_S, answer_of, fetch, free_port, running
-from scraping import prometheus as real_prometheus
-from watched import command
+
+from tests.support.daemon import command
+from tests.support.network import cgroup2_root
+from tests.support.prometheus import PATIENCE_S, answer_of, fetch, free_port, running
+from tests.support.prometheus import prometheus as real_prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,16 +12,17 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from lab import PEER4, UNREACHABLE4
-from proving import Prover
-from watched import PATIENCE, ROOT, Tattle, command, run, until, works
-from wire import enter
+
+from tests.support.daemon import PATIENCE, ROOT, Tattle, command, run, until, works
+from tests.support.network import PEER4, UNREACHABLE4
+from tests.support.packet_counters import enter
+from tests.support.proving import Prover
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jail import Jail
-    from lab import Lab
+    from tests.support.cgroups import Jail
+    from tests.support.network import Lab
 
 LOOPBACK = """
 import socket

@@ -9,15 +9,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import PEER4
-from proving import Prover
-from test_phases import Runtime
+
+from tests.kernel.test_phases import Runtime
+from tests.support.network import PEER4
+from tests.support.proving import Prover
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lab import Lab
-    from proving import Proof
+    from tests.support.network import Lab
+    from tests.support.proving import Proof
 
 PATH = "/api/chat"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lab import PEER4, Lab
-from watched import until
-from ways import DROPPED, WAYS
+
+from tests.kernel.egress_paths import DROPPED, WAYS
+from tests.support.daemon import until
+from tests.support.network import PEER4, Lab
 
 if TYPE_CHECKING:
-    from jail import Jail, Judge
+    from tests.support.cgroups import Jail, Judge
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -8,16 +8,17 @@ import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from jail import Jail, tattle
-from lab import MORE4, PEER4, Lab
-from named_world import ALLOWED, OTHER, SHARED, World, inhabited, pem, resolver
-from watched import Tattle, works
+
+from tests.support.cgroups import Jail, tattle
+from tests.support.daemon import Tattle, works
+from tests.support.named_world import ALLOWED, OTHER, SHARED, World, inhabited, pem, resolver
+from tests.support.network import MORE4, PEER4, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lab import Wire
+    from tests.support.network import Wire
 
 __all__ = ["pem", "resolver"]  # fixtures
 

@@ -6,15 +6,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-import rows_benchmark  # noqa: F401 - fills the table
-import rows_calls  # noqa: F401 - fills the table
-import rows_time  # noqa: F401 - fills the table
-import rows_who  # noqa: F401 - fills the table
-from table import ROWS, Expectation, complaints
-from watched import Tattle, until
+
+from tests.kernel.scenarios import attribution as rows_who  # noqa: F401 - fills the table
+from tests.kernel.scenarios import calls as rows_calls  # noqa: F401 - fills the table
+from tests.kernel.scenarios import lifetimes as rows_time  # noqa: F401 - fills the table
+from tests.kernel.scenarios import spec as rows_benchmark  # noqa: F401 - fills the table
+from tests.kernel.scenarios.scenario import ROWS, Expectation, complaints
+from tests.support.daemon import Tattle, until
 
 if TYPE_CHECKING:
-    from lab import Lab
+    from tests.support.network import Lab
 
 
 @pytest.mark.parametrize("name", ROWS)

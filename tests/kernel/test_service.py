@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from watched import PATIENCE, ROOT, Tattle, command
+
+from tests.support.daemon import PATIENCE, ROOT, Tattle, command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from documented import PAGES, ROOT, arguments, is_tattle, name, shown
-from watched import PATIENCE, Tattle, free_port, works
+
+from tests.documented import PAGES, ROOT, arguments, is_tattle, name, shown
+from tests.support.daemon import PATIENCE, Tattle, free_port, works
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lab import Lab
+    from tests.support.network import Lab
 
 # What a test may not do to the host that it runs on, and who looks at it instead.
 ELSEWHERE = {

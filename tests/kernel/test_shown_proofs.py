@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from documented import ROOT, arguments, is_tattle, shown
-from lab import cgroup2_root
-from watched import works
 
+from tests.documented import ROOT, arguments, is_tattle, shown
+from tests.support.daemon import works
+from tests.support.network import cgroup2_root
 from tracer.cli.parser import split
 
 if TYPE_CHECKING:

@@ -7,14 +7,15 @@ import urllib.request
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from lab import MORE4, PEER4
-from watched import PATIENCE, Tattle, run, until
+
+from tests.support.daemon import PATIENCE, Tattle, run, until
+from tests.support.network import MORE4, PEER4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lab import Lab, Program
+    from tests.support.network import Lab, Program
 
 SECRET = "sesame-open"  # noqa: S105 - of nobody
 

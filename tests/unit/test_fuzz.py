@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from fuzz import CORPUS, READERS, changed, fuzz
 
+from tests.unit.fuzz import CORPUS, READERS, changed, fuzz
 from tracer.names import dns, quic, tls
 
 FILES = sorted(CORPUS.iterdir())
@@ -35,7 +35,7 @@ def test_errors_are_found_and_kept(tmp_path: object, monkeypatch: pytest.MonkeyP
         assert b"\xff" not in data
 
     monkeypatch.setitem(READERS, "dns", stumble)
-    monkeypatch.setattr("fuzz.CORPUS", tmp_path)
+    monkeypatch.setattr("tests.unit.fuzz.CORPUS", tmp_path)
     with pytest.raises(SystemExit, match="AssertionError"):
         fuzz("dns", 60, random.Random(1))  # noqa: S311 - the same again each time
     (kept,) = tmp_path.iterdir()  # type: ignore[attr-defined]

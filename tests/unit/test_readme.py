@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from documented import PAGES, ROOT, arguments, is_tattle, name, said
 
+from tests.documented import PAGES, ROOT, arguments, is_tattle, name, said
 from tracer import __version__
 from tracer.cli.parser import COMMANDS, build, split
 from tracer.model.records import EVENT_KEYS
@@ -60,7 +60,7 @@ def test_every_command_is_explained() -> None:
 
 def test_metrics_are_the_exported_ones() -> None:
     """The table of metrics has every family of the exporter, and no other."""
-    exporter = (ROOT / "exporters" / "prometheus.py").read_text()
+    exporter = (ROOT / "exporters" / "prometheus" / "collector.py").read_text()
     counters = set(re.findall(r'_(?:family|counter)\(\s*"(\w+)"', exporter))
     counters |= set(re.findall(r'^            \("(\w+)", "', exporter, re.MULTILINE))
     gauges = set(re.findall(r'GaugeMetricFamily\(\s*"(\w+)"', exporter))

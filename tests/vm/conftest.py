@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from images import GUESTS, Guest, bootable, project_archive
-from machine import Outcome, boot
-from table import table
+
+from tests.vm.images import GUESTS, Guest, bootable, project_archive
+from tests.vm.machine import Outcome, boot
+from tests.vm.table import table
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _outcomes: dict[str, Outcome] = {}

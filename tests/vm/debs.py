@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mirror import host_mirror
+from tests.support.mirror import host_mirror
 
 KEYRINGS = (
     "/usr/share/keyrings/debian-archive-keyring.gpg",

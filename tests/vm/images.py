@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cpio import Archive
-from debs import Member, Suite, members
+from tests.vm.cpio import Archive
+from tests.vm.debs import Member, Suite, members
 
 PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / ".cache/vm"

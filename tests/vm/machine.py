@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from images import Bootable
+from tests.vm.images import Bootable
 
 LIMIT_SECONDS = 600
 # Two processors in turns on one host thread: as fast on a busy host, and each run costs one core.

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from guest_client import DATAGRAMS
-from machine import Outcome
+from tests.vm.guest_client import DATAGRAMS
+from tests.vm.machine import Outcome
 
 COUNTS = ("bytes_out", "bytes_in", "packets_out", "packets_in")
 COLUMNS = {

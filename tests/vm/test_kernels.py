@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
-from guest_net import CONVERSATIONS, Conversation
-from machine import Outcome
-from table import attached, detached, difference, flow, wire_is_sound
+
+from tests.vm.guest_net import CONVERSATIONS, Conversation
+from tests.vm.machine import Outcome
+from tests.vm.table import attached, detached, difference, flow, wire_is_sound
 
 KINDS = pytest.mark.parametrize("conversation", CONVERSATIONS, ids=[wish.kind for wish in CONVERSATIONS])
 LEAST_HEADER, MOST_HEADER = 40, 100  # bytes of IP and TCP headers, without and with all options

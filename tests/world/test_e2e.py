@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from miniature.comparing import Flow, Watched, eventually, watched
-from miniature.layout import (
+
+from tests.world.miniature.comparing import Flow, Watched, eventually, watched
+from tests.world.miniature.layout import (
     DNS_V4,
     DNS_V6,
     HOST_LINK,
@@ -18,8 +19,8 @@ from miniature.layout import (
     NET_V6,
     addresses,
 )
-from miniature.tattled import Tattle
-from miniature.world import World
+from tests.world.miniature.tattled import Tattle
+from tests.world.miniature.world import World
 
 NGINX = """
 daemon off; user root; master_process on; worker_processes 1; pid {state}/nginx.pid; error_log stderr notice;

@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from miniature.comparing import Watched, carried, eventually, watched
-from miniature.layout import HOST_V4, LLAMA, MODEL, NET, NET_V4, OLLAMA, PYTHON, addresses
-from miniature.tattled import Tattle
-from miniature.truth import Wire, total
-from miniature.world import World
+
+from tests.world.miniature.comparing import Watched, carried, eventually, watched
+from tests.world.miniature.layout import HOST_V4, LLAMA, MODEL, NET, NET_V4, OLLAMA, PYTHON, addresses
+from tests.world.miniature.tattled import Tattle
+from tests.world.miniature.truth import Wire, total
+from tests.world.miniature.world import World
 
 COUNTING = "one, two, three, four, five,"
 BLOB_HOST = "dd20bb891979d25aebc8bec07b2b3bbc.r2.cloudflarestorage.com"
@@ -20,7 +21,7 @@ def ollama_seen(world: World, tattle: Tattle) -> Iterator[Watched]:
     """Run the stand-in for `ollama serve`, watched from before its first instruction."""
     with (
         watched(world, tattle, OLLAMA) as it,
-        world.running(OLLAMA, PYTHON, "-m", "miniature.standin", ready=b"listening"),
+        world.running(OLLAMA, PYTHON, "-m", "tests.world.miniature.standin", ready=b"listening"),
         world.group("user"),
     ):
         yield it
@@ -42,7 +43,17 @@ def during(phase: str, flows: list[dict[str, object]]) -> list[dict[str, object]
 def test_llama_server_answers_and_nothing_leaves(world: World, tattle: Tattle) -> None:
     """A local API that is asked on loopback and from the network sends replies, and starts no connection."""
     prompt = json.dumps({"prompt": COUNTING, "n_predict": 8, "temperature": 0})
-    serve = (PYTHON, "-m", "miniature.llama_server", "-m", MODEL, "--host", "0.0.0.0", "--port", "8091")
+    serve = (
+        PYTHON,
+        "-m",
+        "tests.world.miniature.llama_server",
+        "-m",
+        MODEL,
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "8091",
+    )
     ask = ("curl", "-sS", "-d", prompt)
     with watched(world, tattle, LLAMA) as here, world.group("visitor"):
         with world.running(LLAMA, *serve, ready=b"listening"):

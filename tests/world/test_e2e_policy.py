@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from miniature.comparing import eventually
-from miniature.layout import OLLAMA, PYTHON, TOP
-from miniature.tattled import TATTLE, Tattle
-from miniature.world import World
+from tests.world.miniature.comparing import eventually
+from tests.world.miniature.layout import OLLAMA, PYTHON, TOP
+from tests.world.miniature.tattled import TATTLE, Tattle
+from tests.world.miniature.world import World
 
 TARGET = f"cgroup:/world/{OLLAMA}"
 BLOB_HOST = "dd20bb891979d25aebc8bec07b2b3bbc.r2.cloudflarestorage.com"
@@ -21,7 +21,7 @@ STRANGER = "stats.vllm.ai"
 @contextmanager
 def serving(world: World, models: Path) -> Iterator[None]:
     """Run the stand-in for `ollama serve` with an empty directory of models."""
-    serve = (PYTHON, "-m", "miniature.standin")
+    serve = (PYTHON, "-m", "tests.world.miniature.standin")
     with (
         world.group("user"),
         world.running(OLLAMA, *serve, ready=b"listening", OLLAMA_MODELS=str(models)),
@@ -38,7 +38,7 @@ def use(world: World) -> None:
 
 def report_usage(world: World) -> int:
     """Have something else in its service report home; returns the exit code."""
-    return world.run(OLLAMA, PYTHON, "-m", "miniature.clients", "usage").returncode
+    return world.run(OLLAMA, PYTHON, "-m", "tests.world.miniature.clients", "usage").returncode
 
 
 def obey(line: str) -> None:

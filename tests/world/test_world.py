@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from miniature.comparing import eventually
-from miniature.layout import (
+
+from tests.world.miniature.comparing import eventually
+from tests.world.miniature.layout import (
     DNS_V4,
     DNS_V6,
     HOST,
@@ -19,8 +20,8 @@ from miniature.layout import (
     PYTHON,
     addresses,
 )
-from miniature.truth import Wire, total
-from miniature.world import World
+from tests.world.miniature.truth import Wire, total
+from tests.world.miniature.world import World
 
 SEND = "from socket import *; socket(AF_INET, SOCK_DGRAM).sendto(bytes(1000), ('198.51.100.1', 5000))"
 FLAG = {"udp": "+notcp", "tcp": "+tcp"}
@@ -39,7 +40,7 @@ def ollama(world: World, earlier: int) -> Iterator[World]:
     assert earlier >= 0
     with (
         world.group("ollama"),
-        world.running("ollama", PYTHON, "-m", "miniature.standin", ready=b"listening"),
+        world.running("ollama", PYTHON, "-m", "tests.world.miniature.standin", ready=b"listening"),
     ):
         yield world
 
@@ -127,7 +128,7 @@ def test_wire_counts_segments_not_super_packets(world: World, group: str) -> Non
 
 def test_llama_server_answers_a_prompt(world: World, group: str) -> None:
     """A real llama.cpp server with a real model continues a sentence sensibly."""
-    serve = (PYTHON, "-m", "miniature.llama_server", "-m", MODEL, "--port", "8091")
+    serve = (PYTHON, "-m", "tests.world.miniature.llama_server", "-m", MODEL, "--port", "8091")
     prompt = json.dumps({"prompt": COUNTING, "n_predict": 8, "temperature": 0})
     with world.running(group, *serve, ready=b"listening") as server:
         assert "python" in Path(f"/proc/{server.pid}/exe").readlink().name

@@ -1,1 +1,1 @@
-"""tracer/bpf."""
+"""The kernel half, loaded: programs, hooks, maps and rings."""

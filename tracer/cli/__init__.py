@@ -1,1 +1,1 @@
-"""The commands, one file for those that belong together. Each imports what it needs when it runs."""
+"""The command line: one module a command; only this package prints."""

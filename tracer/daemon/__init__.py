@@ -1,1 +1,1 @@
-"""tracer/daemon."""
+"""tattle run: the daemon, its control socket and its word to systemd."""

@@ -1,1 +1,1 @@
-"""tracer/host."""
+"""The host: cgroups, containers, capabilities, files, clocks and system calls."""

@@ -1,1 +1,1 @@
-"""tracer/names."""
+"""Names of destinations: DNS, TLS, QUIC and hosts file."""

@@ -1,1 +1,1 @@
-"""tracer/policy."""
+"""What a target may do: rules, their compiled tables, enforcement in the kernel."""

@@ -1,1 +1,1 @@
-"""tracer/runtimes."""
+"""Model runtimes: their profiles, how one is recognized, what it is set to."""

@@ -1,1 +1,1 @@
-"""tracer/session."""
+"""An attached tracer with all that reads it, shared by the daemon, watch and prove."""

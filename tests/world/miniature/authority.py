@@ -1,6 +1,6 @@
 """A private certificate authority and one server certificate for every name of the world.
 
-python -m miniature.authority DIRECTORY      writes ca.pem, server.pem, server.key
+python -m tests.world.miniature.authority DIRECTORY      writes ca.pem, server.pem, server.key
 """
 
 import datetime as dt
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from miniature.layout import table
+from tests.world.miniature.layout import table
 
 Key = ec.EllipticCurvePrivateKey
 USAGES = (

@@ -2,7 +2,8 @@
 
 Each library is loaded by the command that needs it: together they take a second.
 
-python -m miniature.clients pull MODEL | generate MODEL PROMPT | chat MODEL PROMPT | hub FILE | usage
+python -m tests.world.miniature.clients COMMAND:
+pull MODEL | generate MODEL PROMPT | chat MODEL PROMPT | hub FILE | usage
 """
 
 import json

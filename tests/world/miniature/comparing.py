@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from miniature.tattled import Tattle
-from miniature.truth import Connection, Wire, total
-from miniature.world import World
+from tests.world.miniature.tattled import Tattle
+from tests.world.miniature.truth import Connection, Wire, total
+from tests.world.miniature.world import World
 
 SETTLE_S = 10.0
 RETRY_S = 0.05

@@ -1,6 +1,6 @@
 """The DNS server of the miniature internet: UDP and TCP, IPv4 and IPv6. Runs in world-net.
 
-    python -m miniature.dns LOG ADDRESS...
+    python -m tests.world.miniature.dns LOG ADDRESS...
 
 Answers rotate with every query. Names that it does not know do not exist. Every query is a line in LOG.
 """
@@ -16,7 +16,7 @@ from typing import TextIO
 from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer, TCPServer, UDPServer
 
-from miniature.layout import table
+from tests.world.miniature.layout import table
 
 RECORDS = {"A": A, "AAAA": AAAA}
 

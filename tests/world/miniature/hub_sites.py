@@ -5,9 +5,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from miniature.bodies import Source, content, data, length, record
-from miniature.layout import MODEL
-from miniature.ollama_sites import digest
+from tests.world.miniature.bodies import Source, content, data, length, record
+from tests.world.miniature.layout import MODEL
+from tests.world.miniature.ollama_sites import digest
 
 CDN = "cdn-lfs.hf.co"
 REPOSITORY = "world/tiny-gguf"

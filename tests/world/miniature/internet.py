@@ -1,6 +1,6 @@
 """The web servers of the miniature internet: TLS on port 443 of every address. Runs in world-net.
 
-    python -m miniature.internet CERTIFICATES LOG
+    python -m tests.world.miniature.internet CERTIFICATES LOG
 
 The Host header chooses the site; a name that it does not know gets 421. HTTP/1.1 only. Every request is
 a line of JSON in LOG: the truth about names, addresses, connections (`source` is address:port) and bodies.
@@ -17,9 +17,9 @@ from typing import TextIO
 
 from aiohttp import web
 
-from miniature import hub_sites, ollama_sites
-from miniature.bodies import Site, record
-from miniature.layout import addresses
+from tests.world.miniature import hub_sites, ollama_sites
+from tests.world.miniature.bodies import Site, record
+from tests.world.miniature.layout import addresses
 
 SITES: dict[str, Site] = {**ollama_sites.SITES, **hub_sites.SITES}
 BODY_MAX = 1 << 26

@@ -1,6 +1,7 @@
 """llama.cpp's own HTTP server, from the prebuilt xllamacpp wheel, behind llama-server's usual flags.
 
-    python -m miniature.llama_server -m MODEL.gguf [--host 127.0.0.1] [--port 8080] [-c 2048] [-np 1] [-t 1]
+    python -m tests.world.miniature.llama_server -m MODEL.gguf
+        [--host 127.0.0.1] [--port 8080] [-c 2048] [-np 1] [-t 1]
 
 Flags that it does not know (--offline, --no-webui) change nothing: nothing is downloaded, only -m is read.
 The kernel knows it as `llama-server`; its executable is Python's. One thread by default: several wait for

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from miniature import layout
-from miniature.layout import HOST, HOST_LINK, NET, NET_LINK
+from tests.world.miniature import layout
+from tests.world.miniature.layout import HOST, HOST_LINK, NET, NET_LINK
 
 NETNS_ETC = Path("/etc/netns") / HOST  # bound over /etc by `ip netns exec` (ip-netns(8))
 SYSCTLS = ("disable_ipv6=0", "accept_dad=0")

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from miniature.bodies import Source, content, count, data, length, record
-from miniature.layout import MODEL
+from tests.world.miniature.bodies import Source, content, count, data, length, record
+from tests.world.miniature.layout import MODEL
 
 BLOB_HOST = "dd20bb891979d25aebc8bec07b2b3bbc.r2.cloudflarestorage.com"
 CLOUD_MODELS = (

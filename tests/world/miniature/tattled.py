@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miniature.layout import TOP
-from miniature.processes import end
+from tests.world.miniature.layout import TOP
+from tests.world.miniature.processes import end
 
 TATTLE = [sys.executable, "-m", "tracer"]
 START_S = 60.0

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from miniature.layout import HOST, HOST_LINK, NET, NET_LINK
+from tests.world.miniature.layout import HOST, HOST_LINK, NET, NET_LINK
 
 TABLE = """
 table inet truth {{

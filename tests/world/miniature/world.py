@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miniature import cgroups, layout, network, truth
-from miniature.layout import HOST, NET, PACKAGE, PYTHON
-from miniature.processes import running
+from tests.world.miniature import cgroups, layout, network, truth
+from tests.world.miniature.layout import HOST, NET, PYTHON, TOP
+from tests.world.miniature.processes import running
 
 GROUP = "/world"
 LOCK = Path("/run/tattle-world.lock")
@@ -38,7 +38,7 @@ class World:
         authority = str(self.state / "ca.pem")
         names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
         kept = {name: value for name, value in os.environ.items() if name not in PROXIES}
-        places = {"PYTHONPATH": str(PACKAGE.parent), "HOME": str(self.state), "WORLD_STATE": str(self.state)}
+        places = {"PYTHONPATH": str(TOP), "HOME": str(self.state), "WORLD_STATE": str(self.state)}
         return {**kept, **dict.fromkeys(names, authority), **places, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def command(self, group: str, *words: str | Path, namespace: str = HOST) -> list[str]:
@@ -80,7 +80,7 @@ class World:
 
     def client(self, group: str, *words: str) -> object:
         """Run one of miniature.clients and return what it answers."""
-        done = self.run(group, *MODULE, "miniature.clients", *words)
+        done = self.run(group, *MODULE, "tests.world.miniature.clients", *words)
         assert done.returncode == 0, f"{words} failed: {done.stderr}"
         return json.loads(done.stdout)
 
@@ -110,10 +110,10 @@ def wait_for_neighbours(world: World) -> None:
 def servers(world: World) -> Iterator[None]:
     """Run DNS and web servers for the time of the block."""
     state, env = world.state, world.environment
-    subprocess.run([*MODULE, "miniature.authority", str(state)], check=True, env=env)
+    subprocess.run([*MODULE, "tests.world.miniature.authority", str(state)], check=True, env=env)
     inside = ["ip", "netns", "exec", NET, *MODULE]
-    names = [*inside, "miniature.dns", str(state / "dns.jsonl"), layout.DNS_V4, layout.DNS_V6]
-    sites = [*inside, "miniature.internet", str(state), str(state / "requests.jsonl")]
+    names = [*inside, "tests.world.miniature.dns", str(state / "dns.jsonl"), layout.DNS_V4, layout.DNS_V6]
+    sites = [*inside, "tests.world.miniature.internet", str(state), str(state / "requests.jsonl")]
     with (
         running(names, state / "dns.log", ready=b"ready", env=env),
         running(sites, state / "internet.log", ready=b"ready", env=env),

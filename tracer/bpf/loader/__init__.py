@@ -1,1 +1,1 @@
-"""tracer/bpf/loader."""
+"""Ways to make programs: libbpf from the object, bcc from the sources."""

@@ -1,1 +1,1 @@
-"""tracer/bpf/maps."""
+"""The kernel's tables, read in batches."""

@@ -1,4 +1,4 @@
-"""Serve the local API: python -m miniature.standin.
+"""Serve the local API: python -m tests.world.miniature.standin.
 
 OLLAMA_HOST, OLLAMA_NO_CLOUD, OLLAMA_MODELS and OLLAMA_KEEP_ALIVE are read as ollama reads them.
 """
@@ -15,10 +15,10 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from miniature.standin import models
-from miniature.standin.cloud import VERSION, Cloud, copy, say
-from miniature.standin.pull import PullError, pull
-from miniature.standin.runner import Runner
+from tests.world.miniature.standin import models
+from tests.world.miniature.standin.cloud import VERSION, Cloud, copy, say
+from tests.world.miniature.standin.pull import PullError, pull
+from tests.world.miniature.standin.runner import Runner
 
 PR_SET_NAME = 15  # prctl(2)
 PORT = 11434

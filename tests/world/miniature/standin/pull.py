@@ -9,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
-from miniature.standin.models import Name, blob
+from tests.world.miniature.standin.models import Name, blob
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 PARTS = 16

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from miniature.standin.cloud import say
+from tests.world.miniature.standin.cloud import say
 
 LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -62,7 +62,15 @@ class Runner:
 
     async def start(self, model: Path) -> None:
         """Start the child and wait until it is listening."""
-        command = [sys.executable, "-m", "miniature.llama_server", "-m", str(model), "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.world.miniature.llama_server",
+            "-m",
+            str(model),
+            "--port",
+            str(self.port),
+        ]
         self.child = await asyncio.create_subprocess_exec(
             *command, *FLAGS, stdout=asyncio.subprocess.PIPE, preexec_fn=die_with_parent
         )

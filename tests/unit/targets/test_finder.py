@@ -1,0 +1,199 @@
+"""Targets: selectors taken apart, found as cgroups, numbered for good, and told to the kernel."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler
+from socketserver import UnixStreamServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.fakes import FakeMaps
+from tracer.bpf.abi import CgroupRow
+from tracer.errors import HostError, UsageError
+from tracer.host.containers import ContainerEngines
+from tracer.model.process import NOBODY
+from tracer.targets.finder import Finder, Kind, TargetBook, parse
+from tracer.targets.membership import Targeting, chooser
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ID = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Finder:
+    """Make a host with a few cgroups and processes, in a directory."""
+    root, proc = tmp_path / "cgroup", tmp_path / "proc"
+    for path in ("system.slice/ollama.service", "user.slice/a/b", f"docker/{ID}/inner", "tattle"):
+        (root / path).mkdir(parents=True)
+    for pid, cgroup in (("self", "/tattle"), ("7", "/user.slice/a"), ("8", "/")):
+        (proc / pid).mkdir(parents=True)
+        (proc / pid / "cgroup").write_text(f"12:pids:/elsewhere\n0::{cgroup}\n")
+    (proc / "7" / "exe").symlink_to("/opt/bin/llama-server")
+    (proc / "7" / "cmdline").write_bytes(b"llama-server\0-m\0x\0")
+    return Finder(root, proc, ContainerEngines(()))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("ollama", Kind.PROFILE, "ollama"),
+        ("unit:ollama.service", Kind.UNIT, "ollama.service"),
+        ("unit:ollama", Kind.UNIT, "ollama.service"),
+        ("cgroup:/a//b/", Kind.CGROUP, "/a/b"),
+        ("cgroup:/", Kind.CGROUP, "/"),
+        ("pid:12", Kind.PID, "12"),
+        ("container:web", Kind.CONTAINER, "web"),
+    ],
+)
+def test_selectors_are_taken_apart(text: str, kind: Kind, value: str) -> None:
+    """The text is kept as it was given."""
+    found = parse(text)
+    assert (found.text, found.kind, found.value) == (text, kind, value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nosuch",
+        "cgroup:a",
+        "cgroup:/a/../b",
+        "pid:x",
+        "pid:0",
+        "pid:-1",
+        "unit:",
+        "container:",
+        "x:y",
+        "unit:a/b",
+    ],
+)
+def test_what_is_no_selector_is_a_usage_error_that_quotes_it(text: str) -> None:
+    """With the forms that exist as its mend."""
+    with pytest.raises(UsageError, match="'") as error:
+        parse(text)
+    assert f"'{text}'" in error.value.message
+    assert "cgroup:/PATH" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "cgroups"),
+    [
+        ("ollama", ("/system.slice/ollama.service",)),
+        ("llama.cpp", ("/user.slice/a",)),
+        ("unit:ollama", ("/system.slice/ollama.service",)),
+        ("cgroup:/user.slice/a", ("/user.slice/a",)),
+        ("pid:7", ("/user.slice/a",)),
+        (f"container:{ID[:12]}", (f"/docker/{ID}",)),
+    ],
+)
+def test_targets_are_found(host: Finder, text: str, cgroups: tuple[str, ...]) -> None:
+    """A profile by its unit, else by its executable; of nested places the outermost."""
+    assert host.find(parse(text)) == cgroups
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cgroup:/nowhere", "no such cgroup: /nowhere"),
+        ("pid:999", "no such process: 999"),
+        ("unit:gone", "gone.service"),
+        ("container:gone", "no such container: gone"),
+        ("vllm", "vllm does not run"),
+        ("cgroup:/", "root cgroup"),
+        ("pid:8", "root cgroup"),
+        ("cgroup:/tattle", "tattle's own cgroup"),
+    ],
+)
+def test_what_cannot_be_a_target_says_why(host: Finder, text: str, words: str) -> None:
+    """Absent ones are named; the root and tattle's own are refused; each with a mend."""
+    with pytest.raises(HostError) as error:
+        host.find(parse(text))
+    assert words in error.value.message
+    assert error.value.hint
+
+
+def test_container_names_are_asked_of_the_engine(host: Finder, tmp_path: Path) -> None:
+    """Over the engine's local socket, both ways; what does not answer is left alone."""
+
+    class Engine(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path in ("/containers/web/json", f"/containers/{ID}/json")
+            body = json.dumps({"Id": ID, "Name": "/web"} if known else {"message": "no such"}).encode()
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def address_string(self) -> str:
+            return "local"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    path = tmp_path / "engine.sock"
+    with UnixStreamServer(str(path), Engine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        engines = ContainerEngines((str(tmp_path / "absent.sock"), str(path)))
+        assert engines.name_of(ID) == "web"
+        assert engines.name_of("f" * 64) is None
+        assert Finder(host.root, host.proc, engines).find(parse("container:web")) == (f"/docker/{ID}",)
+        server.shutdown()
+
+
+def test_numbers_stay(tmp_path: Path) -> None:
+    """A successor finds the same number for the same selector; a damaged file is an error, not a guess."""
+    file = tmp_path / "state" / "targets.json"
+    book = TargetBook(file)
+    assert [book.number(text) for text in ("ollama", "unit:x", "ollama")] == [1, 2, 1]
+    again = TargetBook(file)
+    assert (again.number("unit:x"), again.name(1), again.number("new"), again.name(9)) == (
+        2,
+        "ollama",
+        3,
+        None,
+    )
+    file.write_text("[1")
+    with pytest.raises(HostError, match="damaged"):
+        TargetBook(file)
+
+
+def rows(*paths: str) -> list[CgroupRow]:
+    """Give cgroups with ids from 10 on."""
+    return [CgroupRow(number, 0, 0, path.encode()) for number, path in enumerate(paths, 10)]
+
+
+def test_kernel_is_told_the_nearest_target(host: Finder) -> None:
+    """Cgroups below a target are in it, unless a nearer one is a target of its own."""
+    maps = FakeMaps(cgroups=rows("/", "/user.slice", "/user.slice/a", "/user.slice/a/b", "/other"))
+    targeting = Targeting(maps, host, TargetBook())
+    targeting.apply(targeting.find(["cgroup:/user.slice", "cgroup:/user.slice/a"], absent_ok=False))
+    assert [maps.groups[number].target for number in range(10, 15)] == [0, 1, 2, 2, 0]
+    targeting.apply(targeting.find(["cgroup:/user.slice"], absent_ok=False))
+    assert [maps.groups[number].target for number in range(10, 15)] == [0, 1, 1, 1, 0]
+    assert maps.paths == {b"/user.slice": 1}
+
+
+def test_absent_targets_are_awaited_by_the_daemon(host: Finder) -> None:
+    """Where they will appear, if their selector tells; else that they are absent is an error."""
+    maps = FakeMaps(cgroups=rows("/"))
+    targeting = Targeting(maps, host, TargetBook())
+    targeting.apply(targeting.find(["cgroup:/later", "vllm"], absent_ok=True))
+    assert maps.paths == {b"/later": 1, b"/system.slice/vllm.service": 2}
+    for text in ("pid:999", "cgroup:/tattle"):
+        with pytest.raises(HostError):
+            targeting.find([text], absent_ok=True)
+
+
+def test_chooser_takes_names_and_places() -> None:
+    """By the target's name, or by the cgroup and what lies below, but not by half a name."""
+    wants = chooser({"ollama"}, ["/a/b"])
+    assert wants(NOBODY._replace(target="ollama"))
+    assert wants(NOBODY._replace(cgroup="/a/b"))
+    assert wants(NOBODY._replace(cgroup="/a/b/c"))
+    assert not wants(NOBODY._replace(cgroup="/a/bc"))
+    assert not wants(NOBODY)
+    assert not wants(None)
