@@ -37,7 +37,9 @@ PURE = {
     "tracer.policy.rules",
     "tracer.proof.canonical",
     "tracer.proof.evidence",
+    "tracer.runtimes.keep",
     "tracer.runtimes.purposes",
+    "tracer.runtimes.spelling",
 }
 IMPURE = {"os", "time", "pathlib", "socket", "subprocess", "ctypes", "mmap", "select", "threading", "logging"}
 PURE_OF_SOCKET = {"AF_INET", "AF_INET6", "inet_ntop", "inet_pton"}  # addresses from and to text

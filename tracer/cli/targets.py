@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from tracer.daemon import control
 from tracer.errors import DaemonAbsent
 from tracer.host.cgroups import cgroup2_root
@@ -21,7 +23,7 @@ from tracer.targets.finder import Finder
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tracer.runtimes.profiles import Runtime
+    from tracer.runtimes.profiles import PurposeTable, Runtime
     from tracer.runtimes.switches import Seen
 
 Json = dict[str, Any]
@@ -132,8 +134,24 @@ def _document(finder: Finder, found: Found, flows: list[Json], since: str | None
         "api": [{"address": one.host, "port": one.port, "source": one.source} for one in listening],
         "switches": [_switch(runtime, name, places) for name, places in set_to.items()],
         "contacts": contacts,
+        "purposes": [_purpose(runtime, one) for one in runtime.purposes],
+        "anywhere": [msgspec.structs.asdict(one) for one in runtime.anywhere],
         "despite": _despite(runtime, set_to, contacts, since),
         "profile": {"file": str(runtime.file), "checked": runtime.checked},
+    }
+
+
+def _purpose(runtime: Runtime, purpose: PurposeTable) -> Json:
+    """Return what a user may keep of a runtime, and what carries it: hosts, phases, requests."""
+    carriers = [host for host in runtime.hosts if purpose.name in host.keep]
+    return {
+        "name": purpose.name,
+        "what": purpose.what,
+        "phases": list(purpose.phases),
+        "hosts": [
+            {"name": host.name, "purpose": host.purpose, "requests": list(host.requests), "plain": host.plain}
+            for host in carriers
+        ],
     }
 
 

@@ -39,13 +39,37 @@ def programs(process: Path) -> set[str]:
         executable = str((process / "exe").readlink()).removesuffix(" (deleted)")
     except OSError:
         return set()
-    base = executable.rpartition("/")[2]
-    if not any(fnmatchcase(base, one) for one in _INTERPRETERS):
+    if not _interprets(executable):
         return {executable}
     given = arguments(process)[1:3]
     if given[:1] == ["-m"]:
         return {executable, *given[1:]}
     return {executable, *({given[0], f"{_directory(process)}/{given[0]}"} if given else ())}
+
+
+def _interprets(executable: str) -> bool:
+    base = executable.rpartition("/")[2]
+    return any(fnmatchcase(base, one) for one in _INTERPRETERS)
+
+
+def command(process: Path) -> str | None:
+    """Return the first argument that is no option (of a script: behind its name); None: there is none."""
+    given = arguments(process)[1:]
+    try:
+        interprets = _interprets(str((process / "exe").readlink()).removesuffix(" (deleted)"))
+    except OSError:
+        return None
+    if interprets:
+        given = given[2:] if given[:1] == ["-m"] else given[1:]
+    return next((word for word in given if not word.startswith("-")), None)
+
+
+def is_client(process: Path, find: Find) -> bool:
+    """Tell whether a process of the runtime's program only asks one that runs."""
+    if not find.clients and not find.servers:
+        return False
+    word = command(process)
+    return word in find.clients or bool(find.servers and word not in find.servers)
 
 
 def _directory(process: Path) -> str:
@@ -77,7 +101,7 @@ class Recognizer:
         find = runtime.find
         if not named(find.exes, paths):
             return False
-        if find.clients and set(arguments(self.proc / pid)[1:2]) & set(find.clients):
+        if is_client(self.proc / pid, find):
             return False
         parents = programs(self.proc / self._parent(pid))
         others = (one.find for one in runtimes().values() if one.name != runtime.name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _DNS_PORT: Final = 53
 _CACHE_MAX: Final = 4096
 _NO_PHASE: Final = "unknown"
+_UNASKED: Final = frozenset({_NO_PHASE, "startup", "idle"})
 
 
 class Purpose(NamedTuple):
@@ -93,12 +94,13 @@ class Purposes:
 def explain(runtime: Runtime, name: str, phase: str = _NO_PHASE) -> str | None:
     """Say why a runtime contacts a name, in which phase it did, and what stops that; None: not known.
 
-    What belongs to no phase may happen in any. Where several purposes fit, all are told.
+    What belongs to no phase may happen in any; while a request is in flight, it comes last. Where several
+    purposes fit, all are told.
     """
     known = hosts(runtime, name)
     fitting = [one for one in known if phase == _NO_PHASE or not one.phases or phase in one.phases]
     told: dict[str, list[str]] = {}
-    for host in sorted(fitting or known, key=lambda one: phase != _NO_PHASE and not one.phases):
+    for host in sorted(fitting or known, key=lambda one: phase not in _UNASKED and not one.phases):
         told.setdefault(off(runtime, host), []).append(f"{host.purpose}, {host.when}")
     return "; ".join(", or ".join(texts) + end for end, texts in told.items()) or None
 

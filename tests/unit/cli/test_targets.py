@@ -100,9 +100,31 @@ def host(tmp_path: Path) -> Host:
         ("vllm", ("/usr/bin/python3.12", "/usr/bin/vllm", "serve"), "/"),
         ("vllm", ("/usr/bin/python3.12", "-m", "vllm.entrypoints.openai.api_server"), "/"),
         ("llamafile", ("/usr/bin/ape", "/srv/phi.llamafile"), "/"),
+        ("vllm", ("/usr/bin/python3.12", "/usr/bin/vllm", "--no-color", "serve"), "/"),
+        ("sglang", ("/usr/bin/python3.12", "-m", "sglang.launch_server", "--model-path", "x"), "/"),
+        ("tgi", ("/usr/bin/text-generation-router", "--port", "80"), "/"),
+        ("koboldcpp", ("/opt/koboldcpp-linux-x64-nocuda", "--model", "x"), "/"),
+        ("lemonade", ("/usr/bin/lemond",), "/"),
+        ("docker-model-runner", ("/app/model-runner",), "/"),
+        ("docker-model-runner", ("/usr/bin/dmr", "serve"), "/"),
+        ("ramalama", ("/usr/bin/python3", "/usr/bin/ramalama", "serve", "x"), "/"),
+        ("jan", ("/usr/bin/Jan-Desktop",), "/"),
+        ("ollama", ("/usr/local/bin/ollama", "--verbose", "serve"), "/"),
+        ("ollama", ("/usr/local/bin/ollama", "start"), "/"),
+        ("ollama", ("/usr/local/bin/ollama", "runner", "--mlx-engine"), "/"),
         ("text-generation-webui", ("/usr/bin/python3", "server.py"), "/srv/text-generation-webui"),
         ("gpt4all", ("/home/a/gpt4all/bin/chat",), "/"),
         (None, ("/usr/local/bin/ollama", "run", "serve"), "/"),
+        (None, ("/usr/local/bin/ollama",), "/"),
+        (None, ("/usr/local/bin/ollama", "login"), "/"),
+        (None, ("/usr/local/bin/ollama", "logout"), "/"),
+        (None, ("/usr/local/bin/ollama", "signin"), "/"),
+        (None, ("/usr/local/bin/ollama", "pull", "x"), "/"),
+        (None, ("/usr/local/bin/ollama", "list"), "/"),
+        (None, ("/usr/local/bin/ollama", "launch", "claude"), "/"),
+        (None, ("/usr/local/bin/ollama", "a-command-of-tomorrow"), "/"),
+        (None, ("/usr/bin/dmr", "run", "ai/smollm2"), "/"),
+        (None, ("/usr/bin/python3.12", "/usr/bin/vllm", "chat"), "/"),
         (None, ("/usr/bin/python3", "server.py"), "/srv/other"),
         (None, ("/usr/bin/chat",), "/"),
         (None, ("/usr/bin/cat", "/usr/bin/ollama"), "/"),
@@ -335,6 +357,13 @@ def test_the_survey_says_what_is_done_all_the_same(
     assert contacts["203.0.113.7"]["unexpected"]
     assert one["despite"] == ["OLLAMA_NO_CLOUD=1, yet 3 connections to ollama.com since 2026-01-01T00:00:00Z"]
     assert SECRET not in json.dumps(document)
+    pull = next(purpose for purpose in one["purposes"] if purpose["name"] == "pull")
+    assert (pull["phases"], {host["name"] for host in pull["hosts"]} >= {"registry.ollama.ai"}) == (
+        ["pull"],
+        True,
+    )
+    account = next(purpose for purpose in one["purposes"] if purpose["name"] == "account")
+    assert account["hosts"][0]["requests"][0] == "POST /api/me"
     print_targets(document)
     text = capsys.readouterr().out
     assert "OLLAMA_NO_CLOUD=1, yet 3 connections" in text

@@ -41,7 +41,9 @@ def knowing() -> Purposes:
 
 def test_a_known_destination_explains_itself() -> None:
     """Why, when, and what stops it."""
-    assert explain(OLLAMA, "ollama.com", "idle") == f"{MODEL_LIST}; off with OLLAMA_NO_CLOUD=1"
+    assert explain(OLLAMA, "ollama.com", "startup") == (
+        f"{MODEL_LIST} (± 20 %), or details of each cloud model, at start; off with OLLAMA_NO_CLOUD=1"
+    )
     assert explain(OLLAMA, "registry.ollama.ai", "pull") == (
         "model manifests and layers, on pull, push and create; off by not pulling"
     )
@@ -53,8 +55,23 @@ def test_a_prompt_is_told_from_the_model_list() -> None:
     assert inference is not None
     assert inference.startswith("prompts for a cloud model")
     assert MODEL_LIST in inference
-    assert "sign in" not in inference
-    assert "sign in" in (explain(OLLAMA, "ollama.com") or "")
+    assert "signed in" not in inference
+    assert "signed in" in (explain(OLLAMA, "ollama.com") or "")
+
+
+def test_a_request_that_only_asks_for_details_is_told_as_such() -> None:
+    """`ollama show X:cloud` is no prompt and no sign-in: its phase is idle, and it leaves all the same."""
+    idle = explain(OLLAMA, "ollama.com", "idle")
+    assert idle is not None
+    assert idle.startswith(MODEL_LIST)
+    assert "details of one cloud model, or a name that no local model has, on show" in idle
+    assert "prompts" not in idle
+
+
+@pytest.mark.parametrize(("phase", "stopped"), [("account", "off by not asking"), ("inference", "NO_CLOUD")])
+def test_what_the_cloud_switch_does_not_stop_is_said(phase: str, stopped: str) -> None:
+    """Sign in and out go on with OLLAMA_NO_CLOUD=1; prompts and web search do not."""
+    assert stopped in (explain(OLLAMA, "ollama.com", phase) or "")
 
 
 @pytest.mark.parametrize(
