@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from exporters.prometheus.series import Book
-    from tracer.bpf.abi import FlowRow
-    from tracer.bpf.maps.tables import MapSize
     from tracer.model.records import Decoder
-    from tracer.targets.membership import TargetState
+    from tracer.model.rows import FlowRow
+    from tracer.model.status import MapSize, TargetState
 
 # Which loss says that a map was full
 _FULL_MAPS: Final = {name: f"{name}_full" for name in ("flows", "processes", "cgroups", "handshakes")}

@@ -7,7 +7,7 @@ and CRI-O use, with systemd's cgroup driver and without.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from tracer.model.text import escape
 
@@ -93,3 +93,10 @@ def container_of(cgroup: str | None) -> str | None:
     """Give the short id of a cgroup's container: its name as long as no engine tells a better one."""
     found = container_id(cgroup)
     return found[:_SHORT_ID] if found else None
+
+
+class ProcessLookup(Protocol):
+    """What is known of processes, by the kernel half's key."""
+
+    def get(self, process: int) -> ProcessInfo | None:
+        """Return who that is, or None."""

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import HostError, KernelError, TargetRefused, TattleError, UsageError
-from tracer.host import resolv_conf
+from tracer.host import cgroups, resolv_conf
 from tracer.host.cgroups import walk_cgroups
 from tracer.host.files import locked
 from tracer.model.text import escape
@@ -157,7 +157,7 @@ class Enforcement:
 
     def renew(self) -> None:
         """Have every socket judged anew, after cgroups have changed their target."""
-        self._tables.renew()
+        self._engine.maps.renew_verdicts()
 
     def tell_phases(self) -> None:
         """Have it told what those that have a policy are doing, where their API is known."""
@@ -213,8 +213,6 @@ class Enforcement:
         ]
 
     def _require_hooks(self) -> None:
-        from tracer.cli.doctor import WARN, version1  # noqa: PLC0415 - only who blocks needs it
-
         if gone := self._unhooked():
             raise HostError(
                 f"nothing can be blocked: hook {gone[0]} is not attached",
@@ -224,9 +222,11 @@ class Enforcement:
             raise HostError(
                 "nothing was blocked: tattle has just ended, or its pins are gone", "try it again"
             )
-        check = version1()
-        if check.result == WARN:
-            raise HostError(f"nothing can be blocked: cgroup v1 {check.said}", check.mend)
+        if used := cgroups.version1_in_use():
+            raise HostError(
+                f"nothing can be blocked: cgroup v1 {', '.join(used)} takes sockets out of their v2 cgroup",
+                cgroups.VERSION1_HINT,
+            )
 
     def _places(self, selector: Selector, before: Saved | None = None) -> tuple[str, ...]:
         """Give the cgroups of a target, where it is now and where it will appear.

@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tracer.cli.doctor import LIMITS
-
+LIMITS: Final = (
+    "AF_PACKET sockets (CAP_NET_RAW): frames made by hand pass below the cgroup hooks",
+    "AF_XDP sockets (CAP_NET_RAW and CAP_BPF): they drive the network card's queues themselves",
+    "AF_VSOCK: traffic between a virtual machine and its host is no IP",
+    "TUN/TAP and other devices written to as files: the packets belong to the kernel, not to the writer",
+    "Bluetooth, CAN and other families that are no IP",
+    "packets the kernel sends for nobody: ICMP errors, ARP, IGMP and MLD reports, resets for closed ports",
+    "what another program does on request: a resolver, a proxy, a container engine is named instead",
+    "processes with CAP_BPF or CAP_SYS_ADMIN, which can detach tattle (status and metrics then say so)",
+)
 ALWAYS: Final = (
     *LIMITS,
     (
@@ -79,3 +87,6 @@ def _families(facts: Facts) -> str:
         "sockets that no hook sees (AF_PACKET, AF_XDP, AF_VSOCK ...): what was open at one of "
         f"{facts.looks} looks is told, what was opened and closed between two of them is missed"
     )
+
+
+# What no cgroup hook sees: said always, since no check can rule it out.

@@ -6,12 +6,13 @@ towards the internet, by name or without one, but not of port 53, where names ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from tracer.model.destination import NO_PROFILE, NOTHING, Contact, Purpose
 from tracer.model.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from tracer.runtimes.profiles import Host, Runtime
 
@@ -19,35 +20,6 @@ _DNS_PORT: Final = 53
 _CACHE_MAX: Final = 4096
 _NO_PHASE: Final = "unknown"
 _UNASKED: Final = frozenset({_NO_PHASE, "startup", "idle"})
-
-
-class Purpose(NamedTuple):
-    """`text` None: none is known. `unexpected` None: nobody can say, the target has no profile."""
-
-    text: str | None
-    unexpected: bool | None
-
-
-NO_PROFILE: Final = Purpose(None, None)
-NOTHING: Final = Purpose(None, unexpected=False)
-
-
-def together(found: Iterable[Purpose]) -> Purpose:
-    """Explain what may be any of several: all purposes, and unexpected if one of them is."""
-    several = list(found)
-    texts = dict.fromkeys(one.text for one in several if one.text)
-    known = [one.unexpected for one in several if one.unexpected is not None]
-    return Purpose("; ".join(texts) or None, any(known) if known else None)
-
-
-class Contact(NamedTuple):
-    """What has to be known of a destination."""
-
-    name: str | None
-    port: int
-    scope: str
-    phase: str
-    outward: bool  # this side has started it
 
 
 class Purposes:

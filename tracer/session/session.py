@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracer import config
 from tracer.bpf.engine import Engine, EngineOptions
-from tracer.daemon.control import encode, notice
 from tracer.host.cgroups import cgroup2_root
 from tracer.host.clock import BootClock
+from tracer.model.jsonlines import encode, notice
 from tracer.model.records import Decoder
+from tracer.model.status import OBSERVE, TargetState
 from tracer.model.text import escape
 from tracer.names.observer import Namer
 from tracer.policy.enforcement import Enforcement
 from tracer.policy.refusals import allowing
+from tracer.runtimes.purposes import Purposes
 from tracer.session.flows import Accounts
 from tracer.targets.finder import BOOK, Finder, TargetBook
-from tracer.targets.membership import OBSERVE, Targeting, TargetState
+from tracer.targets.membership import Targeting
 from tracer.targets.phases import Phases
 from tracer.targets.processes import Registry
 
@@ -28,12 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from tracer.bpf.abi import EventTuple
     from tracer.bpf.maps.tables import Maps
     from tracer.config import Config
     from tracer.errors import TattleError
+    from tracer.model.destination import Explainer
     from tracer.model.process import ProcessInfo
     from tracer.model.records import Json
+    from tracer.model.rows import EventTuple
     from tracer.policy.enforcement import State
     from tracer.policy.refusals import Refused
     from tracer.policy.rules import Policy
@@ -74,9 +77,11 @@ def own_options(instance: str, engine: str | None, **more: Any) -> EngineOptions
     return EngineOptions(instance=instance, pin=False, engine=made_by, **more)
 
 
-def readers(engine: Engine, book: TargetBook, finder: Finder) -> tuple[Accounts, Targeting]:
-    """Put together what reads an engine's maps."""
-    decoder = Decoder(engine.abi.enums)
+def readers(
+    engine: Engine, book: TargetBook, finder: Finder, purposes: Explainer
+) -> tuple[Accounts, Targeting]:
+    """Put together what reads an engine's maps; `purposes` explain the destinations of targets."""
+    decoder = Decoder(engine.abi.enums, purposes)
     registry = Registry(engine.maps, engine.abi.enums, book.name)
     accounts = Accounts(engine.maps, registry, decoder, BootClock())
     return accounts, Targeting(engine.maps, finder, book)
@@ -107,7 +112,8 @@ class Core:
         self._early = tuple(early)
         self._instance = options.instance
         self.engine = Engine.open(options, self._restore if state else self._name_early)
-        self.accounts, self.targeting = readers(self.engine, self.book, self._finder)
+        self._purposes = Purposes()
+        self.accounts, self.targeting = readers(self.engine, self.book, self._finder, self._purposes)
         self.phases = Phases(self.engine)
         self.ring = self.engine.ring()
         accounts = self.accounts
@@ -187,7 +193,7 @@ class Core:
         }
         if self._runtimes == before:
             return False
-        self.accounts.decoder.purposes.know(self._runtimes)
+        self._purposes.know(self._runtimes)
         return True
 
     def _tell_phases(self) -> None:
@@ -294,5 +300,5 @@ class LossTeller:
         now = self._maps.losses()
         for reason, count in now.items():
             if count > self._told.get(reason, 0):
-                yield notice(reason, count - self._told.get(reason, 0))
+                yield notice(reason, count - self._told.get(reason, 0), time.time_ns())
         self._told = now

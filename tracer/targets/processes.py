@@ -18,8 +18,8 @@ from tracer.model.process import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.bpf.abi import ProcessRow
     from tracer.bpf.maps.tables import Maps
+    from tracer.model.rows import ProcessRow
 
 _CACHE_MAX: Final = 32768
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fakes import ENUMS, FakeMaps, process
-from tracer.bpf.abi import CgroupRow
 from tracer.model.process import cgroup_text, comm_text, container_of, exe_text, unit_of
+from tracer.model.rows import CgroupRow
 from tracer.model.text import escape
 from tracer.targets.processes import Registry
 

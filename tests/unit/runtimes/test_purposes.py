@@ -8,11 +8,11 @@ from exporters.prometheus.collector import unexpected_family
 from exporters.terminal.views import event_text
 from tests.support.fakes import ENUMS, FakeMaps, event, flow, process
 from tracer.host.clock import BootClock
+from tracer.model.destination import NAMELESS, NO_PROFILE, NOTHING, Contact, Name, Named
 from tracer.model.process import NOBODY
 from tracer.model.records import Decoder
-from tracer.names.cache import NAMELESS, Name, Named
 from tracer.runtimes.profiles import SHIPPED, read
-from tracer.runtimes.purposes import NO_PROFILE, NOTHING, Contact, Purposes, explain, matches
+from tracer.runtimes.purposes import Purposes, explain, matches
 from tracer.session.flows import Accounts
 from tracer.targets.processes import Registry
 
@@ -105,8 +105,7 @@ def test_what_is_unexpected() -> None:
 
 def test_flows_and_events_carry_it() -> None:
     """As `purpose` and `unexpected`; what people read says it, too."""
-    decoder = Decoder(ENUMS)
-    decoder.purposes = knowing()
+    decoder = Decoder(ENUMS, knowing())
     known = decoder.flow(flow(), WHO, 0, called("ollama.com"))
     assert known["purpose"].startswith(MODEL_LIST)
     assert known["unexpected"] is False
@@ -121,8 +120,7 @@ def test_flows_and_events_carry_it() -> None:
 def accounts_of(*rows: object, names: dict[bytes, str]) -> Accounts:
     """Give accounts of a target that is Ollama, with destinations by these names."""
     maps = FakeMaps(flows=rows, processes=(process(target=1),))
-    decoder = Decoder(ENUMS)
-    decoder.purposes = knowing()
+    decoder = Decoder(ENUMS, knowing())
     registry = Registry(maps, ENUMS, {1: "unit:x"}.get)
     found = Accounts(maps, registry, decoder, BootClock())
     found.named = lambda row, _: called(names[row.remote]) if row.remote in names else NAMELESS
@@ -131,8 +129,7 @@ def accounts_of(*rows: object, names: dict[bytes, str]) -> Accounts:
 
 def test_a_strange_name_is_not_hidden_by_a_known_one() -> None:
     """Said to the same address by the same process: the flow is of both, each event of its own."""
-    decoder = Decoder(ENUMS)
-    decoder.purposes = knowing()
+    decoder = Decoder(ENUMS, knowing())
     named = called("ollama.com", "tracker.example")
     both = decoder.flow(flow(), WHO, 0, named)
     assert both["purpose"].startswith(MODEL_LIST)

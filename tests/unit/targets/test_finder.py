@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.fakes import FakeMaps
-from tracer.bpf.abi import CgroupRow
 from tracer.errors import HostError, UsageError
 from tracer.host.containers import ContainerEngines
 from tracer.model.process import NOBODY
+from tracer.model.rows import CgroupRow
 from tracer.targets.finder import Finder, Kind, TargetBook, parse
 from tracer.targets.membership import Targeting, chooser
 
