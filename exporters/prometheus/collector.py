@@ -59,6 +59,8 @@ class Source(Protocol):
     def losses(self) -> dict[str, int]: ...  # noqa: D102
     def unread(self) -> dict[str, int]: ...  # noqa: D102 - packets that gave no name, by reason
     def unexpected(self, rows: Iterable[FlowRow]) -> dict[str, int]: ...  # noqa: D102 - by target
+    @property
+    def errors(self) -> Callable[[], dict[str, int]]: ...  # noqa: D102 - what was survived, by part
     def sizes(self) -> Sequence[MapSize]: ...  # noqa: D102
 
 
@@ -102,6 +104,8 @@ class Collector:
             ["reason"],
             self._source.unread(),
         )
+        text = "Faults of its surroundings that the daemon survived, by part."
+        yield _counter("errors", text, ["part"], self._source.errors())
         yield from hook_families(self._hooks())
         yield build_info()
 

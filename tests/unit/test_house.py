@@ -50,13 +50,14 @@ MAY_IMPORT = {
     "tracer.errors": "",
     "tracer.model": "errors",
     "tracer.host": "errors model",
+    "tracer.containers": "errors model host",
     "tracer.bpf": "errors model host",
     "tracer.runtimes": "errors model host",
-    "tracer.targets": "errors model host bpf runtimes",
-    "tracer.policy": "errors model host bpf targets",
+    "tracer.targets": "errors model host containers bpf runtimes",
+    "tracer.policy": "errors model host containers bpf targets",
     "tracer.names": "errors model host policy",
     "tracer.config": "errors model targets policy",
-    "tracer.session": "errors model host bpf runtimes names targets policy config",
+    "tracer.session": "errors model host containers bpf runtimes names targets policy config",
     "tracer.history": "errors model host runtimes names targets policy",
     "exporters.http": "errors model",
     "exporters.logs": "errors model",
@@ -64,10 +65,10 @@ MAY_IMPORT = {
     "exporters.terminal": "errors model",
     "exporters.pages": "errors model exporters.http exporters.terminal",
     "tracer.proof": "errors model host bpf targets session",
-    "tracer.daemon": "errors model host targets policy config session history "
+    "tracer.daemon": "errors model host containers targets policy config session history "
     "exporters.http exporters.logs exporters.prometheus exporters.pages",
-    "tracer.cli": "errors model host bpf runtimes names targets policy config session history proof daemon "
-    "exporters.logs exporters.pages exporters.terminal",
+    "tracer.cli": "errors model host containers bpf runtimes names targets policy config session history "
+    "proof daemon exporters.logs exporters.pages exporters.terminal",
     "tracer.__main__": "errors model cli",
 }
 ROOMS = 10
@@ -75,6 +76,7 @@ ROOMS = 10
 # libbpf is known to three files, bcc to one; the others make one system call each that the standard library
 # lacks (capset, mount, pidfd_getfd).
 KNOW_CTYPES = {
+    "tracer.containers.inotify",
     "tracer.bpf.inventory",
     "tracer.bpf.libbpf",
     "tracer.bpf.loader.bcc",

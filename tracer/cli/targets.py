@@ -13,7 +13,8 @@ from tracer.cli.command import Command, add_json, print_json
 from tracer.daemon import control
 from tracer.errors import DaemonAbsent
 from tracer.host.cgroups import cgroup2_root
-from tracer.model.process import container_id, unit_of
+from tracer.model.containers import places
+from tracer.model.process import unit_of
 from tracer.model.scope import Scope
 from tracer.model.text import escape
 from tracer.runtimes.profiles import runtimes
@@ -87,7 +88,7 @@ def _find(finder: Finder, runtime: Runtime, units: tuple[Path, ...]) -> list[Fou
 
 def _placed(finder: Finder, runtime: Runtime, cgroup: str) -> Found:
     pids = tuple(sorted(map(int, finder.recognizer.members(cgroup))))
-    if container_id(f"/{cgroup.rpartition('/')[2]}"):
+    if (place := next(places(cgroup), None)) and place.path == cgroup:
         how = "container"
     else:
         how = "unit" if cgroup.rpartition("/")[2] in runtime.find.units else "session"
@@ -121,7 +122,7 @@ def _document(finder: Finder, found: Found, flows: list[Json], since: str | None
     listening = addresses(process, runtime.api) if process and runtime.api else ()
     set_to = seen(process, runtime, listening) if process else {}
     contacts = _contacts(found, flows)
-    identifier = container_id(cgroup)
+    container = finder.engines.of(cgroup) if cgroup else None
     return {
         "runtime": runtime.name,
         "title": runtime.title,
@@ -129,8 +130,8 @@ def _document(finder: Finder, found: Found, flows: list[Json], since: str | None
         "how": found.how,
         "cgroup": escape(cgroup) if cgroup is not None else None,
         "unit": unit_of(cgroup),
-        "container": finder.engines.name_of(identifier) if identifier else None,
-        "image": escape(image) if identifier and (image := finder.engines.image_of(identifier)) else None,
+        "container": container.name if container else None,
+        "image": next(iter(container.images), None) if container else None,
         "pids": list(found.pids),
         "others": found.others,
         "api": [{"address": one.host, "port": one.port, "source": one.source} for one in listening],

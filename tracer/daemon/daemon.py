@@ -226,6 +226,7 @@ class Daemon:
             core.engine.hooks,
             core.states,
         )
+        core.containers.start(lambda: None)
         ask = Ask(core.states, core.rules, core.engine.hooks, self.ill)
         self._page = Page(core.accounts, ask, lambda: core.accounts.clock.boot_ns)
         self._server = MetricsServer(listening, keys)

@@ -71,10 +71,18 @@ def tell(facts: Facts) -> list[str]:
     for held in sorted({tuple(held) for held in facts.powers.values()}):
         names = [comm for comm, its in facts.powers.items() if tuple(its) == held]
         said.append(f"{', '.join(names)} had {', '.join(held)}: able to send what the hooks do not see")
-    here = [path for path in _HELPERS if Path(path).is_socket()]
+    here = [path for path in _HELPERS if _is_socket(path)]
     if here:
         said.append(f"helpers on this host that could send for it, through a socket file: {', '.join(here)}")
     return said + list(ALWAYS)
+
+
+def _is_socket(path: str) -> bool:
+    """Tell whether a socket is there, or hidden in a directory that may not be looked into."""
+    try:
+        return Path(path).is_socket()
+    except OSError:
+        return True
 
 
 def _families(facts: Facts) -> str:

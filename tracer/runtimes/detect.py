@@ -10,14 +10,15 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 from tracer.host.cgroups import members
-from tracer.model.process import container_id
+from tracer.model.containers import places
 from tracer.runtimes.profiles import runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from tracer.host.containers import ContainerEngines
+    from tracer.containers.engines import ContainerEngines
+    from tracer.model.containers import Container
     from tracer.runtimes.profiles import Find, Runtime
 
 # What runs a program that is its argument: Python's scripts and modules, APE's loader (llamafile)
@@ -85,6 +86,12 @@ def named(patterns: Iterable[str], paths: Iterable[str]) -> bool:
     return any(fnmatchcase(path, one) or fnmatchcase(path, f"*/{one}") for one in patterns for path in paths)
 
 
+def is_container(container: Container, find: Find) -> bool:
+    """Tell whether a container is one of a runtime: by a name that it usually has, or by its image."""
+    names = {container.name, *container.aliases}
+    return bool(names & set(find.containers)) or named(find.images, container.images)
+
+
 @dataclass(frozen=True)
 class Recognizer:
     """Knows processes and cgroups by profiles; `proc` is the process file system, `root` the cgroups'."""
@@ -124,13 +131,11 @@ class Recognizer:
         last = cgroup.rpartition("/")[2]
         if last in find.units or any(fnmatchcase(last, one) for one in find.session):
             return True
-        identifier = container_id(f"/{last}")
-        if identifier is None:
+        place = next(places(cgroup), None)
+        if place is None or place.path != cgroup:
             return False
-        if self.engines.name_of(identifier) in find.containers:
-            return True
-        image = self.engines.image_of(identifier)
-        return image is not None and named(find.images, (image,))
+        container = self.engines.at(place)
+        return container is not None and is_container(container, find)
 
     def runtime(self, cgroups: Iterable[str]) -> Runtime | None:
         """Give the one runtime that these cgroups are, or that runs in them; None: none, or several."""

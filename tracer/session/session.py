@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracer import config
 from tracer.bpf.engine import Engine, EngineOptions
+from tracer.containers.engines import ContainerEngines
 from tracer.host.cgroups import cgroup2_root
 from tracer.host.clock import BootClock
+from tracer.host.faults import Faults
 from tracer.model.jsonlines import encode, notice
 from tracer.model.records import Decoder
 from tracer.model.status import OBSERVE, TargetState
@@ -82,7 +84,7 @@ def readers(
 ) -> tuple[Accounts, Targeting]:
     """Put together what reads an engine's maps; `purposes` explain the destinations of targets."""
     decoder = Decoder(engine.abi.enums, purposes)
-    registry = Registry(engine.maps, engine.abi.enums, book.name)
+    registry = Registry(engine.maps, engine.abi.enums, book.name, finder.engines)
     accounts = Accounts(engine.maps, registry, decoder, BootClock())
     return accounts, Targeting(engine.maps, finder, book)
 
@@ -104,7 +106,9 @@ class Core:
         that have to exist, told to the kernel before sockets that are open already are taken in.
         """
         self.book = TargetBook(state / BOOK if state else None)
-        self._finder = Finder(cgroup2_root())
+        self.faults = Faults()
+        self.containers = ContainerEngines(faults=self.faults)
+        self._finder = Finder(cgroup2_root(), engines=self.containers)
         self.enforcement: Enforcement | None = None
         self._policies: dict[str, Policy] = {}
         self._runtimes: dict[str, Runtime] = {}
@@ -121,6 +125,7 @@ class Core:
             self.engine.samples(), accounts.registry, accounts.decoder, accounts.clock, accounts.count_lost
         )
         self.namer.on_refusal = self._tell_refusal
+        accounts.errors = self.faults.counts
         accounts.named, accounts.nameless = self.namer.flow, self.namer.unread
         self._losses = LossTeller(self.engine.maps)
 
@@ -278,6 +283,7 @@ class Core:
 
     def close(self) -> None:
         """Detach, unpin, let go. May be called twice."""
+        self.containers.close()
         self.accounts.close()
         self.namer.close()
         self.ring.close()

@@ -14,6 +14,7 @@ import pytest
 from exporters.terminal.targets import print_targets
 from tracer.cli import targets as surveys
 from tracer.errors import DaemonAbsent
+from tracer.model.containers import Container, Place, places
 from tracer.runtimes.detect import named
 from tracer.runtimes.profiles import SHIPPED, read
 from tracer.runtimes.switches import Address, addresses, environment, is_private, seen
@@ -34,13 +35,15 @@ class Engines:
     def __init__(self, name: str | None = None, image: str | None = None) -> None:
         self._name, self._image = name, image
 
-    def name_of(self, identifier: str) -> str | None:
-        """Give its name."""
-        return self._name if identifier == ID else None
+    def at(self, place: Place) -> Container | None:
+        """Return the container at a place."""
+        if place.id != ID or self._name is None:
+            return None
+        return Container(ID, self._name, (self._image,) if self._image else ())
 
-    def image_of(self, identifier: str) -> str | None:
-        """Give its image."""
-        return self._image if identifier == ID else None
+    def of(self, cgroup: str) -> Container | None:
+        """Return the container that a cgroup is in."""
+        return next((found for place in places(cgroup) if (found := self.at(place))), None)
 
 
 class Host:
