@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 TARGETS: Final = """\
 A TARGET is a runtime's name (ollama), unit:NAME, cgroup:/PATH, pid:N or container:NAME.
-In container:NAME, container:PROJECT/SERVICE and container:NAMESPACE/POD/CONTAINER, * is any text in a part."""
+In container:NAME, container:PROJECT/SERVICE and container:NAMESPACE/POD/CONTAINER, * is any text."""
 
 NAMES: Final = """\
 A destination goes by its name where one is known: a|b could be either, and a name with a question mark was
