@@ -96,6 +96,7 @@ enum scope_bit {
 	SCOPE_MULTICAST = 4,
 	SCOPE_INTERNET = 8,
 	SCOPE_DNS = 16, /* port 53 of any address: no other scope's bit speaks for it */
+	SCOPE_HOST = 32, /* an address of this host, in the network namespace of the socket */
 };
 
 /* What an event's result says when the kernel has not said it yet. */
@@ -152,6 +153,7 @@ enum care {
 	CARE_SNI = 8,	 /* allowed as far as its server's name is */
 	CARE_PHASE = 16, /* of a target whose phases are known */
 	CARE_TALK = 32,	 /* its peer speaks to the API of such a target */
+	CARE_HOST = 64,	 /* allowed as long as its peer's address is this host's */
 };
 
 enum cgroup_flags {
@@ -384,7 +386,10 @@ struct named_key {
 	__u32 id;
 };
 
-/* Key of `openings` (number: the target's) and of `resolvers` (number: the policy's). */
+/*
+ * Key of `openings` (number: the target's), of `resolvers` (number: the policy's) and of `own_addresses`
+ * (number: the network namespace's, as its inode number tells it).
+ */
 struct numbered_address {
 	__u32 number;
 	__u8 address[ADDRESS_LEN];

@@ -48,10 +48,13 @@ static __always_inline void ask_content(struct socket_state *state, const struct
 }
 
 /* Connect was judged for the caller's cgroup; if that is the socket's too, it has been counted. */
-static __always_inline void judge_fixed(struct socket_state *state, const struct policy *policy, __u32 target)
+static __always_inline void judge_fixed(struct __sk_buff *skb, struct socket_state *state,
+					const struct policy *policy, __u32 target)
 {
 	struct flow_key key = state->flow;
-	struct peer peer = {.port = key.remote_port, .proto = key.proto};
+	struct peer peer = {.port = key.remote_port,
+			    .proto = key.proto,
+			    .host = skb->ifindex == LOOPBACK_IFINDEX};
 	__u64 answer;
 
 	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
@@ -59,6 +62,8 @@ static __always_inline void judge_fixed(struct socket_state *state, const struct
 	if (verdict_of(answer) == VERDICT_DENIED)
 		answer = answer & SPOKEN ? answer : judge_named(state, policy, &peer);
 	if (verdict_of(answer) == VERDICT_ALLOWED) {
+		if (peer.host)
+			state->care |= CARE_HOST;
 		ask_content(state, policy, answer);
 		return;
 	}
@@ -70,11 +75,14 @@ static __always_inline void judge_fixed(struct socket_state *state, const struct
 }
 
 /* Strict: no answers either, but to this host. A listener's packets say themselves whom they are for. */
-static __always_inline void judge_answers(struct socket_state *state, const struct policy *policy)
+static __always_inline void judge_answers(struct __sk_buff *skb, struct socket_state *state,
+					  const struct policy *policy)
 {
-	bool here = state->mode == MODE_FIXED && is_loopback((const union address *)state->flow.remote);
+	bool here = state->mode == MODE_FIXED && skb->ifindex == LOOPBACK_IFINDEX;
 
-	if (policy->strict && policy->mode == POLICY_ENFORCE && !here)
+	if (here)
+		state->care |= CARE_HOST;
+	else if (policy->strict && policy->mode == POLICY_ENFORCE)
 		state->verdict = VERDICT_DENIED;
 }
 
@@ -109,13 +117,13 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 	state->verdict = VERDICT_ALLOWED;
 	state->policed = policy ? target : 0;
 	state->target = target;
-	state->care &= ~(CARE_QUERY | CARE_SNI | CARE_PHASE);
+	state->care &= ~(CARE_QUERY | CARE_SNI | CARE_PHASE | CARE_HOST);
 	care_for_phase(state, target);
 	if (policy && (state->mode == MODE_LISTENER ||
 		       (state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN)))
-		judge_answers(state, policy);
+		judge_answers(skb, state, policy);
 	else if (policy && state->mode == MODE_FIXED)
-		judge_fixed(state, policy, target);
+		judge_fixed(skb, state, policy, target);
 	if (policy && policy->names && policy->mode == POLICY_ENFORCE && sk && sk->src_port == DNS_PORT)
 		state->verdict = VERDICT_DENIED; /* whoever answers its own questions opens what it likes */
 	state->generation = now;
