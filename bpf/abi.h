@@ -35,6 +35,7 @@ enum limits {
 	OPENINGS = 4,	     /* names that can open one address at the same time */
 	LOOKUPS = 8,	     /* queries that wait for their answer on one socket */
 	LOOKUP_SECONDS = 10, /* an answer that is later opens nothing */
+	FOREIGN_SECONDS = 2, /* an address that was another host's is taken for one so long */
 	OPEN_SECONDS = 10,   /* an answer opens for its TTL, but at least so long */
 	OPEN_SECONDS_MAX = 86400,
 	PATH_LEN = 64,	   /* bytes of a request line that are looked at */
@@ -95,7 +96,7 @@ enum scope_bit {
 	SCOPE_LAN = 2,
 	SCOPE_MULTICAST = 4,
 	SCOPE_INTERNET = 8,
-	SCOPE_DNS = 16, /* port 53 of any address: no other scope's bit speaks for it */
+	SCOPE_DNS = 16,	 /* port 53 of any address: no other scope's bit speaks for it */
 	SCOPE_HOST = 32, /* an address of this host, in the network namespace of the socket */
 };
 
@@ -276,8 +277,11 @@ struct socket_state {
 	__u8 hello_seen;  /* packets of data that were looked at */
 	__u16 hello_left; /* bytes of a ClientHello that are still to come */
 	__u8 reserved[2];
-	__u32 target; /* of the socket's own cgroup, as of `generation` */
-	__u32 name;   /* the rule by name that has let it pass, see struct name_rules */
+	__u32 target;	     /* of the socket's own cgroup, as of `generation` */
+	__u32 name;	     /* the rule by name that has let it pass, see struct name_rules */
+	__u32 foreign_until; /* CLOCK_BOOTTIME, seconds: `asked` is no address of this host, a packet has
+				shown */
+	__u32 reserved_too;
 };
 
 /* Key and value of `handshakes`: packets of a connection that nobody accepted yet. */
@@ -574,7 +578,7 @@ ABI_SIZE(struct rule_key, 24);
 ABI_SIZE(struct rules, 4 + 8 * RULE_PORTS);
 ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct slot, 128);
-ABI_SIZE(struct socket_state, 120);
+ABI_SIZE(struct socket_state, 128);
 ABI_SIZE(struct handshake_key, 32);
 _Static_assert((int)PHASES <= (int)PHASE_ROOM, "each phase has its count");
 ABI_SIZE(struct phase_state, 48);

@@ -78,7 +78,8 @@ checked_once int binds_to(struct bpf_sock_addr *ctx, __u64 high, __u64 low)
 		return false;
 	if (ipv4 && bind_to4(ctx, bpf_htonl(0xf0000001)) == NO_SUCH_ADDRESS)
 		return true;
-	if (!ipv4 && bind_to6(ctx, bpf_cpu_to_be64(0x0100000000000000ULL), bpf_cpu_to_be64(1)) == NO_SUCH_ADDRESS)
+	if (!ipv4 &&
+	    bind_to6(ctx, bpf_be64_to_cpu(0x0100000000000000ULL), bpf_be64_to_cpu(1)) == NO_SUCH_ADDRESS)
 		return true;
 	if (ipv4)
 		bind_to4(ctx, 0);
@@ -87,15 +88,25 @@ checked_once int binds_to(struct bpf_sock_addr *ctx, __u64 high, __u64 low)
 	return false;
 }
 
+/* Known at the call, before the first packet shows it. */
+static __always_inline void mark_own(const struct socket_state *state)
+{
+	struct slot *slot = slot_at(state->slot);
+
+	if (slot)
+		slot->flags |= FLOW_VIA_LOOPBACK;
+}
+
 /* May this connect go on? An own address that no table has is only looked for where the answer were no. */
 static __always_inline bool connect_allowed(struct bpf_sock_addr *ctx, struct peer *peer, __u32 target)
 {
 	const union address *remote = &peer->remote;
+	enum answer answer = ask_call(peer, target, 0, !peer->host);
 
-	peer->host = is_own(remote->halves[0], remote->halves[1]);
-	if (!peer->host && verdict_of(judge(target, peer)) == VERDICT_DENIED)
-		peer->host = binds_to(ctx, remote->halves[0], remote->halves[1]);
-	return ask_call(peer, target, 0) != ANSWER_NO;
+	if (answer != ANSWER_LATER)
+		return answer != ANSWER_NO;
+	peer->host = binds_to(ctx, remote->halves[0], remote->halves[1]);
+	return ask_call(peer, target, 0, false) != ANSWER_NO;
 }
 
 /*
@@ -115,6 +126,8 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 	if (!datagrams && READ(current_task(), flags) & PF_KTHREAD)
 		return true; /* nobody's call: tcp_connecting() finds out whose */
 	peer_of(ctx, remote, datagrams ? PROTO_UDP : PROTO_TCP, &peer);
+	if (!datagrams && !is_loopback(remote))
+		peer.host = is_own(remote->halves[0], remote->halves[1]);
 	if (!datagrams && target && !connect_allowed(ctx, &peer, target))
 		return false;
 	if (is_loopback(remote) && !loopback_wanted(peer.port, target)) {
@@ -131,6 +144,8 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 		return true;
 	state->asked_target = target;
 	state->asked_generation = now;
+	if (peer.host)
+		mark_own(state);
 	report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ctx));
 	return true;
 }
@@ -142,6 +157,51 @@ static __always_inline bool asked_before(const struct socket_state *state, const
 	return state && !(state->flags & SOCKET_ASK_AGAIN) && state->asked_target == target &&
 	       state->asked_generation == now && state->asked_port == peer->port &&
 	       same_address(state->asked, &peer->remote);
+}
+
+/* No packet of this socket has shown of late that the address it named last is another host's. */
+static __always_inline bool may_be_own(const struct socket_state *state, const struct peer *peer)
+{
+	return !peer->host && !is_loopback(&peer->remote) &&
+	       !(state && state->foreign_until > seconds_now() && same_address(state->asked, &peer->remote));
+}
+
+/* Does a datagram socket of this network namespace take what is sent to this port, if the address is own? */
+checked_once int received_here(struct bpf_sock_addr *ctx, __u64 high, __u64 low, __u32 port)
+{
+	union address remote = {.halves = {high, low}};
+	bool ipv4 = !high && remote.words[2] == bpf_htonl(0xffff);
+	struct bpf_sock_tuple way = {};
+	struct bpf_sock *sk;
+
+	if (ipv4) {
+		way.ipv4.saddr = way.ipv4.daddr = remote.words[3];
+		way.ipv4.dport = port;
+		sk = bpf_sk_lookup_udp(ctx, &way, sizeof(way.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		__builtin_memcpy(way.ipv6.saddr, &remote, sizeof(remote));
+		__builtin_memcpy(way.ipv6.daddr, &remote, sizeof(remote));
+		way.ipv6.dport = port;
+		sk = bpf_sk_lookup_udp(ctx, &way, sizeof(way.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return false;
+	bpf_sk_release(sk);
+	return true;
+}
+
+/* May this datagram go on? An answer of no is given here and at once, unless somebody here would receive it.
+ */
+static __always_inline enum answer ask_datagram(struct bpf_sock_addr *ctx, const struct socket_state *state,
+						const struct peer *peer, __u32 target)
+{
+	__u64 cookie = state ? bpf_get_socket_cookie(ctx) : 0;
+	enum answer answer = ask_call(peer, target, cookie, may_be_own(state, peer));
+
+	if (answer == ANSWER_LATER &&
+	    !received_here(ctx, peer->remote.halves[0], peer->remote.halves[1], peer->port))
+		return ask_call(peer, target, cookie, false);
+	return answer;
 }
 
 /* sendmsg with an address: the datagram's own, whatever the socket is connected to. */
@@ -159,7 +219,7 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 		peer.host = is_own(remote->halves[0], remote->halves[1]);
 	state = socket_lookup(sockets, ctx->sk);
 	if (target && !asked_before(state, &peer, target, now))
-		answer = ask_call(&peer, target, state ? bpf_get_socket_cookie(ctx) : 0);
+		answer = ask_datagram(ctx, state, &peer, target);
 	if (answer == ANSWER_NO)
 		return false;
 	if (loopback && !loopback_wanted(peer.port, target))
@@ -176,7 +236,8 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 		return true;
 	__builtin_memcpy(state->asked, remote, ADDRESS_LEN);
 	state->asked_port = peer.port;
-	state->asked_target = peer.host ? 0 : target; /* an own address' packet is judged by its way */
+	state->asked_target =
+		peer.host || answer == ANSWER_LATER ? 0 : target; /* else its packet is judged */
 	state->asked_generation = now;
 	if (answer == ANSWER_ONCE)
 		state->flags |= SOCKET_ASK_AGAIN;

@@ -52,9 +52,8 @@ static __always_inline void judge_fixed(struct __sk_buff *skb, struct socket_sta
 					const struct policy *policy, __u32 target)
 {
 	struct flow_key key = state->flow;
-	struct peer peer = {.port = key.remote_port,
-			    .proto = key.proto,
-			    .host = skb->ifindex == LOOPBACK_IFINDEX};
+	struct peer peer = {
+		.port = key.remote_port, .proto = key.proto, .host = skb->ifindex == LOOPBACK_IFINDEX};
 	__u64 answer;
 
 	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
@@ -166,7 +165,7 @@ static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_st
  * so does what leaves for another address than it named and has no peer of its own (then it was
  * translated on its way). All else is judged by what the packet says.
  */
-static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct socket_state *state,
+static __always_inline bool datagram_allowed(struct __sk_buff *skb, struct socket_state *state,
 					     const struct peer *peer)
 {
 	const struct policy *policy = policy_of(state->policed);
@@ -188,6 +187,8 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct
 		return true;
 	if (peer->proto == PROTO_UDP && !policy->strict && has_asked(bpf_get_socket_cookie(skb), peer))
 		return true;
+	if (!peer->host && same_address(&peer->remote, state->asked))
+		state->foreign_until = seconds_now() + FOREIGN_SECONDS;
 	flow_key_of(&key, state->flow.process, state->flow.phase, peer);
 	denied(&key, policy, answer, DENIED_CALL | DENIED_PACKET);
 	return policy->mode == POLICY_AUDIT;

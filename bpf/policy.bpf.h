@@ -126,7 +126,8 @@ static __always_inline __u64 judge_by_name(__u32 target, const struct policy *po
 /* What the policy is, beside what it says. */
 static __always_inline __u32 manner(const struct policy *policy)
 {
-	return (policy->mode == POLICY_AUDIT ? AUDITED : 0) | (policy->strict ? STRICT : 0);
+	return (policy->mode == POLICY_AUDIT ? AUDITED : 0) | (policy->strict ? STRICT : 0) |
+	       (policy->deny_scopes & SCOPE_HOST ? OWN_DENIED : 0);
 }
 
 /* A scope that is denied is denied with its DNS; one that is allowed does not allow DNS. */
@@ -151,14 +152,13 @@ static __always_inline __u64 ask_policy(__u32 target, const struct policy *polic
 }
 
 /*
- * May this target speak to this peer? The address in two halves, then peer_word(). In the upper half of the answer the name that has opened the address, if one has.
+ * May this target speak to this peer? The address in two halves, then peer_word(). In the upper half of the
+ * answer the name that has opened the address, if one has.
  */
 checked_once __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 word)
 {
-	struct peer peer = {.remote.halves = {high, low},
-			    .port = word >> 16,
-			    .host = word >> 8,
-			    .proto = word};
+	struct peer peer = {
+		.remote.halves = {high, low}, .port = word >> 16, .host = word >> 8, .proto = word};
 	const struct policy *policy = policy_of(target);
 
 	return policy ? ask_policy(target, policy, &peer) | manner(policy) : VERDICT_ALLOWED;
@@ -277,16 +277,28 @@ enum answer {
 	ANSWER_ONCE, /* yes, but ask again: an answer to a peer that asked, or a denial that is only counted
 		      */
 	ANSWER_YES,
+	ANSWER_LATER, /* the packet is asked: only its way tells whether the address is this host's */
 };
 
-/* `cookie` 0: a socket that nobody has spoken to yet. */
-static __always_inline enum answer ask_call(const struct peer *peer, __u32 target, __u64 cookie)
+/* Would this peer be allowed if its address were one of this host? */
+static __always_inline bool own_would_pass(__u32 target, const struct peer *peer)
+{
+	struct peer own = *peer;
+
+	own.host = 1;
+	return verdict_of(judge(target, &own)) == VERDICT_ALLOWED;
+}
+
+/* `cookie` 0: a socket that nobody has spoken to yet. `unsure`: whether the address is this host's. */
+static __always_inline enum answer ask_call(const struct peer *peer, __u32 target, __u64 cookie, bool unsure)
 {
 	__u64 judged = judge(target, peer);
-	bool audit = judged & AUDITED;
+	bool audit = judged & AUDITED, is_denied = verdict_of(judged) == VERDICT_DENIED;
 	struct flow_key key;
 
-	if (verdict_of(judged) == VERDICT_ALLOWED) /* if need be, its packets are asked for a name */
+	if (unsure && (is_denied || judged & OWN_DENIED) && is_denied == own_would_pass(target, peer))
+		return ANSWER_LATER;
+	if (!is_denied) /* if need be, its packets are asked for a name */
 		return ANSWER_YES;
 	if (cookie && peer->proto == PROTO_UDP && !(judged & STRICT) && has_asked(cookie, peer))
 		return ANSWER_ONCE;

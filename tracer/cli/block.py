@@ -170,8 +170,8 @@ def _block(arguments: argparse.Namespace) -> int:
 _RULES: Final = """\
 A RULE is a prefix or an address, 1.2.3.0/24 or [2001:db8::]/32, each with :443 or :443/tcp if only that port
 is meant; a name, registry.ollama.ai or *.ollama.ai (all below it, not itself), likewise with a port; or
-@loopback, @lan, @internet, @dns. Deny beats allow, allow beats the default. @dns is port 53 at any address;
-no other scope lets it pass.
+@loopback, @host, @lan, @internet, @dns. Deny beats allow, allow beats the default. @dns is port 53 at any
+address; no other scope lets it pass.
 
 A name lets its own DNS queries pass, to the resolvers of this host or of the target's resolv.conf, and opens
 the addresses of the answers that the target receives, by TCP, for as long as they say (10 s at least). A
@@ -183,9 +183,10 @@ COMMAND: Final = Command(
     "block",
     "stop what a program starts, in the kernel, from now on",
     "Deny what the target starts: internet, LAN, multicast, every protocol, and DNS even to a resolver "
-    "on this host, since names carry data out, too. Its own API keeps working: loopback, and replies to "
-    "whoever connects to it. In force at once and for connections that are open; kept when tattle is "
-    f"stopped, and over reboots (tattle.service), until tattle unblock.\n\n{TARGETS}\n\n{_RULES}",
+    "on this host, since names carry data out, too. Its own API keeps working: loopback and this host's "
+    "own addresses, and replies to those that connect to it. In force at once and for connections that are "
+    "open; kept when tattle is stopped, and over reboots (tattle.service), until tattle unblock."
+    f"\n\n{TARGETS}\n\n{_RULES}",
     "  sudo tattle watch ollama                              see what it does\n"
     "  sudo tattle block ollama --audit                      see what would be denied, nothing is\n"
     "  sudo tattle flows ollama                              what is it that it needs?\n"

@@ -25,6 +25,7 @@ from tracer.daemon import sdnotify
 from tracer.daemon.control import Client, ControlServer, notice_now
 from tracer.errors import TattleError, UsageError
 from tracer.host import capabilities, cgroups
+from tracer.host.addresses import Changes
 from tracer.host.syscalls import keep_heap_small
 from tracer.model.jsonlines import EVERYBODY, encode
 from tracer.session.session import Core, Line, engine_options
@@ -192,6 +193,7 @@ class Daemon:
         self._control: ControlServer | None = None
         self._server: MetricsServer | None = None
         self._waker = select.epoll()
+        self._addresses = Changes()
         accounts = core.accounts
         self._book = Book(
             accounts.registry,
@@ -238,6 +240,7 @@ class Daemon:
         for ring in (core.ring, core.namer.samples):
             self._waker.register(ring.fileno(), select.EPOLLIN | select.EPOLLET)
         self._selector.register(self._waker, selectors.EVENT_READ, lambda _: self._waker.poll(0))
+        self._selector.register(self._addresses, selectors.EVENT_READ, self._readdressed)
         self._record()
         sdnotify.notify("READY=1", f"STATUS=Page at {self._url()}, metrics at /metrics")
         self._greet()
@@ -337,6 +340,10 @@ class Daemon:
             else:
                 self._stop = True
 
+    def _readdressed(self, _: int) -> None:
+        if self._addresses.take():
+            self._core.know_addresses()
+
     def _reload(self) -> None:
         sdnotify.reloading()
         try:
@@ -422,4 +429,5 @@ class Daemon:
             self._pump(listening=True)
             self._log.close()
         self._waker.close()
+        self._addresses.close()
         self._selector.close()

@@ -239,6 +239,11 @@ class Core:
         if self.enforcement is not None:
             self.enforcement.tidy()
 
+    def know_addresses(self) -> None:
+        """Tell the kernel which addresses are this host's now."""
+        if self.enforcement is not None:
+            self.enforcement.know_addresses()
+
     def unenforced(self) -> list[str]:
         """Tell of each policy that is not in force for all of its target."""
         known = self.enforcement.states() if self.enforcement else []
