@@ -33,10 +33,11 @@ enum limits {
 	NAME_LEN = 120,	     /* bytes of a name in a rule, as DNS writes it (RFC 1035 3.1) */
 	LABELS = 16,	     /* labels of a name that may match a rule */
 	OPENINGS = 4,	     /* names that can open one address at the same time */
-	LOOKUPS = 8,	     /* queries that wait for their answer on one socket */
+	LOOKUPS = 64,	     /* queries that wait for their answer on one socket */
 	LOOKUP_SECONDS = 10, /* an answer that is later opens nothing */
-	FOREIGN_SECONDS = 2, /* an address that was another host's is taken for one so long */
-	OPEN_SECONDS = 10,   /* an answer opens for its TTL, but at least so long */
+	OPEN_SECONDS = 60,   /* an answer opens for its TTL, but at least so long */
+	PIECES_ROOM = 16384, /* bytes of a stream that wait for the rest of their message; a power of two */
+	PIECE_LEN = 512,     /* so many are copied in one go */
 	OPEN_SECONDS_MAX = 86400,
 	PATH_LEN = 64,	   /* bytes of a request line that are looked at */
 	PHASE_ROOM = 8,	   /* counts of requests by phase; a power of two */
@@ -96,8 +97,7 @@ enum scope_bit {
 	SCOPE_LAN = 2,
 	SCOPE_MULTICAST = 4,
 	SCOPE_INTERNET = 8,
-	SCOPE_DNS = 16,	 /* port 53 of any address: no other scope's bit speaks for it */
-	SCOPE_HOST = 32, /* an address of this host, in the network namespace of the socket */
+	SCOPE_DNS = 16, /* port 53 of any address: no other scope's bit speaks for it */
 };
 
 /* What an event's result says when the kernel has not said it yet. */
@@ -154,7 +154,6 @@ enum care {
 	CARE_SNI = 8,	 /* allowed as far as its server's name is */
 	CARE_PHASE = 16, /* of a target whose phases are known */
 	CARE_TALK = 32,	 /* its peer speaks to the API of such a target */
-	CARE_HOST = 64,	 /* allowed as long as its peer's address is this host's */
 };
 
 enum cgroup_flags {
@@ -277,11 +276,10 @@ struct socket_state {
 	__u8 hello_seen;  /* packets of data that were looked at */
 	__u16 hello_left; /* bytes of a ClientHello that are still to come */
 	__u8 reserved[2];
-	__u32 target;	     /* of the socket's own cgroup, as of `generation` */
-	__u32 name;	     /* the rule by name that has let it pass, see struct name_rules */
-	__u32 foreign_until; /* CLOCK_BOOTTIME, seconds: `asked` is no address of this host, a packet has
-				shown */
-	__u32 reserved_too;
+	__u32 target;	   /* of the socket's own cgroup, as of `generation` */
+	__u32 name;	   /* the rule by name that has let it pass, see struct name_rules */
+	__u32 held_target; /* whose opening this connection keeps; 0: none */
+	__u32 held_name;   /* and by which name */
 };
 
 /* Key and value of `handshakes`: packets of a connection that nobody accepted yet. */
@@ -376,7 +374,7 @@ struct name_key {
 
 /* Value of `names` and `named`: all that rules say of this name, those of wider ones included. */
 struct name_rules {
-	__u32 id;   /* the same for the same name in each policy; never 0 */
+	__u32 id;   /* the same for the same name in each policy; 0: only asked for, see search domains */
 	__u8 deny;  /* 1: not even its DNS query may leave */
 	__u8 lan;   /* 1: its answers may open private addresses */
 	__u16 rule; /* that decides on the query */
@@ -390,10 +388,7 @@ struct named_key {
 	__u32 id;
 };
 
-/*
- * Key of `openings` (number: the target's), of `resolvers` (number: the policy's) and of `own_addresses`
- * (number: the network namespace's, as its inode number tells it).
- */
+/* Key of `openings` (number: the target's), `resolvers` and `hosted` (number: the policy's). */
 struct numbered_address {
 	__u32 number;
 	__u8 address[ADDRESS_LEN];
@@ -404,7 +399,14 @@ struct opening {
 	struct {
 		__u32 name;  /* struct name_rules.id; 0: none */
 		__u32 until; /* CLOCK_BOOTTIME, seconds */
+		__u32 told;  /* likewise: when the last answer came */
+		__u32 open;  /* connections to it, for as long as which it stays open */
 	} by[OPENINGS];
+};
+
+/* Value of `hosted`: the names that a hosts file gives this address. Written by the user half only. */
+struct hosted {
+	__u32 names[OPENINGS]; /* struct name_rules.id; 0: none */
 };
 
 /* A question that a target's socket has asked and that its policy allows. */
@@ -416,11 +418,32 @@ struct lookup {
 	__u16 type;
 };
 
-/* Value of `lookups`, a socket storage. */
+/* How far a stream of messages has been read. */
+struct reading {
+	__u32 next; /* sequence number of the byte that is to come */
+	__u32 skip; /* bytes of a message that is not read */
+	__u8 begun; /* 1: `next` is known */
+	__u8 reserved[3];
+};
+
+/* Value of `lookups`, a socket storage. `heard` and `said` are for TCP. */
 struct lookups {
 	struct lookup asked[LOOKUPS];
 	__u32 next;
+	struct reading heard, said;
 	__u32 reserved;
+};
+
+/*
+ * Value of `pieces`, the storage of a socket one of whose messages came in several packets: its bytes so
+ * far. What leaves stands at the front, what comes in the second half.
+ */
+struct pieces {
+	__u32 left; /* how many bytes have left, */
+	__u32 next; /* up to which sequence number (TLS), */
+	__u32 came; /* and how many came */
+	__u32 reserved;
+	__u8 bytes[PIECES_ROOM + PIECE_LEN];
 };
 
 /* Key of `asked_peers`: who has sent a datagram to a socket of a target lately, and may be answered. */
@@ -579,6 +602,9 @@ ABI_SIZE(struct rules, 4 + 8 * RULE_PORTS);
 ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct slot, 128);
 ABI_SIZE(struct socket_state, 128);
+ABI_SIZE(struct opening, 16 * OPENINGS);
+ABI_SIZE(struct lookups, 32 * LOOKUPS + 32);
+ABI_SIZE(struct pieces, 16 + PIECES_ROOM + PIECE_LEN);
 ABI_SIZE(struct handshake_key, 32);
 _Static_assert((int)PHASES <= (int)PHASE_ROOM, "each phase has its count");
 ABI_SIZE(struct phase_state, 48);

@@ -11,23 +11,6 @@
 #include "policy.bpf.h"
 #include "sample.bpf.h"
 
-/* RFC 1035 4.1.1 */
-struct dns_header {
-	__be16 id, flags, questions, answers, authorities, additionals;
-};
-
-/* RFC 1035 4.1.2, behind the name */
-struct dns_question {
-	__be16 type, class;
-};
-
-/* RFC 1035 4.1.3, behind the name */
-struct dns_record {
-	__be16 type, class;
-	__be32 ttl;
-	__be16 length;
-} __attribute__((packed));
-
 enum {
 	DNS_RESPONSE = 0x8000,
 	DNS_OPCODE = 0x7800,
@@ -38,8 +21,13 @@ enum {
 	DNS_A = 1,
 	DNS_AAAA = 28, /* RFC 3596 2.1 */
 	DNS_IN = 1,
-	DNS_ANSWERS = 32,   /* records that are read */
+	DNS_ANSWERS = 128,  /* records that are read */
+	DNS_HEADER = 12,    /* RFC 1035 4.1.1 */
+	DNS_RECORD = 10,    /* behind its name: type, class, time to live, length; RFC 1035 4.1.3 */
 	DNS_TAIL = 11 + 44, /* behind a question: EDNS (RFC 6891 6.1.2) with a cookie (RFC 7873 4), no more */
+	DNS_LENGTH = 2,	    /* in front of a message in TCP, RFC 1035 4.2.2 */
+	DNS_QUERY = 512,    /* bytes of a query that comes in several packets; a plain one has fewer */
+	DNS_MESSAGES = 512, /* that one packet may hold */
 };
 
 /* Is this packet for a resolver? Asked by what the program named, before any NAT. */
@@ -74,9 +62,9 @@ static __noinline void sample_asked(struct __sk_buff *skb, const struct socket_s
 checked_once __u32 name_end(struct __sk_buff *skb, __u32 offset)
 {
 	for (int i = 0; i <= LABELS; i++) {
-		__u8 length;
+		__u64 length = word_at(skb, offset, 1);
 
-		if (bpf_skb_load_bytes(skb, offset, &length, 1) || length > DNS_LABEL)
+		if (length > DNS_LABEL)
 			return 0;
 		offset += length + 1;
 		if (!length)
@@ -89,9 +77,9 @@ checked_once __u32 name_end(struct __sk_buff *skb, __u32 offset)
 checked_once __u32 skip_name(struct __sk_buff *skb, __u32 offset)
 {
 	for (int i = 0; i <= LABELS; i++) {
-		__u8 length;
+		__u64 length = word_at(skb, offset, 1);
 
-		if (bpf_skb_load_bytes(skb, offset, &length, 1))
+		if (length >= UNREAD)
 			return 0;
 		if ((length & DNS_POINTER) == DNS_POINTER)
 			return offset + 2;
@@ -108,77 +96,70 @@ checked_once __u64 ask_wire(struct __sk_buff *skb, __u32 policy, __u32 offset, _
 	__u64 found = ask_name(skb, policy, NAME_WIRE, offset, end - offset);
 
 	for (int i = 0; i < LABELS; i++) {
-		__u8 length;
+		__u64 length = word_at(skb, offset, 1);
 
-		if (bpf_skb_load_bytes(skb, offset, &length, 1))
-			break;
 		offset += length + 1;
-		if (!length || offset + 1 >= end)
+		if (length >= UNREAD || !length || offset + 1 >= end)
 			break;
 		found = stronger(found, ask_name(skb, policy, NAME_WIRE_BELOW, offset, end - offset));
 	}
 	return found;
 }
 
-/* Where the message starts: behind its length (RFC 1035 4.2.2) for TCP, which must be all that is there. */
-static __always_inline __u32 dns_start(struct __sk_buff *skb, __u8 proto)
-{
-	__u32 start = transport_header(skb) & 0xffff;
-	__be16 length;
-
-	if (!start || proto != PROTO_TCP)
-		return start;
-	if (bpf_skb_load_bytes(skb, start, &length, sizeof(length)) ||
-	    skb->len != start + sizeof(length) + bpf_ntohs(length))
-		return 0;
-	return start + sizeof(length);
-}
-
-/* A message with one question; `end` is behind it. False: it is none. */
+/* A message with one question, which ends at `end`; the message ends at `stop`. Numbers in host order. */
 struct dns_message {
-	struct dns_header header;
-	struct dns_question question;
-	__u32 end;
-	__u64 found;
+	__u64 found; /* what the rules say of its name */
+	__u32 end, stop;
+	__u16 id, flags, answers, type;
 };
 
-static __always_inline bool read_message(struct __sk_buff *skb, __u32 policy, __u32 start,
-					 struct dns_message *message)
+/* Is there at most EDNS behind the question? `counts`: of records; RFC 1035 4.1.1. */
+static __always_inline bool has_no_records(__u64 answers, __u64 authorities_additionals)
 {
-	__u32 name = start + sizeof(message->header);
+	return !answers && authorities_additionals <= 1;
+}
 
-	if (!start || bpf_skb_load_bytes(skb, start, &message->header, sizeof(message->header)) ||
-	    message->header.questions != bpf_htons(1))
+/* False: it is none, or no plain one of class IN. `plain` is set where nothing but a question is in it. */
+static __always_inline bool read_message(struct __sk_buff *skb, __u32 policy, __u32 start,
+					 struct dns_message *message, bool *plain)
+{
+	__u64 id_flags = word_at(skb, start, 4), counts = word_at(skb, start + 4, 4);
+	__u64 question;
+
+	message->end = name_end(skb, start + DNS_HEADER);
+	question = word_at(skb, message->end, 4);
+	if (id_flags >= UNREAD || counts >> 16 != 1 || !message->end || (question & 0xffff) != DNS_IN ||
+	    message->end + 4 > message->stop)
 		return false;
-	message->end = name_end(skb, name);
-	if (!message->end ||
-	    bpf_skb_load_bytes(skb, message->end, &message->question, sizeof(message->question)) ||
-	    message->question.class != bpf_htons(DNS_IN))
-		return false;
-	message->found = ask_wire(skb, policy, name, message->end);
-	message->end += sizeof(message->question);
+	message->found = ask_wire(skb, policy, start + DNS_HEADER, message->end);
+	message->end += 4;
+	message->id = id_flags >> 16;
+	message->flags = id_flags;
+	message->answers = counts;
+	message->type = question >> 16;
+	*plain = has_no_records(message->answers, word_at(skb, start + 8, 4));
 	return true;
 }
 
-static __always_inline bool is_address_type(__be16 type)
+static __always_inline bool is_plain_query(const struct dns_message *message, bool plain)
 {
-	return type == bpf_htons(DNS_A) || type == bpf_htons(DNS_AAAA);
+	return plain && !(message->flags & (DNS_RESPONSE | DNS_OPCODE)) &&
+	       (message->type == DNS_A || message->type == DNS_AAAA) &&
+	       message->stop - message->end <= DNS_TAIL;
 }
 
-/* A plain question, and nothing with it that could carry data out. */
-static __always_inline bool is_plain_query(struct __sk_buff *skb, const struct dns_message *message)
+static __always_inline struct lookups *lookups_new(struct __sk_buff *skb)
 {
-	return !(message->header.flags & bpf_htons(DNS_RESPONSE | DNS_OPCODE)) && !message->header.answers &&
-	       !message->header.authorities && bpf_ntohs(message->header.additionals) <= 1 &&
-	       is_address_type(message->question.type) && skb->len - message->end <= DNS_TAIL;
+	struct bpf_sock *sk = skb->sk, *whole = sk ? bpf_sk_fullsock(sk) : NULL;
+
+	return whole ? socket_create(lookups, whole) : NULL;
 }
 
 /* Remember the question: only its answer will be believed. */
 static __always_inline void note_query(struct __sk_buff *skb, const struct dns_message *message,
 				       const union address *resolver)
 {
-	struct bpf_sock *sk = skb->sk, *whole = sk ? bpf_sk_fullsock(sk) : NULL;
-	struct lookups *known = whole ? socket_create(lookups, whole) : NULL;
+	struct lookups *known = lookups_new(skb);
 	struct lookup *one;
 
 	if (!known)
@@ -187,47 +168,58 @@ static __always_inline void note_query(struct __sk_buff *skb, const struct dns_m
 	one->name = 0;
 	__builtin_memcpy(one->resolver, resolver, ADDRESS_LEN);
 	one->asked_ns = coarse_now();
-	one->id = message->header.id;
-	one->type = message->question.type;
+	one->id = message->id;
+	one->type = message->type;
 	one->name = message->found;
 }
 
-/* May this question leave? `said` is what the rules by address say of the resolver. */
+/*
+ * May the query from `start` to `stop` leave? `said` is what the rules by address say of the resolver. The
+ * name of a rule below a search domain (id 0) may be asked for, and its answer opens nothing.
+ */
 static __noinline bool query_allowed(struct __sk_buff *skb, const struct policy *policy,
-				     const union address *resolver, __u8 proto, __u64 said)
+				     const union address *resolver, __u64 start_stop, __u64 said)
 {
-	bool open = verdict_of(said) == VERDICT_ALLOWED && !(said & ASK_NAME);
-	struct dns_message message = {};
+	bool open = verdict_of(said) == VERDICT_ALLOWED && !(said & ASK_NAME), plain = false;
+	struct dns_message message = {.stop = start_stop};
 	__u32 spoken;
 
-	if (!read_message(skb, policy->number, dns_start(skb, proto), &message))
+	if (!read_message(skb, policy->number, start_stop >> 32, &message, &plain))
 		return open && !(policy->names & NAMES_DENIED);
 	spoken = message.found >> 32;
 	if (spoken & NAME_DENIED)
 		return false;
 	if (!(spoken & NAME_SPOKEN))
 		return open;
-	if (!open && !is_plain_query(skb, &message))
+	if (!open && !is_plain_query(&message, plain))
 		return false;
-	note_query(skb, &message, resolver);
+	if ((__u32)message.found)
+		note_query(skb, &message, resolver);
 	return true;
 }
 
-/* A packet to port 53 of a target with rules by name. */
+static __always_inline void query_denied(const struct socket_state *state, const struct policy *policy,
+					 const struct peer *asked, __u64 said)
+{
+	struct flow_key key;
+
+	flow_key_of(&key, state->flow.process, state->flow.phase, asked);
+	denied(&key, policy, verdict_of(said) == VERDICT_DENIED ? said : 0,
+	       asked->proto == PROTO_TCP ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
+}
+
+/* A datagram to port 53 of a target with rules by name. */
 static __noinline bool query_passes(struct __sk_buff *skb, const struct socket_state *state,
 				    const struct policy *policy, const struct peer *peer)
 {
-	struct flow_key key;
+	__u64 start = transport_header(skb) & 0xffff, said;
 	struct peer asked;
-	__u64 said;
 
 	resolver_asked(state, peer, &asked);
 	said = judge(state->policed, &asked);
-	if (query_allowed(skb, policy, &asked.remote, asked.proto, said))
+	if (start && query_allowed(skb, policy, &asked.remote, start << 32 | skb->len, said))
 		return true;
-	flow_key_of(&key, state->flow.process, state->flow.phase, &asked);
-	denied(&key, policy, verdict_of(said) == VERDICT_DENIED ? said : 0,
-	       peer->proto == PROTO_TCP ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
+	query_denied(state, policy, &asked, said);
 	return policy->mode == POLICY_AUDIT;
 }
 
@@ -240,9 +232,9 @@ static __always_inline bool from_dns_port(struct __sk_buff *skb, __u8 proto)
 	       source == bpf_htons(DNS_PORT);
 }
 
-static __always_inline __u32 open_until(__be32 ttl)
+static __always_inline __u32 open_until(__u32 ttl)
 {
-	__u32 seconds = bpf_ntohl(ttl);
+	__u32 seconds = ttl;
 
 	if (seconds < OPEN_SECONDS)
 		seconds = OPEN_SECONDS;
@@ -260,34 +252,36 @@ static __always_inline bool may_open(const union address *address, bool lan)
 /* Take the address out of a record, if it has one. */
 checked_once int open_record(struct __sk_buff *skb, __u32 target_lan, __u32 name, __u32 offset)
 {
+	__u64 type_class = word_at(skb, offset, 4), ttl = word_at(skb, offset + 4, 4);
+	__u64 length = word_at(skb, offset + 8, 2), word;
 	union address address = {};
-	struct dns_record record;
-	__be32 ip;
 
-	if (bpf_skb_load_bytes(skb, offset, &record, sizeof(record)) || record.class != bpf_htons(DNS_IN))
-		return 0;
-	offset += sizeof(record);
-	if (record.type == bpf_htons(DNS_A) && record.length == bpf_htons(4)) {
-		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+	offset += DNS_RECORD;
+	if (type_class == (DNS_A << 16 | DNS_IN) && length == 4) {
+		word = word_at(skb, offset, 4);
+		if (word >= UNREAD)
 			return 0;
-		from_ipv4(&address, ip);
-	} else if (record.type == bpf_htons(DNS_AAAA) && record.length == bpf_htons(ADDRESS_LEN)) {
-		if (bpf_skb_load_bytes(skb, offset, &address, sizeof(address)))
-			return 0;
+		from_ipv4(&address, bpf_htonl(word));
+	} else if (type_class == (DNS_AAAA << 16 | DNS_IN) && length == ADDRESS_LEN) {
+		for (int i = 0; i < 4; i++) {
+			word = word_at(skb, offset + i * 4, 4);
+			if (word >= UNREAD)
+				return 0;
+			address.words[i] = bpf_htonl(word);
+		}
 	} else {
 		return 0;
 	}
 	if (may_open(&address, target_lan & 1))
-		open_address(target_lan >> 1, address.halves[0], address.halves[1], name,
-			     open_until(record.ttl));
+		open_address(target_lan >> 1, address.halves[0], address.halves[1], name, open_until(ttl));
 	return 0;
 }
 
 static __always_inline bool same_lookup(const struct lookup *asked, const struct dns_message *message,
 					const union address *resolver)
 {
-	return asked->name == (__u32)message->found && asked->id == message->header.id &&
-	       asked->type == message->question.type && same_address(asked->resolver, resolver) &&
+	return asked->name == (__u32)message->found && asked->id == message->id &&
+	       asked->type == message->type && same_address(asked->resolver, resolver) &&
 	       coarse_now() - asked->asked_ns < LOOKUP_SECONDS * 1000000000ULL;
 }
 
@@ -307,35 +301,55 @@ static __always_inline bool was_asked(struct __sk_buff *skb, const struct dns_me
 	return false;
 }
 
-/* An answer that comes to a target with rules by name: what it names is open from now on. */
+/* What an answer names is open from now on. */
+checked_once int open_answers(struct __sk_buff *skb, __u32 target_lan, __u32 name, __u64 at_stop,
+			      __u32 answers)
+{
+	__u32 at = at_stop >> 32, stop = at_stop;
+
+	for (int i = 0; i < DNS_ANSWERS; i++) {
+		__u64 length;
+
+		asm volatile("" : "+r"(answers)); /* keeps the two bounds apart, for the verifier */
+		if (i >= answers)
+			break;
+		at = skip_name(skb, at);
+		length = word_at(skb, at + DNS_RECORD - 2, 2);
+		if (!at || at + DNS_RECORD + length > stop)
+			return 0;
+		open_record(skb, target_lan, name, at);
+		at += DNS_RECORD + length;
+	}
+	return 0;
+}
+
+/* A message from `start` to `stop` that comes to a target with rules by name, if it is what was asked for. */
 static __noinline void read_answer(struct __sk_buff *skb, const struct socket_state *state,
-				   const union address *resolver)
+				   const union address *resolver, __u32 start, __u32 stop)
 {
 	const struct policy *policy = policy_of(state->policed);
-	struct dns_message message = {};
-	__u32 at, name, target_lan;
+	struct dns_message message = {.stop = stop};
+	__u32 name, target_lan;
+	bool plain;
 
-	if (!policy || !read_message(skb, policy->number, dns_start(skb, state->flow.proto), &message) ||
+	if (!policy || !read_message(skb, policy->number, start, &message, &plain) ||
 	    !(message.found >> 32 & NAME_SPOKEN) || message.found >> 32 & NAME_DENIED ||
-	    (message.header.flags & bpf_htons(DNS_RESPONSE | DNS_OPCODE | DNS_TRUNCATED | DNS_FAILED)) !=
-		    bpf_htons(DNS_RESPONSE) ||
+	    (message.flags & (DNS_RESPONSE | DNS_OPCODE | DNS_TRUNCATED | DNS_FAILED)) != DNS_RESPONSE ||
 	    !was_asked(skb, &message, resolver))
 		return;
 	name = message.found;
 	target_lan = state->policed << 1 | name_opens_lan(policy->number, name);
-	at = message.end;
-	for (int i = 0; i < DNS_ANSWERS && i < bpf_ntohs(message.header.answers); i++) {
-		__be16 length;
+	open_answers(skb, target_lan, name, (__u64)message.end << 32 | stop, message.answers);
+}
 
-		at = skip_name(skb, at);
-		if (!at)
-			return;
-		open_record(skb, target_lan, name, at);
-		if (bpf_skb_load_bytes(skb, at + sizeof(struct dns_record) - sizeof(length), &length,
-				       sizeof(length)))
-			return;
-		at += sizeof(struct dns_record) + bpf_ntohs(length);
-	}
+/* A datagram that comes from a resolver. */
+static __always_inline void read_datagram(struct __sk_buff *skb, const struct socket_state *state,
+					  const union address *resolver)
+{
+	__u32 start = transport_header(skb) & 0xffff;
+
+	if (start)
+		read_answer(skb, state, resolver, start, skb->len);
 }
 
 #endif /* TATTLE_DNS_BPF_H */

@@ -6,7 +6,7 @@
 #ifndef TATTLE_FILTER_BPF_H
 #define TATTLE_FILTER_BPF_H
 
-#include "dns.bpf.h"
+#include "dns_tcp.bpf.h"
 #include "tls.bpf.h"
 
 checked_once __u32 packet_target(struct __sk_buff *skb)
@@ -34,12 +34,14 @@ static __always_inline __u64 judge_named(const struct socket_state *state, const
 }
 
 /* What is allowed, is it as far as its content tells a name? */
-static __always_inline void ask_content(struct socket_state *state, const struct policy *policy, __u64 answer)
+static __always_inline void ask_content(struct socket_state *state, __u32 target, __u64 answer)
 {
 	bool ask = answer & (ASK_NAME | ASK_DENIED);
 
 	if (answer & ASK_NAME)
 		state->name = answer >> 32;
+	if (answer & ASK_NAME && state->name && state->flow.proto == PROTO_TCP)
+		keep_open(state, target, state->name);
 	if (ask && state->flow.remote_port == bpf_htons(DNS_PORT))
 		state->care |= CARE_QUERY;
 	else if (ask && state->flow.proto == PROTO_TCP && !(answer & ASK_NOTHING) &&
@@ -48,12 +50,10 @@ static __always_inline void ask_content(struct socket_state *state, const struct
 }
 
 /* Connect was judged for the caller's cgroup; if that is the socket's too, it has been counted. */
-static __always_inline void judge_fixed(struct __sk_buff *skb, struct socket_state *state,
-					const struct policy *policy, __u32 target)
+static __always_inline void judge_fixed(struct socket_state *state, const struct policy *policy, __u32 target)
 {
 	struct flow_key key = state->flow;
-	struct peer peer = {
-		.port = key.remote_port, .proto = key.proto, .host = skb->ifindex == LOOPBACK_IFINDEX};
+	struct peer peer = {.port = key.remote_port, .proto = key.proto};
 	__u64 answer;
 
 	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
@@ -61,9 +61,7 @@ static __always_inline void judge_fixed(struct __sk_buff *skb, struct socket_sta
 	if (verdict_of(answer) == VERDICT_DENIED)
 		answer = answer & SPOKEN ? answer : judge_named(state, policy, &peer);
 	if (verdict_of(answer) == VERDICT_ALLOWED) {
-		if (peer.host)
-			state->care |= CARE_HOST;
-		ask_content(state, policy, answer);
+		ask_content(state, target, answer);
 		return;
 	}
 	state->rule = answer >> 16;
@@ -74,14 +72,11 @@ static __always_inline void judge_fixed(struct __sk_buff *skb, struct socket_sta
 }
 
 /* Strict: no answers either, but to this host. A listener's packets say themselves whom they are for. */
-static __always_inline void judge_answers(struct __sk_buff *skb, struct socket_state *state,
-					  const struct policy *policy)
+static __always_inline void judge_answers(struct socket_state *state, const struct policy *policy)
 {
-	bool here = state->mode == MODE_FIXED && skb->ifindex == LOOPBACK_IFINDEX;
+	bool here = state->mode == MODE_FIXED && is_loopback((const union address *)state->flow.remote);
 
-	if (here)
-		state->care |= CARE_HOST;
-	else if (policy->strict && policy->mode == POLICY_ENFORCE)
+	if (policy->strict && policy->mode == POLICY_ENFORCE && !here)
 		state->verdict = VERDICT_DENIED;
 }
 
@@ -116,13 +111,13 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 	state->verdict = VERDICT_ALLOWED;
 	state->policed = policy ? target : 0;
 	state->target = target;
-	state->care &= ~(CARE_QUERY | CARE_SNI | CARE_PHASE | CARE_HOST);
+	state->care &= ~(CARE_QUERY | CARE_SNI | CARE_PHASE);
 	care_for_phase(state, target);
 	if (policy && (state->mode == MODE_LISTENER ||
 		       (state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN)))
-		judge_answers(skb, state, policy);
+		judge_answers(state, policy);
 	else if (policy && state->mode == MODE_FIXED)
-		judge_fixed(skb, state, policy, target);
+		judge_fixed(state, policy, target);
 	if (policy && policy->names && policy->mode == POLICY_ENFORCE && sk && sk->src_port == DNS_PORT)
 		state->verdict = VERDICT_DENIED; /* whoever answers its own questions opens what it likes */
 	state->generation = now;
@@ -165,7 +160,7 @@ static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_st
  * so does what leaves for another address than it named and has no peer of its own (then it was
  * translated on its way). All else is judged by what the packet says.
  */
-static __always_inline bool datagram_allowed(struct __sk_buff *skb, struct socket_state *state,
+static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct socket_state *state,
 					     const struct peer *peer)
 {
 	const struct policy *policy = policy_of(state->policed);
@@ -187,8 +182,6 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, struct socke
 		return true;
 	if (peer->proto == PROTO_UDP && !policy->strict && has_asked(bpf_get_socket_cookie(skb), peer))
 		return true;
-	if (!peer->host && same_address(&peer->remote, state->asked))
-		state->foreign_until = seconds_now() + FOREIGN_SECONDS;
 	flow_key_of(&key, state->flow.process, state->flow.phase, peer);
 	denied(&key, policy, answer, DENIED_CALL | DENIED_PACKET);
 	return policy->mode == POLICY_AUDIT;

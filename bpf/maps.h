@@ -72,6 +72,7 @@
 #define queue_push(map, value) bpf_map_push_elem(MAP(map), value, 0)
 #define socket_lookup(map, sk) bpf_sk_storage_get(MAP(map), sk, 0, 0)
 #define socket_create(map, sk) bpf_sk_storage_get(MAP(map), sk, 0, BPF_SK_STORAGE_GET_F_CREATE)
+#define socket_forget(map, sk) bpf_sk_storage_delete(MAP(map), sk)
 #define ring_reserve(map, size) bpf_ringbuf_reserve(MAP(map), size, 0)
 #define ring_filled(map) bpf_ringbuf_query(MAP(map), BPF_RB_AVAIL_DATA)
 
@@ -116,10 +117,16 @@ MAP_HASH(names, struct name_key, struct name_rules, 16384, BPF_F_NO_PREALLOC);
 MAP_HASH(named, struct named_key, struct name_rules, 16384, BPF_F_NO_PREALLOC);
 MAP_HASH(openings, struct numbered_address, struct opening, 16384, BPF_F_NO_PREALLOC);
 MAP_HASH(resolvers, struct numbered_address, __u32, 4096, BPF_F_NO_PREALLOC);
-/* Addresses of this host, by network namespace: what a datagram may be sent to before its way is known. */
-MAP_HASH(own_addresses, struct numbered_address, __u32, 4096, BPF_F_NO_PREALLOC);
+MAP_HASH(hosted, struct numbered_address, struct hosted, 4096, BPF_F_NO_PREALLOC);
 /* Only of sockets that ask for names that a rule allows. */
 MAP_SOCKET_STORAGE(lookups, struct lookups);
+/* Only while a message is incomplete; never handed down to another socket. */
+struct map_pieces {
+	MAP_KIND(BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct pieces);
+} pieces SEC(".maps");
 /* An LRU, for what it forgets is a permission. */
 MAP_LRU(asked_peers, struct peer_key, __u64, 8192);
 MAP_SOCKET_STORAGE(sockets, struct socket_state);

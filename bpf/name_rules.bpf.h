@@ -9,6 +9,7 @@
 #define TATTLE_NAME_RULES_BPF_H
 
 #include "socket.bpf.h"
+#include "stream.bpf.h"
 
 /* A verdict and the rule that gave it (0: the default), in one number. */
 static __always_inline __u32 by_rule(enum verdict verdict, __u16 rule)
@@ -29,7 +30,6 @@ enum {
 	ASK_NOTHING = 0x800, /* allowed by a name, whatever the content tells */
 	AUDITED = 0x1000,    /* by a policy that only counts */
 	STRICT = 0x2000,     /* by one that denies answers, too */
-	OWN_DENIED = 0x4000, /* by one that denies the addresses of this host */
 };
 
 /* What ask_name() answers: the rule's number for the name below, which rule it is, and what it says. */
@@ -56,7 +56,7 @@ static __always_inline __u64 lower(__u64 word)
 	return word | (((from_a & ~past_z & ~word) & tops) >> 2);
 }
 
-/* The rules of the name that stands in this packet at `offset`. */
+/* The rules of the name that stands at `offset`. */
 checked_once __u64 ask_name(struct __sk_buff *skb, __u32 policy, __u32 form, __u32 offset, __u32 length)
 {
 	struct name_key key = {.policy = policy, .form = form, .length = length};
@@ -65,7 +65,7 @@ checked_once __u64 ask_name(struct __sk_buff *skb, __u32 policy, __u32 form, __u
 	bounded last = length - 1;
 
 	asm volatile("" : "+r"(last)); /* one comparison and then one more: what 5.10 understands */
-	if (last >= NAME_LEN || bpf_skb_load_bytes(skb, offset, key.text, last + 1))
+	if (last >= NAME_LEN || !text_at(skb, offset, key.text, last))
 		return 0;
 	for (int i = 0; i < NAME_LEN / 8; i++)
 		words[i] = lower(words[i]);
@@ -134,7 +134,8 @@ checked_once __u64 ask_opening(__u32 target, __u32 policy, __u64 high, __u64 low
 		return 0;
 	for (int i = 0; i < OPENINGS; i++) {
 		__u32 name = opening->by[i].name;
-		__u32 answer = name && opening->by[i].until > now ? ask_named(policy, name, port_proto) : 0;
+		bool open = opening->by[i].until > now || opening->by[i].open;
+		__u32 answer = name && open ? ask_named(policy, name, port_proto) : 0;
 
 		if (answer)
 			return (__u64)name << 32 | answer;
@@ -158,9 +159,10 @@ checked_once int open_address(__u32 target, __u64 high, __u64 low, __u32 name, _
 	for (int i = 0; opening && i < OPENINGS; i++) {
 		if (opening->by[i].name == name) {
 			opening->by[i].until = until;
+			opening->by[i].told = now;
 			return 0;
 		}
-		if (place < 0 && opening->by[i].until <= now)
+		if (place < 0 && opening->by[i].until <= now && !opening->by[i].open)
 			place = i;
 	}
 	if (!opening || place < 0 || place >= OPENINGS) {
@@ -169,7 +171,27 @@ checked_once int open_address(__u32 target, __u64 high, __u64 low, __u32 name, _
 	}
 	opening->by[place].name = 0;
 	opening->by[place].until = until;
+	opening->by[place].told = now;
 	opening->by[place].name = name;
+	return 0;
+}
+
+/* Does a hosts file give this address a name that may be spoken to at this port? As ask_opening(). */
+checked_once __u64 ask_hosted(__u32 policy, __u64 high, __u64 low, __u32 port_proto)
+{
+	struct numbered_address key = {.number = policy};
+	union address remote = {.halves = {high, low}};
+	const struct hosted *found;
+
+	__builtin_memcpy(key.address, &remote, ADDRESS_LEN);
+	found = map_lookup(hosted, &key);
+	for (int i = 0; found && i < OPENINGS; i++) {
+		__u32 name = found->names[i];
+		__u32 answer = name ? ask_named(policy, name, port_proto) : 0;
+
+		if (answer)
+			return (__u64)name << 32 | answer;
+	}
 	return 0;
 }
 

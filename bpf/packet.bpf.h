@@ -129,7 +129,7 @@ static __noinline void count_datagram(struct __sk_buff *skb, const struct socket
 	flow->last_ns = coarse_now();
 }
 
-static __noinline bool per_packet(struct __sk_buff *skb, struct socket_state *state, bool out)
+static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_state *state, bool out)
 {
 	struct peer peer = {};
 	bool passes;
@@ -145,7 +145,7 @@ static __noinline bool per_packet(struct __sk_buff *skb, struct socket_state *st
 	if (!passes)
 		return false;
 	if (state->policed && !out && peer.port == bpf_htons(DNS_PORT))
-		read_answer(skb, state, &peer.remote);
+		read_datagram(skb, state, &peer.remote);
 	if (state->policed && !out && peer.proto == PROTO_UDP)
 		note_asked(bpf_get_socket_cookie(skb), &peer);
 	if (is_loopback(&peer.remote) && !(state->flags & SOCKET_LOOPBACK) &&
@@ -281,34 +281,42 @@ static __noinline bool stranger(struct __sk_buff *skb, bool out)
 }
 
 /* Does a rule by name let this packet pass? What comes is read, what leaves is judged. */
-static __noinline bool content_passes(struct __sk_buff *skb, struct socket_state *state, bool out)
+static __always_inline enum passage content_passes(struct __sk_buff *skb, struct socket_state *state,
+						   bool out)
 {
-	struct flow_key key = state->flow;
-	struct peer peer = {.port = key.remote_port, .proto = key.proto};
-	const struct policy *policy;
+	const struct policy *policy = policy_of(state->policed);
+	struct peer peer = {.port = state->flow.remote_port, .proto = state->flow.proto};
 
 	if (state->care & CARE_SNI)
-		return !out || hello_passes(skb, state);
-	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
-	if (!out) {
-		read_answer(skb, state, &peer.remote);
-		return true;
-	}
-	policy = policy_of(state->policed);
-	return !policy || !has_payload(skb) || query_passes(skb, state, policy, &peer);
+		return out ? hello_passes(skb, state) : PASSAGE_YES;
+	if (!policy || !has_payload(skb))
+		return PASSAGE_YES;
+	if (peer.proto == PROTO_TCP && out)
+		return queries_pass(skb, state, policy);
+	if (peer.proto == PROTO_TCP)
+		return replies_pass(skb) ? PASSAGE_YES : PASSAGE_HELD;
+	__builtin_memcpy(&peer.remote, state->flow.remote, ADDRESS_LEN);
+	if (out)
+		return query_passes(skb, state, policy, &peer) ? PASSAGE_YES : PASSAGE_NO;
+	read_datagram(skb, state, &peer.remote);
+	return PASSAGE_YES;
 }
 
-/* A packet that is worth more than counting. False: drop it. */
+/* A packet that is worth more than counting. False: drop it. One that is held comes again, and is copied
+ * then. */
 static __noinline bool careful(struct __sk_buff *skb, struct socket_state *state, bool out)
 {
-	bool passes = !(state->care & (CARE_SNI | CARE_QUERY)) || content_passes(skb, state, out);
-	enum verdict verdict = passes ? VERDICT_ALLOWED : VERDICT_DENIED;
+	bool asks = state->care & (CARE_SNI | CARE_QUERY);
+	enum passage passage = asks ? content_passes(skb, state, out) : PASSAGE_YES;
+	enum verdict verdict = passage == PASSAGE_NO ? VERDICT_DENIED : VERDICT_ALLOWED;
 
+	if (passage == PASSAGE_HELD)
+		return false;
 	if (state->care & CARE_DNS)
 		sample_dns(skb, state, NULL, out, verdict);
 	if (state->care & CARE_HELLO && out)
 		sample_hello(skb, state, verdict);
-	return passes;
+	return passage != PASSAGE_NO;
 }
 
 /* False: drop it. */
@@ -324,8 +332,7 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 	state = socket_lookup(sockets, sk);
 	if (!state)
 		return stranger(skb, out);
-	if (state->generation != generation() ||
-	    (state->care & CARE_HOST && skb->ifindex != LOOPBACK_IFINDEX))
+	if (state->generation != generation())
 		judge_socket(skb, state);
 	if (state->care & CARE_PHASE)
 		rephase(state);
@@ -335,7 +342,7 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 		listen_out(skb, state);
 	else if (state->care & CARE_TALK)
 		listen_in(skb);
-	if (state->care & ~(CARE_PHASE | CARE_TALK | CARE_HOST) && !careful(skb, state, out))
+	if (state->care & ~(CARE_PHASE | CARE_TALK) && !careful(skb, state, out))
 		return false;
 	if (state->policed && out && has_options(skb) && !options_allowed(skb, state))
 		return false;

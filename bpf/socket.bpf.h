@@ -7,8 +7,9 @@
 #define TATTLE_SOCKET_BPF_H
 
 #include "event.bpf.h"
-#include "process.bpf.h"
+#include "opening.bpf.h"
 #include "phase.bpf.h"
+#include "process.bpf.h"
 
 enum { TCP_FIN_WAIT1 = 4, TCP_CLOSE = 7, TCP_LAST_ACK = 9, TCP_LISTEN = 10 }; /* include/net/tcp_states.h */
 
@@ -83,6 +84,7 @@ static __always_inline void end_peer(struct socket_state *state)
 {
 	__u32 slot = state->slot;
 
+	give_up_opening(state);
 	state->flags |= SOCKET_CLOSED;
 	if (!slot)
 		return;
@@ -162,7 +164,6 @@ static __always_inline void count_attempt(const struct socket_state *state)
 static __always_inline void report_attempt(const struct socket_state *state, enum event_kind kind, __u64 now,
 					   __u64 cookie)
 {
-	const struct slot *slot = slot_at(state->slot);
 	struct flow_key key = state->flow;
 	struct event *event;
 
@@ -171,8 +172,6 @@ static __always_inline void report_attempt(const struct socket_state *state, enu
 	if (!event)
 		return;
 	event->socket = cookie;
-	if (slot)
-		event->flags = slot->flags;
 	event_send(event);
 }
 

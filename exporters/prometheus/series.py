@@ -24,9 +24,10 @@ from tracer.model.text import escape
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tracer.model.process import ProcessInfo, ProcessLookup
+    from tracer.bpf.abi import FlowRow
+    from tracer.model.process import ProcessInfo
     from tracer.model.records import Decoder
-    from tracer.model.rows import FlowRow
+    from tracer.targets.processes import Registry
 
 OTHER: Final = "other"
 PROCESSES_MAX: Final = 200  # process names with a label of their own, for each target
@@ -101,7 +102,7 @@ class Book:
 
     def __init__(
         self,
-        registry: ProcessLookup,
+        registry: Registry,
         decoder: Decoder,
         max_destinations: int,
         names: Names | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import ssl
+import struct
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import pytest
 from tests.support.cgroups import Jail
 from tests.support.daemon import until
 from tests.support.named_world import (
+    AAAA,
     ALLOWED,
     HANDSHAKE,
     LASTING,
@@ -27,9 +29,12 @@ from tests.support.named_world import (
     world,
 )
 from tests.support.network import MORE4, PEER4, PEER6, Lab
+from tracer.bpf import libbpf
 from tracer.bpf.engine import Engine
 from tracer.host.resolv_conf import look
+from tracer.model.scope import packed
 from tracer.policy.enforcement import Enforcement
+from tracer.policy.openings import Openings
 from tracer.targets.finder import BOOK, Finder, TargetBook
 
 if TYPE_CHECKING:
@@ -155,7 +160,7 @@ def test_a_resolver_is_followed_and_none_that_stays_is_refused(
 ) -> None:
     """One that the host has got may be asked, one that it has given up may not; others notice nothing."""
     (tmp_path / "etc").mkdir()
-    monkeypatch.setattr("tracer.policy.enforcement.resolvers.look", partial(look, root=tmp_path))
+    monkeypatch.setattr("tracer.policy.enforcement.resolv_conf.look", partial(look, root=tmp_path))
     world.jail.block("--allow", ALLOWED)
     start, other = world.jail.lab.start, {"host": MORE4[2], "lie": "failed", "says": TARGET, "times": 4}
     server = start("named.py", op="lie", namespace=world.jail.lab.peer_ns, **other)
@@ -185,6 +190,8 @@ def test_a_resolver_is_followed_and_none_that_stays_is_refused(
     assert said["bytes_received"] > 0
 
 
+OPEN_SECONDS = 60
+"""The least, bpf/abi.h."""
 LIES = ("id", "name", "type", "truncated", "failed", "query", "unasked")
 
 
@@ -266,13 +273,32 @@ def client_hello(sni: str | None) -> bytes:
     return outgoing.read()
 
 
-HELLO = client_hello(ALLOWED)
+def in_records(hello: bytes, at: int) -> bytes:
+    """Put a hello into two records (RFC 8446 5.1): a header stands among its bytes."""
+    head, message = hello[:3], hello[5:]
+    return b"".join(head + struct.pack(">H", len(part)) + part for part in (message[:at], message[at:]))
+
+
+def padded(hello: bytes, size: int, *, first: bool = False) -> bytes:
+    """Make a hello longer by an extension of `size` bytes that no server knows, the first one or the last."""
+    at = 9 + 34
+    for width in (1, 2, 1):  # session id, cipher suites, compression methods
+        at += width + int.from_bytes(hello[at : at + width])
+    extensions, more = hello[at + 2 :], struct.pack(">HH", 0x5A5A, size) + bytes(size)
+    extensions = more + extensions if first else extensions + more
+    message = hello[9:at] + struct.pack(">H", len(extensions)) + extensions
+    record = b"\x01" + len(message).to_bytes(3) + message
+    return hello[:3] + struct.pack(">H", len(record)) + record
+
+
+HELLO, OTHERS = client_hello(ALLOWED), client_hello(OTHER)
 CUT = {
     "another-name": [client_hello(OTHER)],
     "below": [client_hello(f"x.{ALLOWED}")],
     "no-name": [client_hello(None)],
-    "split": [HELLO[:80], HELLO[80:]],
-    "split-after-one": [HELLO[:1], HELLO[1:]],
+    "split-another-name": [OTHERS[:80], OTHERS[80:]],
+    "two-records": [in_records(HELLO, 90)],
+    "long-another-name": [padded(OTHERS, 9000)],
     "no-tls": [b"GET / HTTP/1.1\r\nHost: " + ALLOWED.encode() + b"\r\n\r\n"],
     "data": [b"secret" * 100],
     "garbage": [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + bytes(50)],
@@ -291,11 +317,31 @@ def test_the_servers_name_has_to_be_allowed(form: str, world: World, judge: Judg
     assert judge.arrived().packets - before.packets <= HANDSHAKE
 
 
-def test_an_allowed_name_is_let_through(world: World) -> None:
-    """The control: the same bytes with the right name in one piece."""
+def cut_up(hello: bytes, pieces: int) -> list[bytes]:
+    """Cut a hello into so many pieces of one size."""
+    size = -(-len(hello) // pieces)
+    return [hello[at : at + size] for at in range(0, len(hello), size)]
+
+
+LET_THROUGH = {
+    "whole": [HELLO],
+    "split": [HELLO[:80], HELLO[80:]],
+    "split-after-one": [HELLO[:1], HELLO[1:]],
+    "in-40-pieces": cut_up(HELLO, 40),
+    "16-KiB": [padded(HELLO, 15000)],
+    "16-KiB-name-last": [padded(HELLO, 15000, first=True)],
+    "16-KiB-in-40-pieces": cut_up(padded(HELLO, 15000, first=True), 40),
+    "name-across-segments": [padded(HELLO, 1448 * 3 - 60 - len(HELLO) % 40, first=True)],
+}
+
+
+@pytest.mark.parametrize("form", LET_THROUGH)
+def test_an_allowed_name_is_let_through(form: str, world: World) -> None:
+    """In however many writes and segments the hello comes."""
     world.jail.block("--allow", ALLOWED)
     opened = world.try_("rounds", most=2)["met"]
-    assert world.try_("hello", host=opened[0], pieces=[HELLO.hex()])["bytes_received"] > 0
+    pieces = [piece.hex() for piece in LET_THROUGH[form]]
+    assert world.try_("hello", host=opened[0], pieces=pieces)["bytes_received"] > 0
 
 
 def test_a_plain_rule_does_without_tls(world: World) -> None:
@@ -315,23 +361,46 @@ def test_a_port_of_a_rule_holds(world: World) -> None:
     assert said["errno"] == "EPERM"
 
 
-def test_time_closes_for_new_connections(world: World) -> None:
-    """After the answer's time (here the least, 10 s) a new connect is refused, an open one goes on."""
+def expire(world: World) -> None:
+    """Have the time of all that answers have opened be over."""
+    with Engine.attach_readonly(world.jail.daemon.instance) as engine:
+        fd, shape = engine.maps.fd("openings"), engine.maps.shape("openings")
+        for keys, values in libbpf.batches(fd, shape.key_size, shape.value_size):
+            for at in range(len(keys) // shape.key_size):
+                key = keys[at * shape.key_size :][: shape.key_size]
+                value = list(struct.unpack_from(engine.abi.opening.format, values, at * shape.value_size))
+                value[1::4] = [1] * len(value[1::4])
+                libbpf.update(fd, key, struct.pack(engine.abi.opening.format, *value))
+
+
+def test_an_address_stays_open_as_long_as_a_connection_to_it(world: World) -> None:
+    """When the answer's time is over, new connections pass while another is open; afterwards none does."""
     world.jail.block("--allow", ALLOWED)
+    hosts = (SHARED, MORE4[1])
     program = world.jail.lab.start(
         "named.py", op="kept", resolver=PEER4, asks=ALLOWED, port=world.port, cgroup=world.jail.inside
     )
     program.ready()
+    expire(world)
 
-    def closed() -> list[str]:
-        said = [world.try_("hello", host=host, sni=ALLOWED)["errno"] for host in (SHARED, MORE4[1])]
-        return [] if said == ["EPERM", "EPERM"] else [f"still open: {said}"]
+    def refused() -> list[str]:
+        return [host for host in hosts if world.try_("hello", host=host, sni=ALLOWED)["errno"] == "EPERM"]
 
-    until(closed)
+    assert len(refused()) == 1
     program.go()
     said = program.result()
     assert said["kept"]
-    assert said["errors"] == {"EPERM": 1}
+    assert said["errors"] == {}
+    until(lambda: [] if refused() == [*hosts] else ["still open"])
+
+
+def test_an_answer_is_good_for_a_minute_at_least(world: World) -> None:
+    """The resolver says two seconds; programs that keep answers for half a minute do not notice."""
+    world.jail.block("--allow", ALLOWED)
+    assert world.try_("rounds", type=AAAA)["met"] == [PEER6]
+    with Engine.attach_readonly(world.jail.daemon.instance) as engine:
+        found = [one for one in Openings(engine.maps, engine.abi) if one.address == packed(PEER6)]
+    assert {one.until - one.told for one in found} == {OPEN_SECONDS}
 
 
 def test_a_new_policy_keeps_what_was_given(world: World) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.named_world import ALLOWED, LIAR, World, answer_to, pem, question, resolver, world
 from tracer.bpf.engine import Engine
-from tracer.policy.tables import PolicyTables
+from tracer.policy.openings import Openings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,9 +113,7 @@ def told(message: bytes) -> set[bytes]:
 def opened(world: World) -> set[bytes]:
     """Ask the kernel which IPv4 addresses are open for the jail."""
     with Engine.attach_readonly(world.jail.daemon.instance) as engine:
-        tables = PolicyTables(engine.maps, engine.abi)
-        numbers = {number for number, _, _ in tables._openings()}
-        return {address[12:] for number in numbers for address in tables.opened(number)}
+        return {one.address[12:] for one in Openings(engine.maps, engine.abi)}
 
 
 @pytest.mark.usefixtures("world")

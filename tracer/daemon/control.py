@@ -22,7 +22,8 @@ import msgspec
 
 from tracer.errors import DaemonAbsent, HostError, NotRoot, TattleError
 from tracer.host.cgroups import BPFFS, instance_paths
-from tracer.model.jsonlines import EVERYBODY, decode, encode, notice
+from tracer.model.process import NOBODY
+from tracer.model.records import lost_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,10 +40,15 @@ _CLIENTS_MAX: Final = 64
 _RECEIVE: Final = 1 << 16
 _NAP_S: Final = 3600.0  # select(2) takes no infinite time, and only signals end a watch
 
+EVERYBODY: Final = NOBODY._replace(comm="tattle")  # whose events every watcher gets: what was lost
 
-def notice_now(reason: str, count: int) -> bytes:
-    """Return the line that says what was lost, with the time of now."""
-    return notice(reason, count, time.time_ns())
+encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def notice(reason: str, count: int) -> bytes:
+    """Give the line that says what was lost."""
+    return encode(lost_json(reason, count, time.time_ns())) + b"\n"
 
 
 class Client:
@@ -122,11 +128,11 @@ class ControlServer:
             else:
                 client.put(line)
 
-    def flush(self, lost: Callable[[str, int], bytes]) -> None:
-        """Send what was published; a watcher that caught up is told what it lost by `lost`."""
+    def flush(self, notice: Callable[[str, int], bytes]) -> None:
+        """Send what was published; a watcher that caught up is told what it lost by a `notice`."""
         for client in self.watchers:
             if client.lost and not client.waiting:
-                client.put(lost("watcher_slow", client.lost))
+                client.put(notice("watcher_slow", client.lost))
                 client.lost = 0
             if client.waiting:
                 self._send(client)
@@ -164,7 +170,7 @@ class ControlServer:
         line, _, _ = bytes(client.question).partition(b"\n")
         client.question.clear()
         try:
-            client.more = self._answer(decode(line), client)
+            client.more = self._answer(_decode(line), client)
         except msgspec.MsgspecError as error:
             client.more = iter(
                 [encode({"error": f"no question: {error}", "hint": "", "exit_code": 2}) + b"\n"]
@@ -230,7 +236,7 @@ def ask(path: Path, question: Json, instance: str) -> Iterator[Json]:
         sock.sendall(encode(question) + b"\n")
         with sock.makefile("rb") as lines:
             for line in lines:
-                yield _checked(decode(line))
+                yield _checked(_decode(line))
 
 
 def stream(path: Path, question: Json, instance: str, until: float) -> Iterator[list[bytes]]:
@@ -246,7 +252,7 @@ def stream(path: Path, question: Json, instance: str, until: float) -> Iterator[
                 raise DaemonAbsent(f"the daemon '{instance}' has ended", "start it again: sudo tattle run")
             *lines, buffer = (buffer + data).split(b"\n")
             if first and lines:
-                _checked(decode(lines.pop(0)))
+                _checked(_decode(lines.pop(0)))
                 first = False
             yield [line + b"\n" for line in lines]
 

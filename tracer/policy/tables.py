@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import struct
-import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.bpf import libbpf
@@ -73,7 +72,7 @@ class PolicyTables:
         except KernelError as error:
             self._forget(number)
             raise self._refused(error, table) from error
-        if self._maps.renew_verdicts():
+        if self.renew():
             self._sweep()
 
     def share(self, owner: int, heirs: Iterable[int]) -> None:
@@ -83,12 +82,12 @@ class PolicyTables:
         for heir in new:
             libbpf.update(self._policies, struct.pack("<I", heir), value or b"")
         if new:
-            self._maps.renew_verdicts()
+            self.renew()
 
     def remove(self, targets: Iterable[int]) -> int:
         """Take the policies of these targets away; returns how many had one."""
         gone = sum(libbpf.delete(self._policies, struct.pack("<I", target)) for target in targets)
-        if gone and self._maps.renew_verdicts():
+        if gone and self.renew():
             self._sweep()
         return gone
 
@@ -134,27 +133,6 @@ class PolicyTables:
                 if number == policy:
                     yield address, by
 
-    def opened(self, target: int) -> set[bytes]:
-        """Give the addresses, 16 bytes each, that answers have opened for a target."""
-        return {address for number, address, _ in self._openings() if number == target}
-
-    def tidy(self) -> int:
-        """Forget addresses whose time is over; returns how many."""
-        now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
-        old = [(number, address) for number, address, until in self._openings() if until < now]
-        for number, address in old:
-            key = struct.pack(self._abi.numbered_address.format, number, address)
-            libbpf.delete(self._maps.fd("openings"), key)
-        return len(old)
-
-    def _openings(self) -> Iterator[tuple[int, bytes, int]]:
-        fd, shape = self._maps.fd("openings"), self._maps.shape("openings")
-        for keys, values in libbpf.batches(fd, shape.key_size, shape.value_size):
-            addresses = struct.iter_unpack(self._abi.numbered_address.format, keys)
-            times = struct.iter_unpack(self._abi.opening.format, values)
-            for (number, address), by in zip(addresses, times, strict=True):
-                yield number, address, max(by[1::2])
-
     def _stale(self) -> list[tuple[str, bytes]]:
         """Find rules of no policy: of replaced ones, and what a killed predecessor left half done."""
         used = {one.number for one in self.in_force().values()}
@@ -168,6 +146,18 @@ class PolicyTables:
     def _sweep(self) -> None:
         for name, key in self._stale():
             libbpf.delete(self._maps.fd(name), key)
+
+    def renew(self) -> bool:
+        """Have all sockets judged anew, once nobody can still be judging by what was replaced.
+
+        False where the kernel could not tell when that was. Waiting also keeps the next write from reusing an
+        element that is being read: a hash map gives the one that was replaced to the very next update
+        (kernel/bpf/hashtab.c).
+        """
+        waited = syscalls.wait_for_readers()
+        now = self._maps.settings
+        self._maps.settings = now._replace(generation=now.generation % 0xFFFFFFFF + 1)
+        return waited
 
     def _targets(self) -> list[int]:
         return [struct.unpack("<I", key)[0] for key in libbpf.keys(self._policies, 4)]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tracer.bpf import inventory, libbpf
 from tracer.errors import KernelError
 from tracer.model.text import escape
+from tracer.policy.tables import PolicyTables
 from tracer.runtimes.profiles import runtimes
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Phases:
         for number in gone:
             self._tell(number, phased=False)
         if moved or fresh or gone:
-            self._maps.renew_verdicts()
+            PolicyTables(self._maps, self._abi).renew()
 
     def now(self, target: int) -> Activity:
         """Ask the kernel what a target does now; `unknown` where its API is not."""

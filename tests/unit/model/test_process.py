@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fakes import ENUMS, FakeMaps, process
-from tracer.model.containers import Container
+from tracer.bpf.abi import CgroupRow
 from tracer.model.process import cgroup_text, comm_text, container_of, exe_text, unit_of
-from tracer.model.rows import CgroupRow
 from tracer.model.text import escape
 from tracer.targets.processes import Registry
 
@@ -126,16 +123,13 @@ def test_registry_remembers_but_not_what_was_not_there() -> None:
 
 
 def test_registry_names_containers() -> None:
-    """The engine's name wins over the short id, which stays until an engine knows better."""
-    other = "f" * 64
+    """The engine's name wins over the short id, which stays where no engine knows better."""
 
     class Engines:
-        generation = 0
-        names: ClassVar = {f"/docker/{ID}": "chat"}
+        def name_of(self, identifier: str) -> str | None:
+            return "chat" if identifier == ID else None
 
-        def of(self, cgroup: str) -> Container | None:
-            return Container("", self.names[cgroup]) if cgroup in self.names else None
-
+    other = "f" * 64
     maps = FakeMaps(
         processes=[process(1, cgroup=8), process(2, cgroup=9)],
         cgroups=[
@@ -143,10 +137,5 @@ def test_registry_names_containers() -> None:
             CgroupRow(9, 0, 0, f"/docker/{other}".encode()),
         ],
     )
-    engines = Engines()
-    registry = Registry(maps, ENUMS, {}.get, engines)
+    registry = Registry(maps, ENUMS, {}.get, Engines())
     assert [registry.get(number).container for number in (1, 2)] == ["chat", other[:12]]
-    engines.names[f"/docker/{other}"] = "late"
-    assert registry.get(2).container == other[:12]
-    engines.generation += 1
-    assert [registry.get(number).container for number in (1, 2)] == ["chat", "late"]
