@@ -35,6 +35,7 @@ enum limits {
 	OPENINGS = 4,	     /* names that can open one address at the same time */
 	LOOKUPS = 64,	     /* queries that wait for their answer on one socket */
 	LOOKUP_SECONDS = 10, /* an answer that is later opens nothing */
+	FOREIGN_SECONDS = 2, /* an address that was another host's is taken for one so long */
 	OPEN_SECONDS = 60,   /* an answer opens for its TTL, but at least so long */
 	PIECES_ROOM = 16384, /* bytes of a stream that wait for the rest of their message; a power of two */
 	PIECE_LEN = 512,     /* so many are copied in one go */
@@ -97,7 +98,8 @@ enum scope_bit {
 	SCOPE_LAN = 2,
 	SCOPE_MULTICAST = 4,
 	SCOPE_INTERNET = 8,
-	SCOPE_DNS = 16, /* port 53 of any address: no other scope's bit speaks for it */
+	SCOPE_DNS = 16,	 /* port 53 of any address: no other scope's bit speaks for it */
+	SCOPE_HOST = 32, /* an address of this host, in the network namespace of the socket */
 };
 
 /* What an event's result says when the kernel has not said it yet. */
@@ -154,6 +156,7 @@ enum care {
 	CARE_SNI = 8,	 /* allowed as far as its server's name is */
 	CARE_PHASE = 16, /* of a target whose phases are known */
 	CARE_TALK = 32,	 /* its peer speaks to the API of such a target */
+	CARE_HOST = 64,	 /* allowed as long as its peer's address is this host's */
 };
 
 enum cgroup_flags {
@@ -276,10 +279,13 @@ struct socket_state {
 	__u8 hello_seen;  /* packets of data that were looked at */
 	__u16 hello_left; /* bytes of a ClientHello that are still to come */
 	__u8 reserved[2];
-	__u32 target;	   /* of the socket's own cgroup, as of `generation` */
-	__u32 name;	   /* the rule by name that has let it pass, see struct name_rules */
-	__u32 held_target; /* whose opening this connection keeps; 0: none */
-	__u32 held_name;   /* and by which name */
+	__u32 target;	     /* of the socket's own cgroup, as of `generation` */
+	__u32 name;	     /* the rule by name that has let it pass, see struct name_rules */
+	__u32 foreign_until; /* CLOCK_BOOTTIME, seconds: `asked` is no address of this host, a packet has
+				shown */
+	__u32 held_target;   /* whose opening this connection keeps; 0: none */
+	__u32 held_name;     /* and by which name */
+	__u32 reserved_too;
 };
 
 /* Key and value of `handshakes`: packets of a connection that nobody accepted yet. */
@@ -388,7 +394,10 @@ struct named_key {
 	__u32 id;
 };
 
-/* Key of `openings` (number: the target's), `resolvers` and `hosted` (number: the policy's). */
+/*
+ * Key of `openings` (number: the target's), of `resolvers` and `hosted` (number: the policy's) and of
+ * `own_addresses` (number: the network namespace's, as its inode number tells it).
+ */
 struct numbered_address {
 	__u32 number;
 	__u8 address[ADDRESS_LEN];
@@ -601,7 +610,7 @@ ABI_SIZE(struct rule_key, 24);
 ABI_SIZE(struct rules, 4 + 8 * RULE_PORTS);
 ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct slot, 128);
-ABI_SIZE(struct socket_state, 128);
+ABI_SIZE(struct socket_state, 136);
 ABI_SIZE(struct opening, 16 * OPENINGS);
 ABI_SIZE(struct lookups, 32 * LOOKUPS + 32);
 ABI_SIZE(struct pieces, 16 + PIECES_ROOM + PIECE_LEN);

@@ -47,12 +47,49 @@ static __always_inline bool is_loopback(const union address *address)
 	return !address->words[2] && (address->words[3] & bpf_htonl(~1U)) == 0;
 }
 
+/*
+ * The IPv4 address that a NAT64 speaks to in our place: behind 64:ff9b::/96 (RFC 6052 2.1) in the last four
+ * bytes. Behind 64:ff9b:1::/48 (RFC 8215) the network has chosen how much its prefix has of the 96 bits;
+ * where it chose less, nothing follows the IPv4 address (RFC 6052 2.2), whose last byte is not 0.
+ */
+static __always_inline __u32 nat64_inside(const union address *address)
+{
+	const __u8 *bytes = address->bytes;
+	union {
+		__u8 bytes[4];
+		__u32 word;
+	} ip = {.word = address->words[3]};
+
+	if (!address->words[1] || bytes[13] || bytes[14] || bytes[15])
+		return ip.word;
+	ip.bytes[3] = bytes[12] ? bytes[12] : bytes[11] ? bytes[11] : bytes[10];
+	ip.bytes[2] = bytes[12] ? bytes[11] : bytes[11] ? bytes[10] : bytes[9];
+	ip.bytes[1] = bytes[12] ? bytes[10] : bytes[11] ? bytes[9] : bytes[7];
+	ip.bytes[0] = bytes[12] ? bytes[9] : bytes[11] ? bytes[7] : bytes[6];
+	return ip.word;
+}
+
+static __always_inline bool is_nat64(const union address *address)
+{
+	if (address->words[0] != bpf_htonl(0x0064ff9b))
+		return false;
+	return (!address->words[1] && !address->words[2]) ||
+	       (address->words[1] & bpf_htonl(0xffff0000)) == bpf_htonl(0x00010000);
+}
+
 /* What a packet says of its peer. */
 struct peer {
 	union address remote;
 	__be16 port; /* 0: the protocol has none */
 	__u8 proto;
+	__u8 host; /* 1: the address is this host's own */
 };
+
+/* All of it but the address, for functions that take numbers only. */
+static __always_inline __u32 peer_word(const struct peer *peer)
+{
+	return (__u32)peer->port << 16 | (__u32)peer->host << 8 | peer->proto;
+}
 
 struct ipv4_header { /* RFC 791 3.1 */
 	__u8 version_words;
@@ -162,6 +199,7 @@ static __always_inline bool read_peer(struct __sk_buff *skb, bool out, struct pe
 		skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, out, peer) : read_ipv6(skb, out, peer);
 
 	peer->port = 0;
+	peer->host = skb->ifindex == LOOPBACK_IFINDEX; /* where the kernel routes what is its own */
 	if (!offset)
 		return false;
 	if (!has_ports(peer->proto))

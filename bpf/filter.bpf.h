@@ -50,10 +50,12 @@ static __always_inline void ask_content(struct socket_state *state, __u32 target
 }
 
 /* Connect was judged for the caller's cgroup; if that is the socket's too, it has been counted. */
-static __always_inline void judge_fixed(struct socket_state *state, const struct policy *policy, __u32 target)
+static __always_inline void judge_fixed(struct __sk_buff *skb, struct socket_state *state,
+					const struct policy *policy, __u32 target)
 {
 	struct flow_key key = state->flow;
-	struct peer peer = {.port = key.remote_port, .proto = key.proto};
+	struct peer peer = {
+		.port = key.remote_port, .proto = key.proto, .host = skb->ifindex == LOOPBACK_IFINDEX};
 	__u64 answer;
 
 	__builtin_memcpy(&peer.remote, key.remote, ADDRESS_LEN);
@@ -61,6 +63,8 @@ static __always_inline void judge_fixed(struct socket_state *state, const struct
 	if (verdict_of(answer) == VERDICT_DENIED)
 		answer = answer & SPOKEN ? answer : judge_named(state, policy, &peer);
 	if (verdict_of(answer) == VERDICT_ALLOWED) {
+		if (peer.host)
+			state->care |= CARE_HOST;
 		ask_content(state, target, answer);
 		return;
 	}
@@ -72,11 +76,14 @@ static __always_inline void judge_fixed(struct socket_state *state, const struct
 }
 
 /* Strict: no answers either, but to this host. A listener's packets say themselves whom they are for. */
-static __always_inline void judge_answers(struct socket_state *state, const struct policy *policy)
+static __always_inline void judge_answers(struct __sk_buff *skb, struct socket_state *state,
+					  const struct policy *policy)
 {
-	bool here = state->mode == MODE_FIXED && is_loopback((const union address *)state->flow.remote);
+	bool here = state->mode == MODE_FIXED && skb->ifindex == LOOPBACK_IFINDEX;
 
-	if (policy->strict && policy->mode == POLICY_ENFORCE && !here)
+	if (here)
+		state->care |= CARE_HOST;
+	else if (policy->strict && policy->mode == POLICY_ENFORCE)
 		state->verdict = VERDICT_DENIED;
 }
 
@@ -111,13 +118,13 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 	state->verdict = VERDICT_ALLOWED;
 	state->policed = policy ? target : 0;
 	state->target = target;
-	state->care &= ~(CARE_QUERY | CARE_SNI | CARE_PHASE);
+	state->care &= ~(CARE_QUERY | CARE_SNI | CARE_PHASE | CARE_HOST);
 	care_for_phase(state, target);
 	if (policy && (state->mode == MODE_LISTENER ||
 		       (state->mode == MODE_FIXED && state->flow.direction == DIRECTION_IN)))
-		judge_answers(state, policy);
+		judge_answers(skb, state, policy);
 	else if (policy && state->mode == MODE_FIXED)
-		judge_fixed(state, policy, target);
+		judge_fixed(skb, state, policy, target);
 	if (policy && policy->names && policy->mode == POLICY_ENFORCE && sk && sk->src_port == DNS_PORT)
 		state->verdict = VERDICT_DENIED; /* whoever answers its own questions opens what it likes */
 	state->generation = now;
@@ -160,7 +167,7 @@ static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_st
  * so does what leaves for another address than it named and has no peer of its own (then it was
  * translated on its way). All else is judged by what the packet says.
  */
-static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct socket_state *state,
+static __always_inline bool datagram_allowed(struct __sk_buff *skb, struct socket_state *state,
 					     const struct peer *peer)
 {
 	const struct policy *policy = policy_of(state->policed);
@@ -182,6 +189,8 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, const struct
 		return true;
 	if (peer->proto == PROTO_UDP && !policy->strict && has_asked(bpf_get_socket_cookie(skb), peer))
 		return true;
+	if (!peer->host && same_address(&peer->remote, state->asked))
+		state->foreign_until = seconds_now() + FOREIGN_SECONDS;
 	flow_key_of(&key, state->flow.process, state->flow.phase, peer);
 	denied(&key, policy, answer, DENIED_CALL | DENIED_PACKET);
 	return policy->mode == POLICY_AUDIT;

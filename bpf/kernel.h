@@ -108,6 +108,18 @@ struct cred {
 	kuid_t euid;
 };
 
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
 struct task_struct {
 	__s32 tgid;
 	unsigned int flags;
@@ -118,6 +130,7 @@ struct task_struct {
 	struct cred *cred;
 	struct mm_struct *mm;
 	struct css_set *cgroups;
+	struct nsproxy *nsproxy;
 	char comm[16];
 };
 

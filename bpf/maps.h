@@ -117,6 +117,8 @@ MAP_HASH(names, struct name_key, struct name_rules, 16384, BPF_F_NO_PREALLOC);
 MAP_HASH(named, struct named_key, struct name_rules, 16384, BPF_F_NO_PREALLOC);
 MAP_HASH(openings, struct numbered_address, struct opening, 16384, BPF_F_NO_PREALLOC);
 MAP_HASH(resolvers, struct numbered_address, __u32, 4096, BPF_F_NO_PREALLOC);
+/* Addresses of this host, by network namespace: what a datagram may be sent to before its way is known. */
+MAP_HASH(own_addresses, struct numbered_address, __u32, 4096, BPF_F_NO_PREALLOC);
 MAP_HASH(hosted, struct numbered_address, struct hosted, 4096, BPF_F_NO_PREALLOC);
 /* Only of sockets that ask for names that a rule allows. */
 MAP_SOCKET_STORAGE(lookups, struct lookups);

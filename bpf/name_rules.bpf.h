@@ -30,6 +30,7 @@ enum {
 	ASK_NOTHING = 0x800, /* allowed by a name, whatever the content tells */
 	AUDITED = 0x1000,    /* by a policy that only counts */
 	STRICT = 0x2000,     /* by one that denies answers, too */
+	OWN_DENIED = 0x4000, /* by one that denies the addresses of this host */
 };
 
 /* What ask_name() answers: the rule's number for the name below, which rule it is, and what it says. */

@@ -129,7 +129,7 @@ static __noinline void count_datagram(struct __sk_buff *skb, const struct socket
 	flow->last_ns = coarse_now();
 }
 
-static __noinline bool per_packet(struct __sk_buff *skb, const struct socket_state *state, bool out)
+static __noinline bool per_packet(struct __sk_buff *skb, struct socket_state *state, bool out)
 {
 	struct peer peer = {};
 	bool passes;
@@ -332,7 +332,8 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 	state = socket_lookup(sockets, sk);
 	if (!state)
 		return stranger(skb, out);
-	if (state->generation != generation())
+	if (state->generation != generation() ||
+	    (state->care & CARE_HOST && skb->ifindex != LOOPBACK_IFINDEX))
 		judge_socket(skb, state);
 	if (state->care & CARE_PHASE)
 		rephase(state);
@@ -342,7 +343,7 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 		listen_out(skb, state);
 	else if (state->care & CARE_TALK)
 		listen_in(skb);
-	if (state->care & ~(CARE_PHASE | CARE_TALK) && !careful(skb, state, out))
+	if (state->care & ~(CARE_PHASE | CARE_TALK | CARE_HOST) && !careful(skb, state, out))
 		return false;
 	if (state->policed && out && has_options(skb) && !options_allowed(skb, state))
 		return false;

@@ -25,14 +25,13 @@ static __always_inline bool is_lan_ipv4(__u32 ip)
 }
 
 /* Numbers of the bits of enum scope_bit: index of allow_rule and deny_rule. */
-enum scope_index { LOOPBACK = 0, LAN = 1, MULTICAST = 2, INTERNET = 3, DNS = 4 };
+enum scope_index { LOOPBACK = 0, LAN = 1, MULTICAST = 2, INTERNET = 3, DNS = 4, HOST = 5 };
 _Static_assert(1 << LOOPBACK == SCOPE_LOOPBACK && 1 << LAN == SCOPE_LAN &&
 		       1 << MULTICAST == SCOPE_MULTICAST && 1 << INTERNET == SCOPE_INTERNET &&
-		       1 << DNS == SCOPE_DNS,
+		       1 << DNS == SCOPE_DNS && 1 << HOST == SCOPE_HOST,
 	       "scope_index numbers the bits of scope_bit");
 
-/* tracer/model/scope.py says the same in more words. */
-static __always_inline enum scope_index scope_of(const union address *remote)
+static __always_inline enum scope_index plain_scope_of(const union address *remote)
 {
 	if (is_loopback(remote))
 		return LOOPBACK;
@@ -51,6 +50,30 @@ static __always_inline enum scope_index scope_of(const union address *remote)
 }
 
 /*
+ * tracer/model/scope.py says the same in more words. Behind a NAT64 it is that of the IPv4 address, but
+ * never loopback: the packet leaves this host.
+ */
+static __always_inline enum scope_index scope_of(const union address *remote)
+{
+	union address inside;
+	enum scope_index scope;
+
+	if (!is_nat64(remote))
+		return plain_scope_of(remote);
+	from_ipv4(&inside, nat64_inside(remote));
+	scope = plain_scope_of(&inside);
+	return scope == LOOPBACK ? LAN : scope;
+}
+
+/* Of a peer. An address of this host is nearer than its range says, but multicast is nobody's. */
+static __always_inline enum scope_index place_of(const struct peer *peer)
+{
+	enum scope_index scope = scope_of(&peer->remote);
+
+	return peer->host && (scope == LAN || scope == INTERNET) ? HOST : scope;
+}
+
+/*
  * What the rules of the longest prefix say of this port, with SPOKEN, or 0. The first that fits
  * decides; user space puts those that deny before those that allow.
  */
@@ -61,6 +84,8 @@ checked_once __u32 ask_prefix(__u32 number, __u64 high, __u64 low, __u32 port_pr
 	__u16 port = bpf_ntohs(port_proto >> 16);
 	const struct rules *found;
 
+	if (is_nat64(&remote))
+		from_ipv4(&remote, nat64_inside(&remote));
 	__builtin_memcpy(key.address, &remote, ADDRESS_LEN);
 	found = map_lookup(rules, &key);
 	if (!found)
@@ -94,23 +119,24 @@ static __always_inline __u64 judge_by_name(__u32 target, const struct policy *po
 	if (peer->port == bpf_htons(DNS_PORT) && is_resolver(policy->number, &peer->remote))
 		return VERDICT_ALLOWED | ASK_NAME;
 	answer = ask_opening(target, policy->number, peer->remote.halves[0], peer->remote.halves[1],
-			     (__u32)peer->port << 16 | peer->proto);
+			     peer_word(peer));
 	if (!answer)
 		answer = ask_hosted(policy->number, peer->remote.halves[0], peer->remote.halves[1],
-				    (__u32)peer->port << 16 | peer->proto);
+				    peer_word(peer));
 	return answer ? answer | ASK_NAME : VERDICT_DENIED;
 }
 
 /* What the policy is, beside what it says. */
 static __always_inline __u32 manner(const struct policy *policy)
 {
-	return (policy->mode == POLICY_AUDIT ? AUDITED : 0) | (policy->strict ? STRICT : 0);
+	return (policy->mode == POLICY_AUDIT ? AUDITED : 0) | (policy->strict ? STRICT : 0) |
+	       (policy->deny_scopes & SCOPE_HOST ? OWN_DENIED : 0);
 }
 
 /* A scope that is denied is denied with its DNS; one that is allowed does not allow DNS. */
 static __always_inline __u64 ask_policy(__u32 target, const struct policy *policy, const struct peer *peer)
 {
-	enum scope_index place = scope_of(&peer->remote);
+	enum scope_index place = place_of(peer);
 	enum scope_index scope = peer->port == bpf_htons(DNS_PORT) ? DNS : place;
 	__u64 answer;
 
@@ -118,11 +144,10 @@ static __always_inline __u64 ask_policy(__u32 target, const struct policy *polic
 		return by_rule(VERDICT_DENIED, policy->deny_rule[scope]);
 	if (policy->deny_scopes & 1 << place)
 		return by_rule(VERDICT_DENIED, policy->deny_rule[place]);
-	answer = ask_prefix(policy->number, peer->remote.halves[0], peer->remote.halves[1],
-			    (__u32)peer->port << 16 | peer->proto);
+	answer = ask_prefix(policy->number, peer->remote.halves[0], peer->remote.halves[1], peer_word(peer));
 	if (!(answer & SPOKEN) && policy->allow_scopes & 1 << scope)
 		answer = by_rule(VERDICT_ALLOWED, policy->allow_rule[scope]) | SPOKEN;
-	if (scope == LOOPBACK && !(answer & SPOKEN))
+	if ((scope == LOOPBACK || scope == HOST) && !(answer & SPOKEN)) /* never leaves this host */
 		return VERDICT_ALLOWED;
 	if (answer & SPOKEN || policy->default_allow)
 		return answer | (policy->names & NAMES_DENIED ? ASK_DENIED : 0);
@@ -130,12 +155,13 @@ static __always_inline __u64 ask_policy(__u32 target, const struct policy *polic
 }
 
 /*
- * May this target speak to this peer? The address in two halves, then port (network order) and
- * protocol. In the upper half of the answer the name that has opened the address, if one has.
+ * May this target speak to this peer? The address in two halves, then peer_word(). In the upper half of the
+ * answer the name that has opened the address, if one has.
  */
-checked_once __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port_proto)
+checked_once __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 word)
 {
-	struct peer peer = {.remote.halves = {high, low}, .port = port_proto >> 16, .proto = port_proto};
+	struct peer peer = {
+		.remote.halves = {high, low}, .port = word >> 16, .host = word >> 8, .proto = word};
 	const struct policy *policy = policy_of(target);
 
 	return policy ? ask_policy(target, policy, &peer) | manner(policy) : VERDICT_ALLOWED;
@@ -143,8 +169,7 @@ checked_once __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 port
 
 static __always_inline __u64 judge(__u32 target, const struct peer *peer)
 {
-	return judge_numbers(target, peer->remote.halves[0], peer->remote.halves[1],
-			     (__u32)peer->port << 16 | peer->proto);
+	return judge_numbers(target, peer->remote.halves[0], peer->remote.halves[1], peer_word(peer));
 }
 
 static __always_inline void report_denial(const struct flow_key *key, struct flow *flow, bool audit,
@@ -262,16 +287,28 @@ enum answer {
 	ANSWER_ONCE, /* yes, but ask again: an answer to a peer that asked, or a denial that is only counted
 		      */
 	ANSWER_YES,
+	ANSWER_LATER, /* the packet is asked: only its way tells whether the address is this host's */
 };
 
-/* `cookie` 0: a socket that nobody has spoken to yet. */
-static __always_inline enum answer ask_call(const struct peer *peer, __u32 target, __u64 cookie)
+/* Would this peer be allowed if its address were one of this host? */
+static __always_inline bool own_would_pass(__u32 target, const struct peer *peer)
+{
+	struct peer own = *peer;
+
+	own.host = 1;
+	return verdict_of(judge(target, &own)) == VERDICT_ALLOWED;
+}
+
+/* `cookie` 0: a socket that nobody has spoken to yet. `unsure`: whether the address is this host's. */
+static __always_inline enum answer ask_call(const struct peer *peer, __u32 target, __u64 cookie, bool unsure)
 {
 	__u64 judged = judge(target, peer);
-	bool audit = judged & AUDITED;
+	bool audit = judged & AUDITED, is_denied = verdict_of(judged) == VERDICT_DENIED;
 	struct flow_key key;
 
-	if (verdict_of(judged) == VERDICT_ALLOWED) /* if need be, its packets are asked for a name */
+	if (unsure && (is_denied || judged & OWN_DENIED) && is_denied == own_would_pass(target, peer))
+		return ANSWER_LATER;
+	if (!is_denied) /* if need be, its packets are asked for a name */
 		return ANSWER_YES;
 	if (cookie && peer->proto == PROTO_UDP && !(judged & STRICT) && has_asked(cookie, peer))
 		return ANSWER_ONCE;

@@ -164,6 +164,7 @@ static __always_inline void count_attempt(const struct socket_state *state)
 static __always_inline void report_attempt(const struct socket_state *state, enum event_kind kind, __u64 now,
 					   __u64 cookie)
 {
+	const struct slot *slot = slot_at(state->slot);
 	struct flow_key key = state->flow;
 	struct event *event;
 
@@ -172,6 +173,8 @@ static __always_inline void report_attempt(const struct socket_state *state, enu
 	if (!event)
 		return;
 	event->socket = cookie;
+	if (slot)
+		event->flags = slot->flags;
 	event_send(event);
 }
 

@@ -10,7 +10,8 @@ RUN="clang=clang llvm-strip=llvm
 TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl openssl=openssl dig=bind9-dnsutils dnsmasq=dnsmasq-base
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
 systemd-analyze=systemd strace=strace bpftool=bpftool sysctl=procps cc=gcc /usr/include/stdio.h=libc6-dev
-/usr/lib/python3/dist-packages/bcc/__init__.py=python3-bpfcc"
+/usr/lib/python3/dist-packages/bcc/__init__.py=python3-bpfcc
+dockerd=docker.io containerd=containerd runc=runc podman=podman conmon=conmon"
 VM="qemu-system-x86_64=qemu-system-x86"
 DEPLOY="debootstrap=debootstrap dpkg-deb=dpkg groff=groff-base docker-compose=docker-compose chromium=chromium chromedriver=chromium-driver /usr/share/fonts/truetype/dejavu=fonts-dejavu-core"
 
@@ -69,6 +70,9 @@ disable_services() {
 		case $package in
 		nginx-light) systemctl disable --quiet nginx.service 2>/dev/null || true ;;
 		prometheus) systemctl disable --quiet prometheus.service 2>/dev/null || true ;;
+		docker.io) systemctl disable --quiet docker.service docker.socket 2>/dev/null || true ;;
+		containerd) systemctl disable --quiet containerd.service 2>/dev/null || true ;;
+		podman) systemctl disable --quiet podman.socket podman.service podman-restart.service 2>/dev/null || true ;;
 		nftables) systemctl disable --quiet nftables.service 2>/dev/null || true ;;
 		esac
 	done

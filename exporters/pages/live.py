@@ -28,14 +28,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from exporters.prometheus.collector import HookState
-    from tracer.bpf.abi import FlowRow
-    from tracer.bpf.maps.tables import MapSize
-    from tracer.model.process import ProcessInfo
+    from tracer.model.destination import Named
+    from tracer.model.process import ProcessInfo, ProcessLookup
     from tracer.model.records import Decoder, Json
-    from tracer.names.cache import Named
-    from tracer.session.archive import Settled
-    from tracer.targets.membership import TargetState
-    from tracer.targets.processes import Registry
+    from tracer.model.rows import FlowRow, Settled
+    from tracer.model.status import MapSize, TargetState
 
     Row = tuple[FlowRow, ProcessInfo | None]
     Sum = tuple[Settled, FlowRow]
@@ -61,7 +58,7 @@ class Source(Protocol):
     since_ns: int
 
     @property
-    def registry(self) -> Registry: ...  # noqa: D102
+    def registry(self) -> ProcessLookup: ...  # noqa: D102
     @property
     def decoder(self) -> Decoder: ...  # noqa: D102
     @property

@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from exporters.prometheus.series import Book
-    from tracer.bpf.abi import FlowRow
-    from tracer.bpf.maps.tables import MapSize
     from tracer.model.records import Decoder
-    from tracer.targets.membership import TargetState
+    from tracer.model.rows import FlowRow
+    from tracer.model.status import MapSize, TargetState
 
 # Which loss says that a map was full
 _FULL_MAPS: Final = {name: f"{name}_full" for name in ("flows", "processes", "cgroups", "handshakes")}
@@ -60,6 +59,8 @@ class Source(Protocol):
     def losses(self) -> dict[str, int]: ...  # noqa: D102
     def unread(self) -> dict[str, int]: ...  # noqa: D102 - packets that gave no name, by reason
     def unexpected(self, rows: Iterable[FlowRow]) -> dict[str, int]: ...  # noqa: D102 - by target
+    @property
+    def errors(self) -> Callable[[], dict[str, int]]: ...  # noqa: D102 - what was survived, by part
     def sizes(self) -> Sequence[MapSize]: ...  # noqa: D102
 
 
@@ -103,6 +104,8 @@ class Collector:
             ["reason"],
             self._source.unread(),
         )
+        text = "Faults of its surroundings that the daemon survived, by part."
+        yield _counter("errors", text, ["part"], self._source.errors())
         yield from hook_families(self._hooks())
         yield build_info()
 

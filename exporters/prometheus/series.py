@@ -24,10 +24,9 @@ from tracer.model.text import escape
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tracer.bpf.abi import FlowRow
-    from tracer.model.process import ProcessInfo
+    from tracer.model.process import ProcessInfo, ProcessLookup
     from tracer.model.records import Decoder
-    from tracer.targets.processes import Registry
+    from tracer.model.rows import FlowRow
 
 OTHER: Final = "other"
 PROCESSES_MAX: Final = 200  # process names with a label of their own, for each target
@@ -102,7 +101,7 @@ class Book:
 
     def __init__(
         self,
-        registry: Registry,
+        registry: ProcessLookup,
         decoder: Decoder,
         max_destinations: int,
         names: Names | None = None,

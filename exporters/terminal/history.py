@@ -14,8 +14,8 @@ from rich.text import Text
 
 from exporters.terminal.table import LONGEST, UNEXPECTED, Column, arrow, denials, mark, print_fitted, summed
 from exporters.terminal.views import KNOBS, console, place, scope_text, size
-from tracer.history.report import KEYS, matters
 from tracer.model.text import escape
+from tracer.model.totals import KEYS, matters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

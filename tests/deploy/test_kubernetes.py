@@ -20,7 +20,7 @@ from tests.support.daemon import PATIENCE, Tattle, command
 from tests.support.packet_counters import die_with_parent
 from tracer.cli.parser import build
 from tracer.config import parse_config
-from tracer.host import cri
+from tracer.containers import sources
 from tracer.host.capabilities import LOADING, Capability
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def test_the_configuration_is_one() -> None:
     assert all(str(Path(str(file)).parent) in mounts for file in files)
     assert {volume["name"] for volume in pod()["volumes"]} == set(mounts.values())
     assert {"/sys/fs/cgroup", "/sys/fs/bpf", "/var/lib/tattle", "/run/tattle"} <= mounts.keys()
-    assert str(Path(cri.SOCKETS[0]).parent) in mounts
+    assert str(Path(sources.CRI[0]).parent) in mounts
 
 
 def test_privileges_are_named_one_by_one() -> None:

@@ -217,13 +217,24 @@ RULES = (
         "[::1]",
         "203.0.113.0/24:53/tcp",
     ),
-    *("@loopback", "@lan", "@internet", "@dns"),
+    *("@loopback", "@host", "@lan", "@internet", "@dns"),
 )
 PEERS = [
     (host, port)
     for host in ("10.0.0.1", "10.1.2.3", "10.1.2.4", "127.0.0.1", "203.0.113.9", "192.0.2.1", "224.0.0.251")
     for port in (53, 443, 8080)
-] + [(host, port) for host in ("2001:db8::1", "2001:db8:1::1", "::1", "2600::1") for port in (53, 443, 8080)]
+] + [
+    (host, port)
+    for host in (
+        "2001:db8::1",
+        "2001:db8:1::1",
+        "::1",
+        "2600::1",
+        "64:ff9b::10.1.2.3",
+        "64:ff9b:1::cb00:7109",
+    )
+    for port in (53, 443, 8080)
+]
 
 
 def test_the_kernel_judges_as_the_rules_say(lab: Lab, jail: Jail) -> None:

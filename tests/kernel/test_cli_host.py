@@ -77,7 +77,7 @@ def cgroup() -> Iterator[Path]:
 
 AS_NOBODY = """
 import os, sys
-import tracer.__main__, tracer.daemon.daemon, tracer.cli.watch, tracer.cli.status, tracer.cli.doctor
+import tracer.__main__, tracer.cli.run, tracer.cli.watch, tracer.cli.status, tracer.cli.doctor
 import exporters.http.server, exporters.terminal.views
 import encodings.ascii, encodings.idna, encodings.latin_1
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -8,8 +8,8 @@ from ast import literal_eval
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from tracer.bpf.abi import CgroupRow, EventTuple, FlowRow, ProcessRow
-from tracer.bpf.maps.tables import MapSize
+from tracer.model.rows import CgroupRow, EventTuple, FlowRow, ProcessRow
+from tracer.model.status import MapSize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -13,8 +13,8 @@ from tracer.history.reader import open_history
 from tracer.history.recorder import Recorder
 from tracer.history.store import HOUR_NS, Store
 from tracer.host.clock import BootClock
+from tracer.model.destination import NAMELESS, Name, Named
 from tracer.model.records import Decoder
-from tracer.names.cache import NAMELESS, Name, Named
 from tracer.session.flows import Accounts
 from tracer.targets.processes import Registry
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from tracer.bpf.abi import FlowRow
     from tracer.history.reader import Gap, Seen
     from tracer.history.store import Batch
+    from tracer.model.rows import FlowRow
 
 SECOND = 10**9
 MINUTE = 60 * SECOND

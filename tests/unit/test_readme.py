@@ -10,7 +10,7 @@ import pytest
 
 from tests.documented import PAGES, ROOT, arguments, is_tattle, name, said
 from tracer import __version__
-from tracer.cli.parser import COMMANDS, build, split
+from tracer.cli.parser import COMMANDS, build, load, split
 from tracer.model.records import EVENT_KEYS
 
 if TYPE_CHECKING:
@@ -39,20 +39,19 @@ def test_make_targets_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_tattle_takes_what_is_shown(page: Path) -> None:
     """Each `tattle ...` of a page is accepted by the command line."""
-    names = {command.name for command in COMMANDS}
     for words in filter(is_tattle, said(page)):
         if len(words) == 2:  # spoken of: it may need operands
-            assert words[1] in names or words[1].startswith("-"), words
+            assert words[1] in COMMANDS or words[1].startswith("-"), words
         else:
             build().parse_args(split(arguments(words))[0])
 
 
 def test_every_command_is_explained() -> None:
     """Whoever reads the README has met every command and every option."""
-    missing = [f"tattle {command.name}" for command in COMMANDS if f"`tattle {command.name}`" not in README]
-    for command in COMMANDS:
+    missing = [f"tattle {name}" for name in COMMANDS if f"`tattle {name}`" not in README]
+    for word in COMMANDS:
         parser = argparse.ArgumentParser()
-        command.add(parser)
+        load(word).add(parser)
         options = [action for action in parser._actions if action.help != argparse.SUPPRESS]
         missing += [word for action in options for word in action.option_strings if word not in README]
     assert not set(missing) - {"-h", "--help"}

@@ -8,112 +8,17 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tracer.bpf import btf
 from tracer.errors import AbiError, ObjectError
+from tracer.model.rows import CgroupRow, EventTuple, FlowRow, ProcessRow, SampleTuple
 
 if TYPE_CHECKING:
     from tracer.bpf.btf import Layout
 
 _WORD = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, as in bpf/process.bpf.h
-
-
-class EventTuple(NamedTuple):
-    """`struct event`: times are CLOCK_BOOTTIME ns, ports in host order, bytes those of IP packets."""
-
-    time_ns: int
-    process: int
-    socket: int
-    bytes_out: int
-    bytes_in: int
-    packets_out: int
-    packets_in: int
-    duration_ns: int
-    local: bytes
-    remote: bytes
-    local_port: int
-    remote_port: int
-    result: int
-    kind: int
-    proto: int
-    direction: int
-    verdict: int
-    flags: int
-    phase: int
-    rule: int
-
-
-class SampleTuple(NamedTuple):
-    """`struct sample`: time is CLOCK_BOOTTIME ns, ports in host order; `length` bytes follow it."""
-
-    time_ns: int
-    process: int
-    socket: int
-    duration_ns: int
-    remote: bytes
-    remote_port: int
-    local_port: int
-    sequence: int
-    payload: int
-    length: int
-    kind: int
-    proto: int
-    direction: int
-    outgoing: int
-    phase: int
-    verdict: int
-
-
-class FlowRow(NamedTuple):
-    """`struct flow_key` and `struct flow`: one flow with its totals, port in host order."""
-
-    process: int
-    remote: bytes
-    remote_port: int
-    proto: int
-    direction: int
-    phase: int
-    attempts: int
-    established: int
-    denied: int
-    would_deny: int
-    denied_packets: int
-    bytes_out: int
-    bytes_in: int
-    packets_out: int
-    packets_in: int
-    first_ns: int
-    last_ns: int
-    flags: int
-
-
-class ProcessRow(NamedTuple):
-    """`struct process` with its key in `processes`; names end before their NUL, `exe` is raw parts."""
-
-    id: int
-    start_ns: int
-    cgroup: int
-    tgid: int
-    exec_id: int
-    uid: int
-    target: int
-    comm: bytes
-    ppid: int
-    flags: int
-    parent_comm: bytes
-    cgroup_path: bytes
-    exe: bytes
-
-
-class CgroupRow(NamedTuple):
-    """`struct cgroup_entry` with its key, the cgroup id; `path` starts at the cgroup v2 root."""
-
-    id: int
-    target: int
-    flags: int
-    path: bytes
 
 
 KEY_FIELDS: Final = FlowRow._fields[:6]

@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from tracer.bpf import libbpf
-from tracer.bpf.abi import EventTuple
+from tracer.model.rows import EventTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from tracer.bpf.abi import SampleTuple
 from tracer.bpf.ringbuf import Pages, records
+from tracer.model.rows import SampleTuple
 
 if TYPE_CHECKING:
     from tracer.bpf.btf import Layout

@@ -1,1 +1,1 @@
-"""The command line: one module a command; only this package prints."""
+"""The command line: one module a command, loaded when it is asked for; only this package prints."""

@@ -1,4 +1,4 @@
-"""`tattle block` and `tattle unblock`, with a running daemon and without one."""
+"""`tattle block`, with a running daemon and without one."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import contextlib
 import fcntl
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tracer import config
 from tracer.bpf.engine import Engine
+from tracer.cli.command import TARGETS, Command, add_engine
 from tracer.daemon import control
 from tracer.errors import AbiError, DaemonAbsent, HostError, InstanceBusy, TattleError
-from tracer.host import capabilities, cgroups
+from tracer.host import capabilities
 from tracer.model.records import address
 from tracer.model.text import escape
-from tracer.policy.enforcement import MAPS, POLICIES, Enforcement, find_policy
-from tracer.policy.rules import Mode, compile_policy
-from tracer.policy.store import PolicyFile, Source
+from tracer.policy.enforcement import MAPS, Enforcement
+from tracer.policy.rules import Mode, Policy, compile_policy
 from tracer.session.session import engine_options
 from tracer.targets.finder import BOOK, Finder, TargetBook, parse
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
     from tracer.host.cgroups import InstancePaths
     from tracer.policy.enforcement import Blocked
-    from tracer.policy.rules import Policy
-    from tracer.policy.store import Saved
 
 log = logging.getLogger("tattle")
 
@@ -40,47 +39,9 @@ def block(instance: str, policy: Policy, engine: str | None = None) -> int:
     with _in_kernel(instance, engine) as enforcement:
         done = enforcement.block(policy)
         enforcement.tell_phases()
-    _tell_daemon(instance)
+    tell_daemon(instance)
     sys.stdout.write(_account(instance, policy, done))
     return 0
-
-
-def unblock(instance: str, text: str) -> int:
-    """Take a policy away, from the kernel and from what is kept; returns the exit code."""
-    capabilities.require_loading()
-    paths = cgroups.instance_paths(instance, cgroups.bpffs_root())
-    try:
-        engine = Engine.attach_readonly(instance)
-    except DaemonAbsent:
-        gone = _forget(paths, text)
-    else:
-        with engine:
-            gone = _lift(engine, text)
-    _tell_daemon(instance)
-    sys.stdout.write(f"{escape(gone.policy.target)} is not blocked any more\n")
-    if gone.source is Source.CONFIG:
-        sys.stdout.write("  the configuration blocks it: it will be again, until [[policy]] is gone there\n")
-    return 0
-
-
-def _lift(engine: Engine, text: str) -> Saved:
-    if missing := sorted({*MAPS} - engine.pinned()):
-        raise HostError(f"nothing can be unblocked: the pin of {missing[0]} is gone", "restart tattle first")
-    enforcement = _enforcement(engine)
-    with _no_daemon(engine.paths) as alone:
-        gone = enforcement.unblock(text, watched=not alone)
-        if alone and not engine.maps.enforcing():
-            engine.unpin()
-    return gone
-
-
-def _forget(paths: InstancePaths, text: str) -> Saved:
-    """Take a policy out of the file, where nothing of it is in the kernel."""
-    file = PolicyFile(paths.state / POLICIES)
-    policies = file.load()
-    gone = policies.pop(find_policy(text, policies))
-    with file.replaced(policies):
-        return gone
 
 
 @contextlib.contextmanager
@@ -94,7 +55,7 @@ def _in_kernel(instance: str, made_by: str | None) -> Iterator[Enforcement]:
     else:
         with engine:
             missing = sorted({*MAPS} - engine.pinned())
-            enforcement = None if missing else _enforcement(engine)
+            enforcement = None if missing else enforcement_of(engine)
             if enforcement is not None and enforcement.hooked():
                 yield enforcement
                 return
@@ -108,7 +69,7 @@ def _loaded(instance: str, made_by: str | None, lack: str) -> Iterator[Enforceme
     found: list[Enforcement] = []
 
     def prepare(engine: Engine) -> None:
-        found.append(_enforcement(engine))
+        found.append(enforcement_of(engine))
         for error in found[0].restore(None):
             log.error("not enforced: %s; %s", error.message, error.hint)
 
@@ -125,12 +86,13 @@ def _loaded(instance: str, made_by: str | None, lack: str) -> Iterator[Enforceme
         yield found[0]
 
 
-def _enforcement(engine: Engine) -> Enforcement:
+def enforcement_of(engine: Engine) -> Enforcement:
+    """Return what changes the policies of an engine."""
     return Enforcement(engine, Finder(engine.root), TargetBook(engine.paths.state / BOOK))
 
 
 @contextlib.contextmanager
-def _no_daemon(paths: InstancePaths) -> Iterator[bool]:
+def no_daemon(paths: InstancePaths) -> Iterator[bool]:
     """Say whether no daemon runs, and keep one from starting meanwhile."""
     paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
     with paths.lock.open("ab") as file:
@@ -142,7 +104,7 @@ def _no_daemon(paths: InstancePaths) -> Iterator[bool]:
             yield True
 
 
-def _tell_daemon(instance: str) -> None:
+def tell_daemon(instance: str) -> None:
     """Have a running daemon read the names of targets again; without one nobody needs to know."""
     try:
         for _ in control.ask(control.socket_path(instance), {"ask": "policies"}, instance):
@@ -175,3 +137,63 @@ def _account(instance: str, policy: Policy, done: Blocked) -> str:
     what = "would be denied" if policy.mode is Mode.AUDIT else "is denied"
     lines.append(f"see what {what}: tattle watch {name}{option}; lift it: tattle unblock {name}{option}")
     return "\n".join(lines) + "\n"
+
+
+def _add_block(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET")
+    for name, does in (("allow", "let this pass"), ("deny", "never let this pass: beats --allow")):
+        parser.add_argument(
+            f"--{name}", action="append", default=[], metavar="RULE", help=f"{does}; may be repeated"
+        )
+    parser.add_argument(
+        "--default", choices=("deny", "allow"), default="deny", help="for what no rule names; default: deny"
+    )
+    parser.add_argument("--audit", action="store_true", help="change nothing, count what would be denied")
+    parser.add_argument(
+        "--strict", action="store_true", help="deny the replies on connections that others made to it, too"
+    )
+    add_engine(parser)
+
+
+def _block(arguments: argparse.Namespace) -> int:
+    policy = Policy(
+        arguments.target,
+        tuple(arguments.allow),
+        tuple(arguments.deny),
+        arguments.default == "allow",
+        Mode.AUDIT if arguments.audit else Mode.ENFORCE,
+        arguments.strict,
+    )
+    return block(arguments.instance, policy, arguments.engine)
+
+
+_RULES: Final = """\
+A RULE is a prefix or an address, 1.2.3.0/24 or [2001:db8::]/32, each with :443 or :443/tcp if only that port
+is meant; a name, registry.ollama.ai or *.ollama.ai (all below it, not itself), likewise with a port; or
+@loopback, @host, @lan, @internet, @dns. Deny beats allow, allow beats the default. @dns is port 53 at any
+address; no other scope lets it pass.
+
+A name lets its own DNS queries pass, to the resolvers of this host or of the target's resolv.conf, and opens
+the addresses of the answers that the target receives, by TCP, for as long as they say (10 s at least). A
+connection there must be TLS that names an allowed server, for one address serves many: NAME+plain does
+without. NAME:443/udp allows UDP (QUIC), whose server name is not read. NAME+lan lets answers open private
+addresses."""
+
+COMMAND: Final = Command(
+    "block",
+    "stop what a program starts, in the kernel, from now on",
+    "Deny what the target starts: internet, LAN, multicast, every protocol, and DNS even to a resolver "
+    "on this host, since names carry data out, too. Its own API keeps working: loopback and this host's "
+    "own addresses, and replies to those that connect to it. In force at once and for connections that are "
+    "open; kept when tattle is stopped, and over reboots (tattle.service), until tattle unblock."
+    f"\n\n{TARGETS}\n\n{_RULES}",
+    "  sudo tattle watch ollama                              see what it does\n"
+    "  sudo tattle block ollama --audit                      see what would be denied, nothing is\n"
+    "  sudo tattle flows ollama                              what is it that it needs?\n"
+    "  sudo tattle block ollama --allow registry.ollama.ai   pulls work, nothing else\n"
+    "  sudo tattle block ollama --allow 10.0.0.0/8:443/tcp   deny all but that\n"
+    "  sudo tattle status                                    verify: active, says the kernel\n"
+    "  sudo tattle unblock ollama",
+    _add_block,
+    _block,
+)

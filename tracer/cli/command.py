@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TARGETS: Final = """\
-A TARGET is a runtime's name (ollama), unit:NAME, cgroup:/PATH, pid:N or container:NAME."""
+A TARGET is a runtime's name (ollama), unit:NAME, cgroup:/PATH, pid:N or container:NAME.
+In container:NAME, container:PROJECT/SERVICE and container:NAMESPACE/POD/CONTAINER, * is any text."""
+
+NAMES: Final = """\
+A destination goes by its name where one is known: a|b could be either, and a name with a question mark was
+told to another process, or its time is over."""
+
+TIMES: Final = """\
+A time is how long ago (90m, 24h, 7d), or a day or time: '2026-01-31 22:00' is this host's, and
+2026-01-31T22:00:00Z in UTC. History is kept by the hour: one of which a part is asked for counts whole."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +42,22 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def add_flows(parser: argparse.ArgumentParser) -> None:
+    """Declare what `flows` and `watch` have in common."""
+    add_targets(parser)
+    parser.add_argument("--addresses", action="store_true", help="the addresses of named destinations, too")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Declare --json."""
     parser.add_argument("--json", action="store_true", help="JSON instead of text for people")
+
+
+def add_times(parser: argparse.ArgumentParser, since: str) -> None:
+    """Declare --since."""
+    parser.add_argument(
+        "--since", default=since, metavar="TIME", help=f"from when on, or how long ago; default: {since}"
+    )
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

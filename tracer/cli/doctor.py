@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +10,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tracer.bpf import libbpf
 from tracer.bpf.engine import HOOKS, Engine, EngineOptions
 from tracer.bpf.loader import bcc
+from tracer.cli.command import Command, add_json, print_json
 from tracer.errors import HostError, TattleError
 from tracer.host import capabilities, cgroups
 from tracer.model.text import escape
+from tracer.proof.limits import LIMITS
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-
-# What no cgroup hook sees: said always, since no check can rule it out.
-LIMITS: Final = (
-    "AF_PACKET sockets (CAP_NET_RAW): frames made by hand pass below the cgroup hooks",
-    "AF_XDP sockets (CAP_NET_RAW and CAP_BPF): they drive the network card's queues themselves",
-    "AF_VSOCK: traffic between a virtual machine and its host is no IP",
-    "TUN/TAP and other devices written to as files: the packets belong to the kernel, not to the writer",
-    "Bluetooth, CAN and other families that are no IP",
-    "packets the kernel sends for nobody: ICMP errors, ARP, IGMP and MLD reports, resets for closed ports",
-    "what another program does on request: a resolver, a proxy, a container engine is named instead",
-    "processes with CAP_BPF or CAP_SYS_ADMIN, which can detach tattle (status and metrics then say so)",
-)
 
 
 class Check(NamedTuple):
@@ -75,7 +65,7 @@ def examine(instance: str) -> Report:
         _lockdown(),
         _unprivileged(),
         *_hooks(instance),
-        version1(),
+        _version1(),
         _packet_sockets(),
         _statistics(),
     ]
@@ -165,23 +155,13 @@ def _hook(name: str, *, attached: bool) -> Check:
     return Check(f"hook {name}", FAIL, "refused by this kernel", f"a newer kernel, or --allow-missing {name}")
 
 
-def version1() -> Check:
-    """Look for cgroup v1 net_cls and net_prio in use: before 5.15 they took sockets out of their v2 cgroup.
-
-    Kernel: cgroup_sk_alloc_disabled, kernel/cgroup/cgroup.c; removed by commit 8520e224f547 in 5.15.
-    """
-    used = []
-    for line in (_read("/proc/self/mountinfo") or "").splitlines():
-        point, options = line.split(" ")[4], line.rpartition(" ")[2].split(",")
-        names = {"net_cls", "net_prio"} & set(options)
-        if names and any(entry.is_dir() for entry in os.scandir(point)):
-            used += sorted(names)
+def _version1() -> Check:
+    """Look for cgroup v1 net_cls and net_prio in use."""
+    used = cgroups.version1_in_use()
     if not used:
         return Check("cgroup v1", OK, "net_cls and net_prio are not in use")
-    mend = (
-        "remove the v1 groups, or boot with systemd.unified_cgroup_hierarchy=1; from 5.15 on it is harmless"
-    )
-    return Check("cgroup v1", WARN, f"{', '.join(used)} in use: sockets may lose their v2 cgroup", mend)
+    said = f"{', '.join(used)} in use: sockets may lose their v2 cgroup"
+    return Check("cgroup v1", WARN, said, cgroups.VERSION1_HINT)
 
 
 def _packet_sockets() -> Check:
@@ -227,3 +207,25 @@ def _statistics() -> Check:
     return Check(
         "bpf_stats", OK, "run times are not counted (program_stats = true counts them while tattle runs)"
     )
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    report = examine(arguments.instance)
+    if arguments.json:
+        print_json(report.document())
+    else:
+        from exporters.terminal.views import print_report
+
+        print_report(report.document())
+    return report.exit_code
+
+
+COMMAND: Final = Command(
+    "doctor",
+    "can this host run it; if not, what to change",
+    "Try everything that tattle needs, the programs themselves included, and say how to mend what fails. "
+    "Exits with 3 where something does.",
+    "  sudo tattle doctor",
+    add_json,
+    _doctor,
+)

@@ -1,17 +1,21 @@
-"""The command line: one parser of all commands; what each takes stands in tracer/cli/."""
+"""The command line: one parser of all commands; each command is a module beside this one."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tracer import __version__
-from tracer.cli import history, look, policy, proving, runtimes
-from tracer.cli import run as daemon
 from tracer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tracer.cli.command import Command
 
 Subparsers = Any  # argparse keeps its class to itself, and wants one kind of parser only
 _EXITS: Final = """\
@@ -29,14 +33,26 @@ files:
   /sys/fs/bpf/NAME/          its maps and links while they are in use"""
 _FIRST_STEPS: Final = "  sudo tattle doctor\n  sudo tattle watch\n  sudo tattle run"
 COMMANDS: Final = (
-    *daemon.COMMANDS,
-    *look.COMMANDS[:2],
-    *history.COMMANDS,
-    *policy.COMMANDS,
-    *proving.COMMANDS,
-    *runtimes.COMMANDS,
-    *look.COMMANDS[2:],
+    "run",
+    "watch",
+    "flows",
+    "report",
+    "suggest",
+    "block",
+    "unblock",
+    "prove",
+    "verify",
+    "targets",
+    "status",
+    "doctor",
 )
+"""The commands in the order of the help page; each is a module of this package."""
+
+
+def load(name: str) -> Command:
+    """Load a command by its name."""
+    found: Command = importlib.import_module(f"tracer.cli.{name}").COMMAND
+    return found
 
 
 class _Intermixed(argparse.ArgumentParser):
@@ -68,13 +84,13 @@ def _formatter(*, pretty: bool) -> type[argparse.HelpFormatter]:
     """Give the formatter of help pages; the pretty one loads rich as soon as a parser is made."""
     if not pretty:
         return argparse.RawDescriptionHelpFormatter
-    from rich_argparse import RawDescriptionRichHelpFormatter  # noqa: PLC0415 - likewise
+    from rich_argparse import RawDescriptionRichHelpFormatter
 
     return RawDescriptionRichHelpFormatter
 
 
-def build(*, pretty: bool = False) -> argparse.ArgumentParser:
-    """Make the parser of the whole command line; `pretty` for help pages with colours."""
+def build(names: Sequence[str] = COMMANDS, *, pretty: bool = False) -> argparse.ArgumentParser:
+    """Return the parser of these commands; `pretty` for help pages with colours."""
     formatter = _formatter(pretty=pretty)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--instance", metavar="NAME", default=argparse.SUPPRESS, help="default: tattle")
@@ -92,17 +108,17 @@ def build(*, pretty: bool = False) -> argparse.ArgumentParser:
     commands: Subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", parser_class=_Intermixed
     )
-    for command in COMMANDS:
+    for known in map(load, names):
         one = commands.add_parser(
-            command.name,
-            help=command.summary,
-            description=command.description,
-            epilog=f"examples:\n{command.examples}\n\n{_EXITS}",
+            known.name,
+            help=known.summary,
+            description=known.description,
+            epilog=f"examples:\n{known.examples}\n\n{_EXITS}",
             formatter_class=formatter,
             parents=[common],
         )
-        command.add(one)
-        one.set_defaults(run=command.run)
+        known.add(one)
+        one.set_defaults(run=known.run)
     return parser
 
 
@@ -112,15 +128,25 @@ def split(given: list[str]) -> tuple[list[str], list[str]]:
     return (given[:at], given[at + 1 :]) if "prove" in given[:at] else (given, [])
 
 
+def parse(given: list[str]) -> argparse.Namespace:
+    """Parse with the commands that are named; no other module is loaded, so the daemon stays small."""
+    named = [name for name in COMMANDS if name in given]
+    if named and not {"-h", "--help"} & set(given):
+        try:
+            return build(named).parse_args(given)
+        except UsageError:  # asked again of the whole parser, whose error names all commands
+            pass
+    return build(pretty=True).parse_args(given)
+
+
 def run(words: list[str]) -> int:
     """Parse and do; returns the exit code or raises TattleError."""
     given, command = split(words)
-    parser = build(pretty=not given or bool({"-h", "--help"} & set(given)))
     if "_ARGCOMPLETE" in os.environ:
-        import argcomplete  # noqa: PLC0415 - for completion only
+        import argcomplete
 
-        argcomplete.autocomplete(parser)
-    arguments = parser.parse_args(given)
+        argcomplete.autocomplete(build())
+    arguments = parse(given)
     arguments.words = command
     arguments.instance = getattr(arguments, "instance", "tattle")
     arguments.debug = getattr(arguments, "debug", False)
@@ -130,7 +156,7 @@ def run(words: list[str]) -> int:
         stream=sys.stderr,
     )
     if not hasattr(arguments, "run"):
-        parser.print_help()
+        build(pretty=True).print_help()
         return UsageError.exit_code
     code: int = arguments.run(arguments)
     return code

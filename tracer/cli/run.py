@@ -1,7 +1,5 @@
 """`tattle run`."""
 
-# ruff: noqa: PLC0415 - a command imports what it needs, so that the daemon stays small
-
 from __future__ import annotations
 
 import argparse
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tracer.cli.command import Command, add_engine
+from tracer.daemon.daemon import RunOptions, run
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +44,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from tracer.daemon.daemon import RunOptions, run
-
     options = RunOptions(
         instance=arguments.instance,
         config_file=arguments.config,
@@ -65,18 +62,16 @@ def _run(arguments: argparse.Namespace) -> int:
     return run(options)
 
 
-COMMANDS: Final = (
-    Command(
-        "run",
-        "the daemon: watch this host, export metrics, show a page, write the event log",
-        "Load the programs, attach them, and stay in the foreground until SIGINT or SIGTERM; then nothing is "
-        "left attached, unless a target is blocked. SIGHUP reads the configuration again. Speaks to systemd "
-        "(Type=notify). A page for people is at http://127.0.0.1:9753/; to be reached from the network it "
-        "needs a token and TLS.",
-        "  sudo tattle run\n  sudo tattle run --target ollama --log-file /var/log/tattle/events.jsonl\n"
-        "  sudo tattle run --listen 0.0.0.0:9753 --token-file /etc/tattle/token "
-        "--certificate cert.pem --key key.pem",
-        _add_run,
-        _run,
-    ),
+COMMAND: Final = Command(
+    "run",
+    "the daemon: watch this host, export metrics, show a page, write the event log",
+    "Load the programs, attach them, and stay in the foreground until SIGINT or SIGTERM; then nothing is "
+    "left attached, unless a target is blocked. SIGHUP reads the configuration again. Speaks to systemd "
+    "(Type=notify). A page for people is at http://127.0.0.1:9753/; to be reached from the network it "
+    "needs a token and TLS.",
+    "  sudo tattle run\n  sudo tattle run --target ollama --log-file /var/log/tattle/events.jsonl\n"
+    "  sudo tattle run --listen 0.0.0.0:9753 --token-file /etc/tattle/token "
+    "--certificate cert.pem --key key.pem",
+    _add_run,
+    _run,
 )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tracer.bpf.engine import Engine
+from tracer.cli.command import Command, add_json, print_json
 from tracer.errors import DaemonAbsent, NotEnforced
+from tracer.model.status import OBSERVE
 from tracer.model.text import escape
 from tracer.policy.enforcement import MAPS, POLICIES, Enforcement
 from tracer.policy.rules import Mode
 from tracer.policy.store import PolicyFile
 from tracer.targets.finder import BOOK, Finder, TargetBook
-from tracer.targets.membership import OBSERVE
 from tracer.targets.phases import MAPS as PHASES
 from tracer.targets.phases import UNKNOWN, Phases
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable
 
     from tracer.policy.store import Saved
@@ -108,3 +110,37 @@ def _target(name: str | None, cgroups: list[int], *, active: bool) -> Json:
         "active": active,
         **UNKNOWN._asdict(),
     }
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--enforced",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="exit with 1 unless its policy is in force; may be repeated",
+    )
+    add_json(parser)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    document = status(arguments.instance)
+    if arguments.enforced:
+        require_enforced(document, arguments.enforced)
+    if arguments.json:
+        return print_json(document)
+    from exporters.terminal.views import print_status
+
+    print_status(document, arguments.instance)
+    return 0
+
+
+COMMAND: Final = Command(
+    "status",
+    "what is attached, lost and full, as the kernel says",
+    "Ask the kernel what of this instance is attached, how full its tables are, and what was lost. With "
+    "--enforced: for scripts and units that must not start what is not blocked.",
+    "  sudo tattle status\n  sudo tattle status --json | jq .losses\n  sudo tattle status --enforced ollama",
+    _add_status,
+    _status,
+)

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from tracer.cli.command import Command, add_json, print_json
 from tracer.daemon import control
 from tracer.errors import DaemonAbsent
 from tracer.host.cgroups import cgroup2_root
-from tracer.model.process import container_id, unit_of
+from tracer.model.containers import places
+from tracer.model.process import unit_of
 from tracer.model.scope import Scope
 from tracer.model.text import escape
 from tracer.runtimes.profiles import runtimes
@@ -19,9 +23,10 @@ from tracer.runtimes.switches import addresses, seen
 from tracer.targets.finder import Finder
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable
 
-    from tracer.runtimes.profiles import Runtime
+    from tracer.runtimes.profiles import PurposeTable, Runtime
     from tracer.runtimes.switches import Seen
 
 Json = dict[str, Any]
@@ -83,7 +88,7 @@ def _find(finder: Finder, runtime: Runtime, units: tuple[Path, ...]) -> list[Fou
 
 def _placed(finder: Finder, runtime: Runtime, cgroup: str) -> Found:
     pids = tuple(sorted(map(int, finder.recognizer.members(cgroup))))
-    if container_id(f"/{cgroup.rpartition('/')[2]}"):
+    if (place := next(places(cgroup), None)) and place.path == cgroup:
         how = "container"
     else:
         how = "unit" if cgroup.rpartition("/")[2] in runtime.find.units else "session"
@@ -117,7 +122,7 @@ def _document(finder: Finder, found: Found, flows: list[Json], since: str | None
     listening = addresses(process, runtime.api) if process and runtime.api else ()
     set_to = seen(process, runtime, listening) if process else {}
     contacts = _contacts(found, flows)
-    identifier = container_id(cgroup)
+    container = finder.engines.of(cgroup) if cgroup else None
     return {
         "runtime": runtime.name,
         "title": runtime.title,
@@ -125,15 +130,31 @@ def _document(finder: Finder, found: Found, flows: list[Json], since: str | None
         "how": found.how,
         "cgroup": escape(cgroup) if cgroup is not None else None,
         "unit": unit_of(cgroup),
-        "container": finder.engines.name_of(identifier) if identifier else None,
-        "image": escape(image) if identifier and (image := finder.engines.image_of(identifier)) else None,
+        "container": container.name if container else None,
+        "image": next(iter(container.images), None) if container else None,
         "pids": list(found.pids),
         "others": found.others,
         "api": [{"address": one.host, "port": one.port, "source": one.source} for one in listening],
         "switches": [_switch(runtime, name, places) for name, places in set_to.items()],
         "contacts": contacts,
+        "purposes": [_purpose(runtime, one) for one in runtime.purposes],
+        "anywhere": [msgspec.structs.asdict(one) for one in runtime.anywhere],
         "despite": _despite(runtime, set_to, contacts, since),
         "profile": {"file": str(runtime.file), "checked": runtime.checked},
+    }
+
+
+def _purpose(runtime: Runtime, purpose: PurposeTable) -> Json:
+    """Return what a user may keep of a runtime, and what carries it: hosts, phases, requests."""
+    carriers = [host for host in runtime.hosts if purpose.name in host.keep]
+    return {
+        "name": purpose.name,
+        "what": purpose.what,
+        "phases": list(purpose.phases),
+        "hosts": [
+            {"name": host.name, "purpose": host.purpose, "requests": list(host.requests), "plain": host.plain}
+            for host in carriers
+        ],
     }
 
 
@@ -205,3 +226,39 @@ def _despite(
             words = f"{count} connection{'' if count == 1 else 's'} to {contact['name']}"
             said.append(f"{holding[name]}, yet {words} since {since}")
     return said
+
+
+_TEXT: Final = """\
+Find the model runtimes that run or are installed here, and show how each was found, where its API listens,
+what its privacy switches are set to, and, if a daemon runs, whom it contacts and why: a destination that
+its profile does not name is UNEXPECTED, and one that a switch should have stopped is told in words.
+
+Of a process's environment only the switches that its profile names are read and shown. A runtime that tells
+its settings itself (Ollama: GET /api/status) is asked, on loopback only.
+
+JSON (--json): since (of the daemon's counts; null: no daemon) and targets, each with runtime, title,
+running, how (unit, container, session, process, "installed: FILE"), cgroup, unit, container, image, pids,
+others (processes in its cgroup that are not its own), api (address, port, source), switches (name, setting,
+stops, private: whether it holds; places: where, value, private), contacts (name, purpose, unexpected,
+connections, denied, bytes_out, bytes_in, first_seen, last_seen: of processes that run now), despite (lines:
+what is done although a switch is set), profile (file, checked)."""
+
+
+def _targets(arguments: argparse.Namespace) -> int:
+    document = survey(arguments.instance)
+    if arguments.json:
+        return print_json(document)
+    from exporters.terminal.targets import print_targets
+
+    print_targets(document)
+    return 0
+
+
+COMMAND: Final = Command(
+    "targets",
+    "the model runtimes of this host, their switches, and what they do all the same",
+    _TEXT,
+    "  sudo tattle targets\n  sudo tattle targets --json | jq '.targets[].despite'",
+    add_json,
+    _targets,
+)

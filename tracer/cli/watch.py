@@ -11,13 +11,14 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import msgspec
-
+from tracer.cli.command import NAMES, TARGETS, Command, add_engine, add_flows, seconds
 from tracer.daemon import control
 from tracer.errors import DaemonAbsent
+from tracer.model.jsonlines import decode
 from tracer.session.session import Core, own_options
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator
 
 Json = dict[str, Any]
@@ -29,7 +30,6 @@ FRAMES_AFTER: Final = 4  # a frame that took long to get is followed by a pause 
 ROWS_MAX: Final = 200
 _BUSY_S: Final = 10.0  # flows seen within it stand by their beginning, so that lines do not jump about
 _COUNTERS: Final = ("attempts", "established", "denied", "bytes_out", "bytes_in", "packets_out", "packets_in")
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Source(Protocol):
@@ -158,16 +158,16 @@ def _write(source: Source, until: float, text: Callable[[bytes], bytes] | None) 
 
 
 def _as_text(line: bytes, *, addresses: bool) -> bytes:
-    from exporters.terminal.views import event_text  # noqa: PLC0415 - rich is not for those who want JSON
+    from exporters.terminal.views import event_text
 
-    return event_text(_decode(line), addresses=addresses).encode("utf-8", "replace") + b"\n"
+    return event_text(decode(line), addresses=addresses).encode("utf-8", "replace") + b"\n"
 
 
 def _show(source: Source, until: float, *, addresses: bool) -> None:
     """Draw the table again and again, slower where it is dear to get."""
-    from rich.live import Live  # noqa: PLC0415 - for terminals only
+    from rich.live import Live
 
-    from exporters.terminal import views  # noqa: PLC0415
+    from exporters.terminal import views
 
     console, rates = views.console(), views.Rates()
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
@@ -213,3 +213,32 @@ def _rank(flow: Json, age: float) -> tuple[bool, str]:
 
 def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    add_flows(parser)
+    parser.add_argument("--for", dest="seconds", type=seconds, metavar="SECONDS", help="end after so long")
+    add_engine(parser)
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    options = WatchOptions(
+        arguments.instance,
+        arguments.targets,
+        as_json=arguments.json,
+        seconds=arguments.seconds,
+        addresses=arguments.addresses,
+        engine=arguments.engine,
+    )
+    return watch(options)
+
+
+COMMAND: Final = Command(
+    "watch",
+    "what this host's programs send now, live",
+    "A live table of who sends how much to whom, newest first; one line an event where output is no "
+    f"terminal. Works with a running daemon and without one. {NAMES} {TARGETS}",
+    "  sudo tattle watch\n  sudo tattle watch ollama\n  sudo tattle watch --json --for 10 > events.jsonl",
+    _add_watch,
+    _watch,
+)

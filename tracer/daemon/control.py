@@ -22,8 +22,7 @@ import msgspec
 
 from tracer.errors import DaemonAbsent, HostError, NotRoot, TattleError
 from tracer.host.cgroups import BPFFS, instance_paths
-from tracer.model.process import NOBODY
-from tracer.model.records import lost_json
+from tracer.model.jsonlines import EVERYBODY, decode, encode, notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,15 +39,10 @@ _CLIENTS_MAX: Final = 64
 _RECEIVE: Final = 1 << 16
 _NAP_S: Final = 3600.0  # select(2) takes no infinite time, and only signals end a watch
 
-EVERYBODY: Final = NOBODY._replace(comm="tattle")  # whose events every watcher gets: what was lost
 
-encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-def notice(reason: str, count: int) -> bytes:
-    """Give the line that says what was lost."""
-    return encode(lost_json(reason, count, time.time_ns())) + b"\n"
+def notice_now(reason: str, count: int) -> bytes:
+    """Return the line that says what was lost, with the time of now."""
+    return notice(reason, count, time.time_ns())
 
 
 class Client:
@@ -128,11 +122,11 @@ class ControlServer:
             else:
                 client.put(line)
 
-    def flush(self, notice: Callable[[str, int], bytes]) -> None:
-        """Send what was published; a watcher that caught up is told what it lost by a `notice`."""
+    def flush(self, lost: Callable[[str, int], bytes]) -> None:
+        """Send what was published; a watcher that caught up is told what it lost by `lost`."""
         for client in self.watchers:
             if client.lost and not client.waiting:
-                client.put(notice("watcher_slow", client.lost))
+                client.put(lost("watcher_slow", client.lost))
                 client.lost = 0
             if client.waiting:
                 self._send(client)
@@ -170,7 +164,7 @@ class ControlServer:
         line, _, _ = bytes(client.question).partition(b"\n")
         client.question.clear()
         try:
-            client.more = self._answer(_decode(line), client)
+            client.more = self._answer(decode(line), client)
         except msgspec.MsgspecError as error:
             client.more = iter(
                 [encode({"error": f"no question: {error}", "hint": "", "exit_code": 2}) + b"\n"]
@@ -236,7 +230,7 @@ def ask(path: Path, question: Json, instance: str) -> Iterator[Json]:
         sock.sendall(encode(question) + b"\n")
         with sock.makefile("rb") as lines:
             for line in lines:
-                yield _checked(_decode(line))
+                yield _checked(decode(line))
 
 
 def stream(path: Path, question: Json, instance: str, until: float) -> Iterator[list[bytes]]:
@@ -252,7 +246,7 @@ def stream(path: Path, question: Json, instance: str, until: float) -> Iterator[
                 raise DaemonAbsent(f"the daemon '{instance}' has ended", "start it again: sudo tattle run")
             *lines, buffer = (buffer + data).split(b"\n")
             if first and lines:
-                _checked(_decode(lines.pop(0)))
+                _checked(decode(lines.pop(0)))
                 first = False
             yield [line + b"\n" for line in lines]
 

@@ -22,10 +22,12 @@ from exporters.logs.jsonl import EventLog
 from exporters.prometheus.series import Book
 from tracer import config
 from tracer.daemon import sdnotify
-from tracer.daemon.control import EVERYBODY, Client, ControlServer, encode, notice
+from tracer.daemon.control import Client, ControlServer, notice_now
 from tracer.errors import TattleError, UsageError
 from tracer.host import capabilities, cgroups
+from tracer.host.addresses import Changes
 from tracer.host.syscalls import keep_heap_small
+from tracer.model.jsonlines import EVERYBODY, encode
 from tracer.session.session import Core, Line, engine_options
 from tracer.targets.finder import parse
 
@@ -191,6 +193,7 @@ class Daemon:
         self._control: ControlServer | None = None
         self._server: MetricsServer | None = None
         self._waker = select.epoll()
+        self._addresses = Changes()
         accounts = core.accounts
         self._book = Book(
             accounts.registry,
@@ -208,9 +211,9 @@ class Daemon:
         core.retarget(settings.targets)
 
     def _open_log(self, target: str | None) -> EventLog | None:
-        return EventLog(target, self._core.accounts.count_lost, notice) if target else None
+        return EventLog(target, self._core.accounts.count_lost, notice_now) if target else None
 
-    def serve(self, listening: socket.socket, keys: auth.Keys, control: Path) -> None:
+    def serve(self, listening: socket.socket, keys: auth.Keys, door: Path) -> None:
         """Begin to answer: metrics, the control socket, the service manager, the human."""
         # Not before the hooks are attached: these take as long to import as the rest together
         from exporters.http.server import MetricsServer  # noqa: PLC0415
@@ -225,17 +228,19 @@ class Daemon:
             core.engine.hooks,
             core.states,
         )
+        core.containers.start(lambda: None)
         ask = Ask(core.states, core.rules, core.engine.hooks, self.ill)
         self._page = Page(core.accounts, ask, lambda: core.accounts.clock.boot_ns)
         self._server = MetricsServer(listening, keys)
         self._server.start(collector, self.ill, self._page.assets())
-        self._control = ControlServer(control, self._selector, self._answer, core.accounts.count_lost)
+        self._control = ControlServer(door, self._selector, self._answer, core.accounts.count_lost)
         self._selector.register(self._signals.receiver, selectors.EVENT_READ, self._signalled)
         # Edge-triggered, in an epoll of its own: the ring is readable as long as anything is in it, but
         # only the kernel half's wake-up, at its fill mark, is a reason not to wait for the timer.
         for ring in (core.ring, core.namer.samples):
             self._waker.register(ring.fileno(), select.EPOLLIN | select.EPOLLET)
         self._selector.register(self._waker, selectors.EVENT_READ, lambda _: self._waker.poll(0))
+        self._selector.register(self._addresses, selectors.EVENT_READ, self._readdressed)
         self._record()
         sdnotify.notify("READY=1", f"STATUS=Page at {self._url()}, metrics at /metrics")
         self._greet()
@@ -326,7 +331,7 @@ class Daemon:
         if self._control is not None:
             for line in lines:
                 self._control.publish(line.who, line.text)
-            self._control.flush(notice)
+            self._control.flush(notice_now)
 
     def _signalled(self, _: int) -> None:
         for number in self._signals.take():
@@ -334,6 +339,10 @@ class Daemon:
                 self._reload()
             else:
                 self._stop = True
+
+    def _readdressed(self, _: int) -> None:
+        if self._addresses.take():
+            self._core.know_addresses()
 
     def _reload(self) -> None:
         sdnotify.reloading()
@@ -420,4 +429,5 @@ class Daemon:
             self._pump(listening=True)
             self._log.close()
         self._waker.close()
+        self._addresses.close()
         self._selector.close()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import UsageError
 from tracer.history.report import contact
+from tracer.model.destination import HOSTS, SNI
 from tracer.model.records import protocol
 from tracer.model.scope import Scope, packed, scope
-from tracer.names.cache import HOSTS, SNI
 from tracer.policy.rules import DNS_PORT, PROTOCOLS, Policy, compile_policy
 
 if TYPE_CHECKING:

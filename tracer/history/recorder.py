@@ -23,9 +23,9 @@ from tracer.model.scope import Scope, scope
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tracer.bpf.abi import FlowRow
     from tracer.config import History
     from tracer.model.process import ProcessInfo
+    from tracer.model.rows import FlowRow
     from tracer.session.flows import Accounts
 
 log = logging.getLogger("tattle")

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from tracer.model.process import KIND
+from tracer.model.destination import Contact
 from tracer.model.records import timestamp
-from tracer.proof.evidence import totals
-from tracer.runtimes.purposes import Contact, Purposes
+from tracer.model.totals import KEYS, matters, totals
+from tracer.runtimes.purposes import Purposes
 
 if TYPE_CHECKING:
     from tracer.history.query import Past
     from tracer.history.reader import Seen
 
 Json = dict[str, Any]
-
-# The keys of one of `flows`, in their order; as those of `tattle flows`, for one hour
-WHERE: Final = ("proto", "direction", "remote_addr", "remote_port", "name", "name_source")
-COUNTS: Final = ("attempts", "established", "denied", "would_deny")
-SIZES: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
-KEYS: Final = (
-    *("hour", *KIND, *WHERE, "purpose", "unexpected", "scope", "phase"),
-    *(*COUNTS, *SIZES, "first_seen", "last_seen"),
-)
-
-# Lines of a log or for a watcher: no counter knows less for it. What could not be written was written later,
-# or there is a gap.
-_HARMLESS: Final = frozenset(
-    {
-        "ring_full",
-        "log_full",
-        "log_blocked",
-        "log_closed",
-        "journal_full",
-        "watcher_slow",
-        "events_unread",
-        "history_unwritten",
-    }
-)
 
 
 def document(past: Past) -> Json:
@@ -46,11 +22,6 @@ def document(past: Past) -> Json:
     purposes.know(past.runtimes)
     flows = [_flow(cell, past.target, purposes) for cell in past.cells]
     return {**frame(past), "totals": totals(flows, "out"), "accepted": totals(flows, "in"), "flows": flows}
-
-
-def matters(losses: dict[str, int]) -> dict[str, int]:
-    """Give the losses for which the history knows less."""
-    return {reason: count for reason, count in losses.items() if count and reason not in _HARMLESS}
 
 
 def frame(past: Past) -> Json:

@@ -6,7 +6,7 @@ import ctypes
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import NoBpffs, NoCgroup2, UsageError
 
@@ -142,3 +142,23 @@ def walk_cgroups(root: Path) -> Iterator[tuple[int, bytes]]:
     start = os.fsencode(root)
     for directory, _children, _files, fd in os.fwalk(start, follow_symlinks=False):
         yield os.fstat(fd).st_ino, directory[len(start) :] or b"/"
+
+
+VERSION1_HINT: Final = (
+    "remove the v1 groups, or boot with systemd.unified_cgroup_hierarchy=1; from 5.15 on it is harmless"
+)
+
+
+def version1_in_use() -> list[str]:
+    """Return which of the v1 controllers net_cls and net_prio have groups.
+
+    Before 5.15 they took sockets out of their v2 cgroup (cgroup_sk_alloc_disabled, kernel/cgroup/cgroup.c;
+    removed by commit 8520e224f547).
+    """
+    used = []
+    for line in MOUNTINFO.read_text().splitlines():
+        point, options = line.split(" ")[4], line.rpartition(" ")[2].split(",")
+        names = {"net_cls", "net_prio"} & set(options)
+        if names and any(entry.is_dir() for entry in os.scandir(point)):
+            used += sorted(names)
+    return used

@@ -7,8 +7,9 @@ and CRI-O use, with systemd's cgroup driver and without.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
+from tracer.model.containers import places
 from tracer.model.text import escape
 
 _NAME_LIMIT = 64  # a comm has 15 bytes; each may become four characters
@@ -18,9 +19,6 @@ _SHORT_ID = 12  # what `docker ps` shows
 # systemd.unit(5): the types a process can live in; slices hold units, not processes
 _UNIT = re.compile(r".+\.(?:service|scope|socket|mount|swap)\Z")
 _USER_MANAGER = re.compile(r"user@\d+\.service\Z")
-# docker-ID.scope, libpod-ID.scope, cri-containerd-ID.scope, crio-ID.scope: systemd's driver;
-# docker/ID, libpod_parent/libpod-ID, kubepods/.../podUID/ID: cgroupfs' driver
-_CONTAINER = re.compile(r"(?:(?:docker|libpod|cri-containerd|crio|nerdctl)-)?([0-9a-f]{64})(?:\.scope)?\Z")
 
 
 class ProcessInfo(NamedTuple):
@@ -80,16 +78,14 @@ def unit_of(cgroup: str | None) -> str | None:
     return user.group() if user else None
 
 
-def container_id(cgroup: str | None) -> str | None:
-    """Give the 64-digit id of the innermost container that a cgroup path names."""
-    for part in reversed((cgroup or "").split("/")):
-        found = _CONTAINER.match(part)
-        if found:
-            return found.group(1)
-    return None
-
-
 def container_of(cgroup: str | None) -> str | None:
-    """Give the short id of a cgroup's container: its name as long as no engine tells a better one."""
-    found = container_id(cgroup)
-    return found[:_SHORT_ID] if found else None
+    """Return the short id of the innermost container of a cgroup path; of LXC and nspawn the name."""
+    place = next(places(cgroup or ""), None)
+    return None if place is None else place.id if place.named else place.id[:_SHORT_ID]
+
+
+class ProcessLookup(Protocol):
+    """What is known of processes, by the kernel half's key."""
+
+    def get(self, process: int) -> ProcessInfo | None:
+        """Return who that is, or None."""

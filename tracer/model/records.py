@@ -12,14 +12,23 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import TYPE_CHECKING, Any, Final
 
+from tracer.model.destination import (
+    NAMELESS,
+    NO_PROFILE,
+    Contact,
+    Explainer,
+    Name,
+    Named,
+    Purpose,
+    Unexplained,
+    together,
+)
 from tracer.model.process import NOBODY, ProcessInfo
 from tracer.model.scope import MAPPED, scope
 from tracer.model.text import NO_NAME_SOURCE
-from tracer.names.cache import NAMELESS, Name, Named
-from tracer.runtimes.purposes import NO_PROFILE, Contact, Purpose, Purposes, together
 
 if TYPE_CHECKING:
-    from tracer.bpf.abi import EventTuple, FlowRow, SampleTuple
+    from tracer.model.rows import EventTuple, FlowRow, SampleTuple
 
 Json = dict[str, Any]
 
@@ -88,8 +97,8 @@ def outcome(number: int) -> str:
 class Decoder:
     """Turns records into objects by the numbers of the object file that made them."""
 
-    def __init__(self, enums: dict[str, dict[str, int]]) -> None:
-        """`enums` are the ones that were bound from the programs' BTF."""
+    def __init__(self, enums: dict[str, dict[str, int]], purposes: Explainer | None = None) -> None:
+        """`enums` are those of the programs' BTF; without `purposes` nothing is explained."""
         self._kinds = _words(enums["event_kind"], "EVENT_")
         self._directions = _words(enums["direction"], "DIRECTION_")
         self._verdicts = _words(enums["verdict"], "VERDICT_")
@@ -98,7 +107,7 @@ class Decoder:
         self._samples = _words(enums["sample_kind"], "SAMPLE_")
         self.inward = enums["direction"]["DIRECTION_IN"]
         self.via_loopback = enums["flow_flags"]["FLOW_VIA_LOOPBACK"]
-        self.purposes = Purposes()
+        self.purposes = purposes or Unexplained()
 
     def direction(self, number: int) -> str:
         """Name a direction."""

@@ -12,6 +12,8 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final
 
 MAPPED: Final = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 2.5.5.2
+_NAT64: Final = bytes.fromhex("0064ff9b") + bytes(8)  # 64:ff9b::/96, RFC 6052 2.1
+_NAT64_LOCAL: Final = bytes.fromhex("0064ff9b0001")  # 64:ff9b:1::/48, RFC 8215 5
 
 
 def packed(text: str) -> bytes | None:
@@ -64,13 +66,37 @@ _TABLE4: Final = tuple(_row(*row) for row in _IPV4)
 _TABLE6: Final = tuple(_row(*row) for row in _IPV6)
 
 
+def nat64_inside(remote: bytes) -> bytes | None:
+    """Return the IPv4 address, mapped, that a NAT64 speaks to for this one; None where it is none.
+
+    Of RFC 8215's prefix the network uses 48, 56, 64 or 96 bits. Where it uses fewer than 96, nothing follows
+    the IPv4 address and byte 8 is left out (RFC 6052 2.2); an address whose last byte is 0 is no host's.
+    """
+    if remote.startswith(_NAT64):
+        return MAPPED + remote[12:]
+    if not remote.startswith(_NAT64_LOCAL):
+        return None
+    if any(remote[13:]):
+        return MAPPED + remote[12:]
+    if remote[12]:
+        return MAPPED + remote[9:13]
+    if remote[11]:
+        return MAPPED + remote[7:8] + remote[9:12]
+    return MAPPED + remote[6:8] + remote[9:11]
+
+
 @lru_cache(maxsize=1024)
 def scope(remote: bytes, *, via_loopback: bool = False) -> Scope:
     """Tell the scope of `remote` (16 bytes, IPv4 as IPv4-mapped).
 
     `via_loopback` says that the packets left by the loopback device: the address is then the host's own,
-    whatever range it is from (the kernel routes own addresses there: net/ipv4/route.c, RTN_LOCAL).
+    whatever range it is from (the kernel routes own addresses there: net/ipv4/route.c, RTN_LOCAL). An address
+    of a NAT64 has the scope of the IPv4 address inside; never loopback, since packets to it leave the host.
     """
+    inside = nat64_inside(remote)
+    if inside is not None:
+        found = scope(inside, via_loopback=via_loopback)
+        return Scope.LAN if found is Scope.LOOPBACK else found
     if remote.startswith(MAPPED):
         value, table = int.from_bytes(remote[12:]), _TABLE4
     else:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracer.model.destination import DNS, HOSTS, NAMELESS, SNI, Name, Named, Owner, Peer
 from tracer.model.scope import Scope, scope
-from tracer.model.text import NO_NAME_SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from tracer.names.dns import Address
 
 PORT: Final = 53  # of DNS
-SNI: Final = "sni"
-DNS: Final = "dns"
-HOSTS: Final = "hosts"
 
 ENTRIES_MAX: Final = 4096  # names of addresses, in all
 ENTRIES_OF_ONE: Final = 1024  # of one target or process
@@ -32,48 +29,6 @@ SHOWN_MAX: Final = 8  # names that are told of one destination
 HOLD_S: Final = 10  # an answer holds for its TTL, but at least so long: as limits.OPEN_SECONDS of bpf/abi.h
 FRESH_NS: Final = 3600 * 1_000_000_000  # what was said is missed for so long when it has to go
 _NAMELESS: Final = frozenset({Scope.LOOPBACK, Scope.MULTICAST, Scope.HOST})
-
-Owner = str | int  # a target's selector or, outside of targets, a process's id
-
-
-class Name(NamedTuple):
-    """One name of a destination; `own` False: it was told to another process than this one."""
-
-    name: str
-    source: str
-    own: bool
-    age_ns: int | None
-    expired: bool = False
-    encrypted: bool = False  # the hello has an encrypted one in it, which may name another
-
-
-class Named(NamedTuple):
-    """What a destination is called: the best name first; `best` None where none is good enough."""
-
-    best: Name | None
-    names: tuple[Name, ...]
-
-    @property
-    def source(self) -> str:
-        """Give the source of the best name, `none` without one."""
-        return self.best.source if self.best else NO_NAME_SOURCE
-
-    @property
-    def equals(self) -> tuple[Name, ...]:
-        """Give the names as good as the best: several where a process said two of them to one address."""
-        best = self.best
-        return tuple(one for one in self.names if best and one.own == best.own and one.source == best.source)
-
-
-NAMELESS: Final = Named(None, ())
-
-
-class Peer(NamedTuple):
-    """A process's remote end."""
-
-    process: int
-    remote: bytes
-    port: int
 
 
 class _Told:
@@ -239,8 +194,3 @@ class NameBook:
 
 def _age(name: Name) -> int:
     return name.age_ns or 0
-
-
-def owner_of(process: int, target: str | None) -> Owner:
-    """Say for whom an answer is noted: for the whole target, else for the process."""
-    return target if target is not None else process

@@ -12,10 +12,11 @@ import time
 from collections import Counter, OrderedDict, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracer.model.destination import NAMELESS, Named, Peer, owner_of
 from tracer.model.records import address
 from tracer.model.text import escape
 from tracer.names import dns, tls
-from tracer.names.cache import NAMELESS, NameBook, Named, Peer, owner_of
+from tracer.names.cache import NameBook
 from tracer.names.hosts_file import HostsFile
 from tracer.names.queries import Lookups, Question, question
 from tracer.names.quic import Initials
@@ -25,11 +26,11 @@ from tracer.policy.refusals import Refusals, Refused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.bpf.abi import EventTuple, FlowRow, SampleTuple
     from tracer.bpf.samples import Sample, Samples
     from tracer.host.clock import BootClock
     from tracer.model.process import ProcessInfo
     from tracer.model.records import Decoder, Json
+    from tracer.model.rows import EventTuple, FlowRow, SampleTuple
     from tracer.targets.processes import Registry
 
 TELL_MAX: Final = 8192  # events that wait for the loop

@@ -10,7 +10,7 @@ from tracer.names.reassembly import AGE_NS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.bpf.abi import SampleTuple
+    from tracer.model.rows import SampleTuple
     from tracer.names.dns import Message
 
 WAITING_MAX: Final = 4096

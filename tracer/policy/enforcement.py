@@ -13,11 +13,13 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import HostError, KernelError, TargetRefused, TattleError, UsageError
-from tracer.host import resolv_conf
-from tracer.host.cgroups import walk_cgroups
+from tracer.host import cgroups, resolv_conf
+from tracer.host.addresses import by_namespace
+from tracer.host.cgroups import members, walk_cgroups
 from tracer.host.files import locked
 from tracer.model.text import escape
 from tracer.policy.openings import Openings
+from tracer.policy.own_addresses import OwnAddresses
 from tracer.policy.reset import cut
 from tracer.policy.rules import Mode, Policy, compile_policy
 from tracer.policy.store import PolicyFile, Saved, Source
@@ -41,6 +43,7 @@ HOOKS: Final = ("connect4", "connect6", "sendmsg4", "sendmsg6", "ingress", "egre
 """Without one of these no promise can be made. Each has the name of its program."""
 MAPS: Final = (
     *("policies", "rules", "names", "named", "openings", "hosted", "resolvers", "lookups", "pieces"),
+    *("own_addresses",),
     *("settings", "cgroups", "target_paths", "sockets"),
 )
 """What the programs judge by: pinned, as the hooks are, so that it stays when nobody holds it."""
@@ -78,6 +81,7 @@ class Enforcement:
         self._finder = finder
         self._book = book
         self._tables = PolicyTables(engine.maps, engine.abi)
+        self._own = OwnAddresses(engine.maps, engine.abi)
         self._openings = Openings(engine.maps, engine.abi)
         self._file = PolicyFile(engine.paths.state / POLICIES)
 
@@ -105,6 +109,7 @@ class Enforcement:
             fresh = Saved(policy, Source.COMMAND, self._places(parse(policy.target), before))
             with self._file.replaced({**policies, policy.target: fresh}):
                 self._put(fresh, before, {*policies, policy.target})
+            self.know_addresses()
             present = tuple(path for path in fresh.cgroups if self._directory(path).is_dir())
         asked = tuple(self._resolvers(fresh).named) if compile_policy(policy).names else ()
         return Blocked(fresh.cgroups, present, self.cut(policy) if cut_open else 0, asked)
@@ -147,7 +152,14 @@ class Enforcement:
                 failures.append(error)
             for name in old.keys() - wanted.keys():
                 self._leave(self._book.number(name), ())
+        self.know_addresses()
         return failures
+
+    def know_addresses(self) -> None:
+        """Tell the kernel which addresses are the host's own, where those that have a policy are now."""
+        directories = [self._directory(path) for one in self.saved().values() for path in one.cgroups]
+        pids = [pid for directory in directories for pid in members(directory)]
+        self._own.follow(by_namespace((os.getpid(), *pids)))
 
     def inherit(self, paths: dict[bytes, int], policies: Iterable[str]) -> None:
         """Give what is watched inside of a blocked target its policy; take policies away that nobody has."""
@@ -159,7 +171,7 @@ class Enforcement:
 
     def renew(self) -> None:
         """Have every socket judged anew, after cgroups have changed their target."""
-        self._tables.renew()
+        self._engine.maps.renew_verdicts()
 
     def tell_phases(self) -> None:
         """Have it told what those that have a policy are doing, where their API is known."""
@@ -180,6 +192,7 @@ class Enforcement:
     def tidy(self) -> None:
         """Forget addresses whose time is over, and follow a host whose resolvers have changed."""
         self._openings.tidy()
+        self.know_addresses()
         in_force = self._tables.in_force()
         for name, one in self.saved().items():
             held = in_force.get(self._book.number(name))
@@ -215,8 +228,6 @@ class Enforcement:
         ]
 
     def _require_hooks(self) -> None:
-        from tracer.cli.doctor import WARN, version1  # noqa: PLC0415 - only who blocks needs it
-
         if gone := self._unhooked():
             raise HostError(
                 f"nothing can be blocked: hook {gone[0]} is not attached",
@@ -226,9 +237,11 @@ class Enforcement:
             raise HostError(
                 "nothing was blocked: tattle has just ended, or its pins are gone", "try it again"
             )
-        check = version1()
-        if check.result == WARN:
-            raise HostError(f"nothing can be blocked: cgroup v1 {check.said}", check.mend)
+        if used := cgroups.version1_in_use():
+            raise HostError(
+                f"nothing can be blocked: cgroup v1 {', '.join(used)} takes sockets out of their v2 cgroup",
+                cgroups.VERSION1_HINT,
+            )
 
     def _places(self, selector: Selector, before: Saved | None = None) -> tuple[str, ...]:
         """Give the cgroups of a target, where it is now and where it will appear.

@@ -1,7 +1,7 @@
 """Policies: rules as people write them, made into the tables that the kernel half judges by.
 
 A rule is an address or prefix (`1.2.3.0/24`, `[2001:db8::]/32`, a single address), with `:443` or
-`:443/tcp` if it is to speak of that port only; a scope (`@loopback @lan @internet @dns`); or a name
+`:443/tcp` if it is to speak of that port only; a scope (`@loopback @host @lan @internet @dns`); or a name
 (`registry.ollama.ai`, `*.ollama.ai`, with or without a port; TCP unless it says `/udp`). A name may be
 followed by `+plain` (its connections need not be TLS with that server name) and `+lan` (its answers may open
 private addresses). Deny beats allow, allow beats the default.
@@ -20,7 +20,7 @@ from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import UsageError
-from tracer.model.scope import MAPPED, Scope, scope
+from tracer.model.scope import MAPPED, Scope, nat64_inside, scope
 from tracer.model.text import escape
 from tracer.policy.name_rules import TCP, name_entries
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMS: Final = (
     "a rule is 1.2.3.0/24, [2001:db8::]/32 or a single address, each with :443 or :443/tcp if wanted,"
-    " or a name like registry.ollama.ai or *.ollama.ai, or @loopback, @lan, @internet, @dns"
+    " or a name like registry.ollama.ai or *.ollama.ai, or @loopback, @host, @lan, @internet, @dns"
 )
 RULES_MAX: Final = 0xFFFF  # struct rule_port.rule is 16 bits
 PORTS_MAX: Final = 16  # RULE_PORTS, bpf/abi.h
@@ -70,20 +70,24 @@ class ScopeBit(IntEnum):
     MULTICAST = 2
     INTERNET = 3
     DNS = 4
+    HOST = 5
 
 
 _SCOPES: Final = {
     "@loopback": ScopeBit.LOOPBACK,
+    "@host": ScopeBit.HOST,
     "@lan": ScopeBit.LAN,
     "@internet": ScopeBit.INTERNET,
     "@dns": ScopeBit.DNS,
 }
 _BIT_OF: Final = {
     Scope.LOOPBACK: ScopeBit.LOOPBACK,
+    Scope.HOST: ScopeBit.HOST,
     Scope.LAN: ScopeBit.LAN,
     Scope.MULTICAST: ScopeBit.MULTICAST,
     Scope.INTERNET: ScopeBit.INTERNET,
 }
+_NEVER_LEAVES: Final = frozenset({ScopeBit.LOOPBACK, ScopeBit.HOST})
 
 
 class Prefix(NamedTuple):
@@ -195,7 +199,7 @@ def parse(text: str, *, deny: bool) -> Rule:
     """Read one rule; raises UsageError that quotes it."""
     if text.startswith("@"):
         if text not in _SCOPES:
-            raise _refused(text, "the scopes are @loopback, @lan, @internet and @dns")
+            raise _refused(text, "the scopes are @loopback, @host, @lan, @internet and @dns")
         return Rule(text, deny, _SCOPES[text])
     for form, family in ((_V4, ipaddress.IPv4Address), (_V6, ipaddress.IPv6Address)):
         if found := form.match(text):
@@ -297,10 +301,10 @@ class Table:
     entries: tuple[Entry, ...]
     names: tuple[NameEntry, ...] = ()
 
-    def judge(self, remote: bytes, port: int, proto: int) -> Judgement:
-        """Judge as `judge` in bpf/policy.bpf.h does."""
-        spoken = self._by_prefix(int.from_bytes(remote), port, proto)
-        place = _BIT_OF[scope(remote)]
+    def judge(self, remote: bytes, port: int, proto: int, *, own: bool = False) -> Judgement:
+        """Judge as `judge` in bpf/policy.bpf.h does; `own`: the address is one of this host."""
+        spoken = self._by_prefix(int.from_bytes(nat64_inside(remote) or remote), port, proto)
+        place = _BIT_OF[scope(remote, via_loopback=own)]
         said = ScopeBit.DNS if port == DNS_PORT else place
         for bit in (said, place):
             if bit in self.deny_scopes:
@@ -309,7 +313,7 @@ class Table:
             return Judgement(spoken.deny, spoken.rule)
         if said in self.allow_scopes:
             return Judgement(denied=False, rule=self.allow_scopes[said])
-        return Judgement(not self.policy.default_allow and said is not ScopeBit.LOOPBACK, 0)
+        return Judgement(not self.policy.default_allow and said not in _NEVER_LEAVES, 0)
 
     def _by_prefix(self, remote: int, port: int, proto: int) -> PortRule | None:
         whole = Prefix(remote, _BITS)

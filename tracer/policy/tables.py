@@ -72,7 +72,7 @@ class PolicyTables:
         except KernelError as error:
             self._forget(number)
             raise self._refused(error, table) from error
-        if self.renew():
+        if self._maps.renew_verdicts():
             self._sweep()
 
     def share(self, owner: int, heirs: Iterable[int]) -> None:
@@ -82,12 +82,12 @@ class PolicyTables:
         for heir in new:
             libbpf.update(self._policies, struct.pack("<I", heir), value or b"")
         if new:
-            self.renew()
+            self._maps.renew_verdicts()
 
     def remove(self, targets: Iterable[int]) -> int:
         """Take the policies of these targets away; returns how many had one."""
         gone = sum(libbpf.delete(self._policies, struct.pack("<I", target)) for target in targets)
-        if gone and self.renew():
+        if gone and self._maps.renew_verdicts():
             self._sweep()
         return gone
 
@@ -146,18 +146,6 @@ class PolicyTables:
     def _sweep(self) -> None:
         for name, key in self._stale():
             libbpf.delete(self._maps.fd(name), key)
-
-    def renew(self) -> bool:
-        """Have all sockets judged anew, once nobody can still be judging by what was replaced.
-
-        False where the kernel could not tell when that was. Waiting also keeps the next write from reusing an
-        element that is being read: a hash map gives the one that was replaced to the very next update
-        (kernel/bpf/hashtab.c).
-        """
-        waited = syscalls.wait_for_readers()
-        now = self._maps.settings
-        self._maps.settings = now._replace(generation=now.generation % 0xFFFFFFFF + 1)
-        return waited
 
     def _targets(self) -> list[int]:
         return [struct.unpack("<I", key)[0] for key in libbpf.keys(self._policies, 4)]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from tracer.model.totals import SUMS, add_counts, totals
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -18,15 +20,23 @@ NO_EGRESS, EGRESS, INCOMPLETE = "no-egress", "egress", "incomplete"
 EXIT_CODES: Final = {NO_EGRESS: 0, EGRESS: 1, INCOMPLETE: 4}
 
 LEAVES: Final = frozenset({"lan", "internet", "multicast", "unknown"})
-SCOPES: Final = ("internet", "lan", "multicast", "host", "loopback")
-SUMS: Final = ("attempts", "denied", "bytes_out", "bytes_in")
 COUNTERS: Final = (*SUMS, "established", "packets_out", "packets_in")
 DNS_PORTS: Final = frozenset({53, 853})  # RFC 1035 4.2, RFC 7858 3.1 (over TLS)
 # Names that were forgotten for want of room, anybody's on this host: a flow then shows its address. And what
 # became of the history on disk, which no proof is made of.
 NO_EVIDENCE: Final = frozenset({"names_full", "history_full", "history_unwritten", "history_reset"})
 # What tells that two rows of two instances are of the same flow
-_SAME: Final = ("pid", "comm", "exe", "uid", "cgroup", "remote_addr", "remote_port", "proto", "direction")
+_SAME: Final = (
+    "pid",
+    "comm",
+    "exe",
+    "uid",
+    "cgroup",
+    "remote_addr",
+    "remote_port",
+    "proto",
+    "direction",
+)
 
 
 def goes_out(flow: Json) -> bool:
@@ -41,27 +51,13 @@ def left(flow: Json) -> bool:
     return goes_out(flow) and bool(flow["bytes_out"] or flow["packets_out"] or flow["established"])
 
 
-def totals(flows: Iterable[Json], direction: str) -> dict[str, dict[str, int]]:
-    """Sum flows of one direction up by scope; the scopes of the contract are always there."""
-    found = {scope: dict.fromkeys(SUMS, 0) for scope in SCOPES}
-    for flow in flows:
-        if flow["direction"] == direction:
-            _add(found.setdefault(flow["scope"], dict.fromkeys(SUMS, 0)), flow)
-    return found
-
-
 def by_phase(flows: Iterable[Json]) -> dict[str, dict[str, int]]:
     """Sum up by phase what `goes_out`: what the runtime was doing while it was sent."""
     found: dict[str, dict[str, int]] = {}
     for flow in flows:
         if goes_out(flow):
-            _add(found.setdefault(flow["phase"], dict.fromkeys(SUMS, 0)), flow)
+            add_counts(found.setdefault(flow["phase"], dict.fromkeys(SUMS, 0)), flow)
     return found
-
-
-def _add(sums: dict[str, int], flow: Json) -> None:
-    for name in SUMS:
-        sums[name] += flow[name]
 
 
 def gaps(report: Json) -> list[str]:

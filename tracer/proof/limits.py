@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tracer.cli.doctor import LIMITS
-
+LIMITS: Final = (
+    "AF_PACKET sockets (CAP_NET_RAW): frames made by hand pass below the cgroup hooks",
+    "AF_XDP sockets (CAP_NET_RAW and CAP_BPF): they drive the network card's queues themselves",
+    "AF_VSOCK: traffic between a virtual machine and its host is no IP",
+    "TUN/TAP and other devices written to as files: the packets belong to the kernel, not to the writer",
+    "Bluetooth, CAN and other families that are no IP",
+    "packets the kernel sends for nobody: ICMP errors, ARP, IGMP and MLD reports, resets for closed ports",
+    "what another program does on request: a resolver, a proxy, a container engine is named instead",
+    "processes with CAP_BPF or CAP_SYS_ADMIN, which can detach tattle (status and metrics then say so)",
+)
 ALWAYS: Final = (
     *LIMITS,
     (
@@ -63,10 +71,18 @@ def tell(facts: Facts) -> list[str]:
     for held in sorted({tuple(held) for held in facts.powers.values()}):
         names = [comm for comm, its in facts.powers.items() if tuple(its) == held]
         said.append(f"{', '.join(names)} had {', '.join(held)}: able to send what the hooks do not see")
-    here = [path for path in _HELPERS if Path(path).is_socket()]
+    here = [path for path in _HELPERS if _is_socket(path)]
     if here:
         said.append(f"helpers on this host that could send for it, through a socket file: {', '.join(here)}")
     return said + list(ALWAYS)
+
+
+def _is_socket(path: str) -> bool:
+    """Tell whether a socket is there, or hidden in a directory that may not be looked into."""
+    try:
+        return Path(path).is_socket()
+    except OSError:
+        return True
 
 
 def _families(facts: Facts) -> str:
@@ -79,3 +95,6 @@ def _families(facts: Facts) -> str:
         "sockets that no hook sees (AF_PACKET, AF_XDP, AF_VSOCK ...): what was open at one of "
         f"{facts.looks} looks is told, what was opened and closed between two of them is missed"
     )
+
+
+# What no cgroup hook sees: said always, since no check can rule it out.

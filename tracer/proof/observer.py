@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-import msgspec
-
 from tracer.bpf.engine import Engine
 from tracer.errors import ObjectError, TattleError
+from tracer.model.destination import Unexplained
+from tracer.model.jsonlines import decode
 from tracer.model.records import timestamp
 from tracer.model.text import escape
 from tracer.proof import evidence
@@ -48,7 +48,6 @@ _MARKED: Final = (
     "names",
 )
 _EVENTS: Final = frozenset({"connect", "send", "deny", "dns"})
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Sample(NamedTuple):
@@ -110,7 +109,7 @@ class Witness:
     def drain(self) -> None:
         """Take the events that wait, and look at the counters every now and then."""
         events = [
-            _decode(line.text)
+            decode(line.text)
             for batch in self.core.events(wanted=True)
             for line in batch
             if self._wants(line.who)
@@ -219,7 +218,7 @@ class Enforcing:
             return
         self._engine, self.instance, self._wants = engine, instance, wants
         book = TargetBook(engine.paths.state / BOOK)
-        self._accounts, _ = readers(engine, book, Finder(engine.root))
+        self._accounts, _ = readers(engine, book, Finder(engine.root), Unexplained())
         self._before = self._flows()
 
     def _flows(self) -> list[Json]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict
 
@@ -118,26 +117,8 @@ class Finding:
     known: bool
 
 
-def verify(path: Path, trust: list[str], *, as_json: bool) -> int:
-    """Check a report and say so; returns 0, or 1 where something is wrong with it."""
-    found = examine(_read(path), trust)
-    if as_json:
-        document = {
-            "good": not found.wrong,
-            "wrong": list(found.wrong),
-            "verdict": found.report.get("verdict"),
-            "signed_by": found.signer,
-            "trusted": found.known,
-        }
-        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
-    else:
-        from exporters.terminal.proof import print_check  # noqa: PLC0415 - rich is not for those who want JSON
-
-        print_check(found.report, found.wrong, found.signer, known=found.known)
-    return 1 if found.wrong else 0
-
-
-def _read(path: Path) -> Json:
+def read(path: Path) -> Json:
+    """Read a report; UsageError where the file holds none."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MOST)

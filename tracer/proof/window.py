@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
 import platform
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracer import __version__
-from tracer.errors import HostError, UsageError
 from tracer.host.cgroups import cgroup2_root
 from tracer.model.records import timestamp
 from tracer.model.text import escape
@@ -38,7 +34,6 @@ Json = dict[str, Any]
 DRAIN_S: Final = 0.05
 _FAR: Final = 3600.0  # sigtimedwait(2) takes no infinite time
 _PAUSES: Final = 20  # a look at processes is followed by a pause so many times as long
-_HTML: Final = frozenset({".html", ".htm"})
 
 
 @dataclass(frozen=True)
@@ -49,45 +44,14 @@ class ProveOptions:
     target: str | None
     words: tuple[str, ...]
     seconds: float | None
-    reports: tuple[Path, ...]
-    pages: tuple[Path, ...]
-    key: Path | None
-    as_json: bool
     engine: str | None = None
 
 
-def prove(options: ProveOptions) -> int:
-    """Watch, report, and return the exit code of the verdict."""
-    _check(options)
-    key = _key(options.key)
+def observe(options: ProveOptions, key: Ed25519PrivateKey | None) -> Json:
+    """Watch to the end of the window and return its report, signed if there is a key."""
     with Signals() as signals, contextlib.ExitStack() as stack:
         report = _Window(options, signals, stack).report()
-    report = _sealed(report, key)
-    _hand_out(report, options)
-    return evidence.EXIT_CODES[report["verdict"]]
-
-
-def _check(options: ProveOptions) -> None:
-    """Refuse what makes no sense, before anything is attached or started."""
-    if not options.words and options.target is None:
-        raise UsageError(
-            "nothing to prove: no command and no target", "tattle prove -- COMMAND, or --target T"
-        )
-    if options.words and options.seconds is not None:
-        raise UsageError("--for and a command: which one ends it?", "give one of them")
-    for path in (*options.reports, *options.pages):
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise HostError(
-                f"the report {escape(str(path))} cannot be written", "give a path in a directory that exists"
-            )
-
-
-def _key(path: Path | None) -> Ed25519PrivateKey | None:
-    if path is None:
-        return None
-    from tracer.proof import signing  # noqa: PLC0415 - the library is for those who sign
-
-    return signing.load_key(path)
+    return _sealed(report, key)
 
 
 class _Before(NamedTuple):
@@ -246,35 +210,3 @@ def _sealed(report: Json, key: Ed25519PrivateKey | None) -> Json:
     from tracer.proof import signing  # noqa: PLC0415 - the library is for those who sign
 
     return signing.sign(sealed, key)
-
-
-def _hand_out(report: Json, options: ProveOptions) -> None:
-    """Write what was asked for; the page for people goes where the command's own output does not."""
-    for path in options.reports:
-        _write(path, _page(report) if path.suffix.lower() in _HTML else _text(report))
-    for path in options.pages:
-        _write(path, _page(report))
-    if options.as_json:
-        sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
-        return
-    from exporters.terminal.proof import print_proof  # noqa: PLC0415 - rich is not for those who want JSON
-
-    print_proof(report, to_stderr=bool(options.words))
-
-
-def _text(report: Json) -> str:
-    return json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-
-
-def _page(report: Json) -> str:
-    from exporters.pages.proof import page  # noqa: PLC0415 - only where one is wanted
-
-    return page(report)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        mend = "give a path that can be written"
-        raise HostError(f"the report {escape(str(path))} cannot be written: {error.strerror}", mend) from None

@@ -10,14 +10,15 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 from tracer.host.cgroups import members
-from tracer.model.process import container_id
+from tracer.model.containers import places
 from tracer.runtimes.profiles import runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from tracer.host.containers import ContainerEngines
+    from tracer.containers.engines import ContainerEngines
+    from tracer.model.containers import Container
     from tracer.runtimes.profiles import Find, Runtime
 
 # What runs a program that is its argument: Python's scripts and modules, APE's loader (llamafile)
@@ -39,13 +40,37 @@ def programs(process: Path) -> set[str]:
         executable = str((process / "exe").readlink()).removesuffix(" (deleted)")
     except OSError:
         return set()
-    base = executable.rpartition("/")[2]
-    if not any(fnmatchcase(base, one) for one in _INTERPRETERS):
+    if not _interprets(executable):
         return {executable}
     given = arguments(process)[1:3]
     if given[:1] == ["-m"]:
         return {executable, *given[1:]}
     return {executable, *({given[0], f"{_directory(process)}/{given[0]}"} if given else ())}
+
+
+def _interprets(executable: str) -> bool:
+    base = executable.rpartition("/")[2]
+    return any(fnmatchcase(base, one) for one in _INTERPRETERS)
+
+
+def command(process: Path) -> str | None:
+    """Return the first argument that is no option (of a script: behind its name); None: there is none."""
+    given = arguments(process)[1:]
+    try:
+        interprets = _interprets(str((process / "exe").readlink()).removesuffix(" (deleted)"))
+    except OSError:
+        return None
+    if interprets:
+        given = given[2:] if given[:1] == ["-m"] else given[1:]
+    return next((word for word in given if not word.startswith("-")), None)
+
+
+def is_client(process: Path, find: Find) -> bool:
+    """Tell whether a process of the runtime's program only asks one that runs."""
+    if not find.clients and not find.servers:
+        return False
+    word = command(process)
+    return word in find.clients or bool(find.servers and word not in find.servers)
 
 
 def _directory(process: Path) -> str:
@@ -59,6 +84,12 @@ def named(patterns: Iterable[str], paths: Iterable[str]) -> bool:
     """Tell whether one of the paths ends in one of the patterns, whole path parts of it."""
     paths = tuple(paths)
     return any(fnmatchcase(path, one) or fnmatchcase(path, f"*/{one}") for one in patterns for path in paths)
+
+
+def is_container(container: Container, find: Find) -> bool:
+    """Tell whether a container is one of a runtime: by a name that it usually has, or by its image."""
+    names = {container.name, *container.aliases}
+    return bool(names & set(find.containers)) or named(find.images, container.images)
 
 
 @dataclass(frozen=True)
@@ -77,7 +108,7 @@ class Recognizer:
         find = runtime.find
         if not named(find.exes, paths):
             return False
-        if find.clients and set(arguments(self.proc / pid)[1:2]) & set(find.clients):
+        if is_client(self.proc / pid, find):
             return False
         parents = programs(self.proc / self._parent(pid))
         others = (one.find for one in runtimes().values() if one.name != runtime.name)
@@ -100,13 +131,11 @@ class Recognizer:
         last = cgroup.rpartition("/")[2]
         if last in find.units or any(fnmatchcase(last, one) for one in find.session):
             return True
-        identifier = container_id(f"/{last}")
-        if identifier is None:
+        place = next(places(cgroup), None)
+        if place is None or place.path != cgroup:
             return False
-        if self.engines.name_of(identifier) in find.containers:
-            return True
-        image = self.engines.image_of(identifier)
-        return image is not None and named(find.images, (image,))
+        container = self.engines.at(place)
+        return container is not None and is_container(container, find)
 
     def runtime(self, cgroups: Iterable[str]) -> Runtime | None:
         """Give the one runtime that these cgroups are, or that runs in them; None: none, or several."""

@@ -30,6 +30,8 @@ _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")  # environ(7)
 # What a request or a destination can belong to; `startup` and `unknown` are no request's
 RequestPhase = Literal["inference", "pull", "account", "idle"]
 Phase = Literal["startup", "inference", "pull", "account", "idle"]
+# How a runtime reads a switch's value: tracer/runtimes/spelling.py
+Spelling = Literal["any", "exact", "go, else true", "python", "huggingface", "llama.cpp"]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
@@ -40,8 +42,9 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Find(_Table, frozen=True):
     """[find]: by what the runtime's processes are told from others.
 
-    `session` are globs over the last part of a cgroup's path, for programs of a user's session. `clients` are
-    first arguments with which the program is none of the runtime's, but asks one that runs.
+    `session` are globs over the last part of a cgroup's path, for programs of a user's session. The first
+    argument that is no option tells servers from clients, which ask a server that runs: with one of `clients`
+    the program is a client, and where `servers` are given, with any other than these, or none.
     """
 
     units: tuple[str, ...] = ()
@@ -51,14 +54,19 @@ class Find(_Table, frozen=True):
     session: tuple[str, ...] = ()
     children: tuple[str, ...] = ()
     clients: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
 
 
 class Api(_Table, frozen=True):
-    """[api]: where its HTTP interface listens, and what moves it from there."""
+    """[api]: where its HTTP interface listens, and what moves it from there.
+
+    `schemes` are the ports of an address that begins with that scheme and names none.
+    """
 
     ports: tuple[Port, ...]
     environment: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
+    schemes: dict[str, Port] = {}
 
 
 class PhaseTable(_Table, frozen=True):
@@ -69,11 +77,24 @@ class PhaseTable(_Table, frozen=True):
     phase: RequestPhase
 
 
+class PurposeTable(_Table, frozen=True):
+    """[[purposes]]: what a user may keep when the rest is blocked: `tattle block NAME --keep PURPOSE`.
+
+    The hosts that have it in `keep` are open only while a request of one of `phases` is in flight, or the
+    runtime is in its `startup` or `idle`.
+    """
+
+    name: str
+    what: str
+    phases: tuple[Phase, ...]
+
+
 class Host(_Table, frozen=True):
     """[[hosts]]: a destination that it is known to contact.
 
     `off` names switches, `off_by` says in words what no switch does. Without `phases` it may be contacted
-    at any time.
+    at any time. `keep` names purposes; `requests` are the rules of [[phases]] that carry it, as "POST /path",
+    where not all of a phase do; `plain` says that it is contacted without TLS.
     """
 
     name: str
@@ -83,10 +104,22 @@ class Host(_Table, frozen=True):
     off: tuple[str, ...] = ()
     off_by: str = ""
     phases: tuple[Phase, ...] = ()
+    keep: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+    plain: bool = False
+
+
+class Anywhere(_Table, frozen=True):
+    """[[anywhere]]: what may go to a host that nobody can name before, as a prompt says or a user sets."""
+
+    purpose: str
+    when: str
+    off_by: str = ""
+    phases: tuple[Phase, ...] = ()
 
 
 class SwitchFile(_Table, frozen=True):
-    """A JSON file where a switch stands; `~` is the home of who runs the runtime."""
+    """A JSON file where a switch stands; `~` is the process's $HOME, as runtimes understand it."""
 
     path: str
     key: str
@@ -102,16 +135,27 @@ class SwitchApi(_Table, frozen=True):
 class Switch(_Table, frozen=True):
     """[[switches]]: what a user sets to be left alone, and all places where it can stand.
 
-    `private` is the value that stops `stops`.
+    `private` is the value that stops `stops`, `spelling` how the runtime reads values. `fallback` are other
+    variables, looked at where the ones before are not set or empty; `also` are others that do the same. One
+    place is enough, but with `prefer`, where that kind of place decides alone if it is there.
     """
 
     name: str
     private: str
     stops: str
     environment: str = ""
+    fallback: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     argument: str = ""
     file: SwitchFile | None = None
     api: SwitchApi | None = None
+    spelling: Spelling = "any"
+    prefer: Literal["", "argument"] = ""
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Return the variables in which it may stand, the strongest first."""
+        return tuple(filter(None, (self.environment, *self.fallback, *self.also)))
 
     @property
     def setting(self) -> str:
@@ -126,7 +170,9 @@ class _Profile(_Table, frozen=True):
     find: Find
     api: Api | None = None
     phases: tuple[PhaseTable, ...] = ()
+    purposes: tuple[PurposeTable, ...] = ()
     hosts: tuple[Host, ...] = ()
+    anywhere: tuple[Anywhere, ...] = ()
     switches: tuple[Switch, ...] = ()
 
 
@@ -148,7 +194,9 @@ class Runtime(NamedTuple):
     find: Find
     api: Api | None
     phases: tuple[PhaseRule, ...]
+    purposes: tuple[PurposeTable, ...]
     hosts: tuple[Host, ...]
+    anywhere: tuple[Anywhere, ...]
     switches: tuple[Switch, ...]
     file: Path
 
@@ -190,7 +238,8 @@ def load(path: Path) -> Runtime:
         raise ConfigError(f"{path}: {key}: '{escape(wrong)}' is not {expected}", _GUIDE)
     rules = tuple(_rule(one) for one in profile.phases)
     known = (profile.name, profile.title, profile.checked, profile.find, profile.api)
-    return Runtime(*known, rules, profile.hosts, profile.switches, path)
+    reached = (profile.purposes, profile.hosts, profile.anywhere)
+    return Runtime(*known, rules, *reached, profile.switches, path)
 
 
 def _rule(table: PhaseTable) -> PhaseRule:
@@ -218,15 +267,43 @@ def _faults(profile: _Profile) -> list[tuple[str, str, str]]:
         checks.append((f"{at}.path", rule.path, _PATH, "a path from / on, with `*` at its end or nowhere"))
     for number, host in enumerate(profile.hosts):
         checks.append((f"hosts[{number}].name", host.name, _HOST, "a host's name in lower case, or *.NAME"))
+    for number, purpose in enumerate(profile.purposes):
+        checks.append((f"purposes[{number}].name", purpose.name, _NAME, "lower case letters, digits, dashes"))
     variables = [("api.environment", name) for name in (profile.api.environment if profile.api else ())]
-    variables += [("switches.environment", one.environment) for one in profile.switches if one.environment]
+    variables += [("switches.environment", name) for one in profile.switches for name in one.variables]
     checks += [(key, name, _VARIABLE, "a variable's name") for key, name in variables]
     faults = [(key, value, words) for key, value, form, words in checks if not form.match(value)]
+    return faults + _strangers(profile) + _unkept(profile) + _unfindable(profile)
+
+
+def _strangers(profile: _Profile) -> list[tuple[str, str, str]]:
+    """Return what hosts refer to and no other table has."""
     switches = {one.name for one in profile.switches}
-    for number, host in enumerate(profile.hosts):
-        unknown = set(host.off) - switches
-        faults += [(f"hosts[{number}].off", name, "a [[switches]] name") for name in sorted(unknown)]
-    return faults + _unfindable(profile)
+    purposes = {one.name for one in profile.purposes}
+    requests = {f"{rule.method} {rule.path}" for rule in profile.phases}
+    return [
+        (f"hosts[{number}].{key}", name, words)
+        for number, host in enumerate(profile.hosts)
+        for key, names, known, words in (
+            ("off", host.off, switches, "a [[switches]] name"),
+            ("keep", host.keep, purposes, "a [[purposes]] name"),
+            ("requests", host.requests, requests, "METHOD and path of a [[phases]] rule"),
+        )
+        for name in sorted(set(names) - known)
+    ]
+
+
+def _unkept(profile: _Profile) -> list[tuple[str, str, str]]:
+    kept = {name for host in profile.hosts for name in host.keep}
+    return [
+        (f"purposes[{number}].{'phases' if one.name in kept else 'name'}", one.name, words)
+        for number, one in enumerate(profile.purposes)
+        for wrong, words in (
+            (one.name not in kept, "in `keep` of any [[hosts]]"),
+            (not one.phases, "bound to a phase: give `phases`"),
+        )
+        if wrong
+    ]
 
 
 def _unfindable(profile: _Profile) -> list[tuple[str, str, str]]:

@@ -6,47 +6,20 @@ towards the internet, by name or without one, but not of port 53, where names ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from tracer.model.destination import NO_PROFILE, NOTHING, Contact, Purpose
 from tracer.model.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from tracer.runtimes.profiles import Host, Runtime
 
 _DNS_PORT: Final = 53
 _CACHE_MAX: Final = 4096
 _NO_PHASE: Final = "unknown"
-
-
-class Purpose(NamedTuple):
-    """`text` None: none is known. `unexpected` None: nobody can say, the target has no profile."""
-
-    text: str | None
-    unexpected: bool | None
-
-
-NO_PROFILE: Final = Purpose(None, None)
-NOTHING: Final = Purpose(None, unexpected=False)
-
-
-def together(found: Iterable[Purpose]) -> Purpose:
-    """Explain what may be any of several: all purposes, and unexpected if one of them is."""
-    several = list(found)
-    texts = dict.fromkeys(one.text for one in several if one.text)
-    known = [one.unexpected for one in several if one.unexpected is not None]
-    return Purpose("; ".join(texts) or None, any(known) if known else None)
-
-
-class Contact(NamedTuple):
-    """What has to be known of a destination."""
-
-    name: str | None
-    port: int
-    scope: str
-    phase: str
-    outward: bool  # this side has started it
+_UNASKED: Final = frozenset({_NO_PHASE, "startup", "idle"})
 
 
 class Purposes:
@@ -93,12 +66,13 @@ class Purposes:
 def explain(runtime: Runtime, name: str, phase: str = _NO_PHASE) -> str | None:
     """Say why a runtime contacts a name, in which phase it did, and what stops that; None: not known.
 
-    What belongs to no phase may happen in any. Where several purposes fit, all are told.
+    What belongs to no phase may happen in any; while a request is in flight, it comes last. Where several
+    purposes fit, all are told.
     """
     known = hosts(runtime, name)
     fitting = [one for one in known if phase == _NO_PHASE or not one.phases or phase in one.phases]
     told: dict[str, list[str]] = {}
-    for host in sorted(fitting or known, key=lambda one: phase != _NO_PHASE and not one.phases):
+    for host in sorted(fitting or known, key=lambda one: phase not in _UNASKED and not one.phases):
         told.setdefault(off(runtime, host), []).append(f"{host.purpose}, {host.when}")
     return "; ".join(", or ".join(texts) + end for end, texts in told.items()) or None
 

@@ -7,30 +7,20 @@ direction. No sum ever shrinks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from tracer.model.destination import NAMELESS, Named
 from tracer.model.process import NOBODY, ProcessInfo
-from tracer.model.scope import Scope, scope
-from tracer.names.cache import NAMELESS, Named
+from tracer.model.rows import Settled
+from tracer.model.scope import scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tracer.bpf.abi import FlowRow
     from tracer.model.records import Decoder, Json
+    from tracer.model.rows import FlowRow
 
 ROWS_MAX: Final = 4096
-
-
-class Settled(NamedTuple):
-    """Key of a settled sum; `remote` or `proto` None: of several that found no room of their own."""
-
-    who: ProcessInfo
-    remote: bytes | None
-    scope: Scope
-    proto: int | None
-    direction: int
-    phase: int
 
 
 class Ledger:

@@ -12,19 +12,21 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tracer.model.destination import NAMELESS, Named
 from tracer.model.process import NOBODY
 from tracer.model.records import Decoder, Json, address, denials, timestamp
+from tracer.model.rows import Settled
 from tracer.model.scope import Scope, scope
-from tracer.names.cache import NAMELESS, Named
-from tracer.session.archive import Ledger, Settled, settled_json
+from tracer.session.archive import Ledger, settled_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from tracer.bpf.abi import FlowRow, ProcessRow
-    from tracer.bpf.maps.tables import Maps, MapSize
+    from tracer.bpf.maps.tables import Maps
     from tracer.host.clock import BootClock
     from tracer.model.process import ProcessInfo
+    from tracer.model.rows import FlowRow, ProcessRow
+    from tracer.model.status import MapSize
     from tracer.targets.processes import Registry
 
     Wants = Callable[[ProcessInfo | None], bool]
@@ -53,6 +55,7 @@ class Accounts:
         self.since_ns = time.time_ns()
         self.named: Callable[[FlowRow, ProcessInfo | None], Named] = lambda *_: NAMELESS
         self.nameless: Counter[str] = Counter()  # packets that gave no name, by reason
+        self.errors: Callable[[], dict[str, int]] = dict  # what the daemon has survived, by part
         self.lost: dict[str, int] = {}  # by the user half: lines of the log, of a slow watcher
         self._settlers: list[tuple[Settler, Settler]] = []
         self._unexpected: dict[str, set[str]] = {}  # of flows that left the kernel's table

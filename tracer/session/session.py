@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracer import config
 from tracer.bpf.engine import Engine, EngineOptions
-from tracer.daemon.control import encode, notice
+from tracer.containers.engines import ContainerEngines
 from tracer.host.cgroups import cgroup2_root
 from tracer.host.clock import BootClock
+from tracer.host.faults import Faults
+from tracer.model.jsonlines import encode, notice
 from tracer.model.records import Decoder
+from tracer.model.status import OBSERVE, TargetState
 from tracer.model.text import escape
 from tracer.names.observer import Namer
 from tracer.policy.enforcement import Enforcement
 from tracer.policy.refusals import allowing
+from tracer.runtimes.purposes import Purposes
 from tracer.session.flows import Accounts
 from tracer.targets.finder import BOOK, Finder, TargetBook
-from tracer.targets.membership import OBSERVE, Targeting, TargetState
+from tracer.targets.membership import Targeting
 from tracer.targets.phases import Phases
 from tracer.targets.processes import Registry
 
@@ -28,12 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from tracer.bpf.abi import EventTuple
     from tracer.bpf.maps.tables import Maps
     from tracer.config import Config
     from tracer.errors import TattleError
+    from tracer.model.destination import Explainer
     from tracer.model.process import ProcessInfo
     from tracer.model.records import Json
+    from tracer.model.rows import EventTuple
     from tracer.policy.enforcement import State
     from tracer.policy.refusals import Refused
     from tracer.policy.rules import Policy
@@ -74,10 +79,12 @@ def own_options(instance: str, engine: str | None, **more: Any) -> EngineOptions
     return EngineOptions(instance=instance, pin=False, engine=made_by, **more)
 
 
-def readers(engine: Engine, book: TargetBook, finder: Finder) -> tuple[Accounts, Targeting]:
-    """Put together what reads an engine's maps."""
-    decoder = Decoder(engine.abi.enums)
-    registry = Registry(engine.maps, engine.abi.enums, book.name)
+def readers(
+    engine: Engine, book: TargetBook, finder: Finder, purposes: Explainer
+) -> tuple[Accounts, Targeting]:
+    """Put together what reads an engine's maps; `purposes` explain the destinations of targets."""
+    decoder = Decoder(engine.abi.enums, purposes)
+    registry = Registry(engine.maps, engine.abi.enums, book.name, finder.engines)
     accounts = Accounts(engine.maps, registry, decoder, BootClock())
     return accounts, Targeting(engine.maps, finder, book)
 
@@ -99,7 +106,9 @@ class Core:
         that have to exist, told to the kernel before sockets that are open already are taken in.
         """
         self.book = TargetBook(state / BOOK if state else None)
-        self._finder = Finder(cgroup2_root())
+        self.faults = Faults()
+        self.containers = ContainerEngines(faults=self.faults)
+        self._finder = Finder(cgroup2_root(), engines=self.containers)
         self.enforcement: Enforcement | None = None
         self._policies: dict[str, Policy] = {}
         self._runtimes: dict[str, Runtime] = {}
@@ -107,7 +116,8 @@ class Core:
         self._early = tuple(early)
         self._instance = options.instance
         self.engine = Engine.open(options, self._restore if state else self._name_early)
-        self.accounts, self.targeting = readers(self.engine, self.book, self._finder)
+        self._purposes = Purposes()
+        self.accounts, self.targeting = readers(self.engine, self.book, self._finder, self._purposes)
         self.phases = Phases(self.engine)
         self.ring = self.engine.ring()
         accounts = self.accounts
@@ -115,6 +125,7 @@ class Core:
             self.engine.samples(), accounts.registry, accounts.decoder, accounts.clock, accounts.count_lost
         )
         self.namer.on_refusal = self._tell_refusal
+        accounts.errors = self.faults.counts
         accounts.named, accounts.nameless = self.namer.flow, self.namer.unread
         self._losses = LossTeller(self.engine.maps)
 
@@ -187,7 +198,7 @@ class Core:
         }
         if self._runtimes == before:
             return False
-        self.accounts.decoder.purposes.know(self._runtimes)
+        self._purposes.know(self._runtimes)
         return True
 
     def _tell_phases(self) -> None:
@@ -227,6 +238,11 @@ class Core:
         self.recognize()
         if self.enforcement is not None:
             self.enforcement.tidy()
+
+    def know_addresses(self) -> None:
+        """Tell the kernel which addresses are this host's now."""
+        if self.enforcement is not None:
+            self.enforcement.know_addresses()
 
     def unenforced(self) -> list[str]:
         """Tell of each policy that is not in force for all of its target."""
@@ -272,6 +288,7 @@ class Core:
 
     def close(self) -> None:
         """Detach, unpin, let go. May be called twice."""
+        self.containers.close()
         self.accounts.close()
         self.namer.close()
         self.ring.close()
@@ -294,5 +311,5 @@ class LossTeller:
         now = self._maps.losses()
         for reason, count in now.items():
             if count > self._told.get(reason, 0):
-                yield notice(reason, count - self._told.get(reason, 0))
+                yield notice(reason, count - self._told.get(reason, 0), time.time_ns())
         self._told = now

@@ -16,10 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tracer.containers.engines import ContainerEngines
 from tracer.errors import HostError, TargetRefused, UsageError
-from tracer.host.containers import ContainerEngines
 from tracer.host.files import locked, rename_whole, write_whole
-from tracer.model.process import container_id
+from tracer.model.containers import Container, ContainerPattern, places
 from tracer.model.text import escape
 from tracer.runtimes.detect import Recognizer
 from tracer.runtimes.profiles import runtimes
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tracer.runtimes.profiles import Runtime
 
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.@\\-]+\Z")  # systemd.unit(5): what a unit name may be made of
-_SHORT_ID: Final = re.compile(r"[0-9a-f]{12,64}\Z")
 _FORMS: Final = "a runtime's name, unit:NAME, cgroup:/PATH, pid:N or container:NAME"
 
 
@@ -71,7 +70,7 @@ def parse(text: str) -> Selector:
         "unit": lambda: _UNIT.match(value) is not None,
         "cgroup": lambda: value.startswith("/") and ".." not in value.split("/"),
         "pid": lambda: value.isascii() and value.isdigit() and int(value) > 0,
-        "container": lambda: bool(value) and "/" not in value,
+        "container": lambda: ContainerPattern.parse(value) is not None,
     }.get(prefix)
     if check is None or not check():
         raise UsageError(f"'{escape(text)}' is no target", f"give {_FORMS}")
@@ -177,15 +176,21 @@ class Finder:
         return [path]
 
     def _by_container(self, value: str) -> list[str]:
-        identifier = value if _SHORT_ID.match(value) else self.engines.id_of(value)
-        found = [
-            path for path in self._walk() if identifier and (container_id(path) or "").startswith(identifier)
-        ]
+        pattern = ContainerPattern(value)
+        found = [path for path in self._walk() if self.is_container(path, pattern)]
         if not found:
             raise HostError(
                 f"no such container: {escape(value)}", "docker ps or podman ps shows the containers that run"
             )
         return _outermost(found)
+
+    def is_container(self, path: str, pattern: ContainerPattern) -> bool:
+        """Tell whether a cgroup is the own one of a container that is meant."""
+        place = next(places(path), None)
+        if place is None or place.path != path:
+            return False
+        known = self.engines.at(place)
+        return pattern.matches(known or Container(place.id, ""))
 
     def _by_profile(self, value: str) -> list[str]:
         runtime = runtimes()[value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING
 
 from tracer.errors import HostError
 from tracer.host.cgroups import members
@@ -12,27 +12,11 @@ from tracer.targets.finder import Finder, Target, TargetBook, parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from tracer.bpf.abi import CgroupRow
     from tracer.bpf.maps.tables import Maps
     from tracer.model.process import ProcessInfo
+    from tracer.model.rows import CgroupRow
 
 log = logging.getLogger("tattle")
-
-OBSERVE: Final = "observe"
-
-
-class TargetState(NamedTuple):
-    """A target as it is now; `mode` is observe until a policy says otherwise.
-
-    `requests` in flight on its API by phase; None where that is not known.
-    """
-
-    target: str
-    mode: str
-    enforced: bool
-    processes: int
-    phase: str = "unknown"
-    requests: Mapping[str, int] | None = None
 
 
 class Targeting:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tracer.bpf import inventory, libbpf
 from tracer.errors import KernelError
 from tracer.model.text import escape
-from tracer.policy.tables import PolicyTables
 from tracer.runtimes.profiles import runtimes
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Phases:
         for number in gone:
             self._tell(number, phased=False)
         if moved or fresh or gone:
-            PolicyTables(self._maps, self._abi).renew()
+            self._maps.renew_verdicts()
 
     def now(self, target: int) -> Activity:
         """Ask the kernel what a target does now; `unknown` where its API is not."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracer.host.containers import ContainerEngines
+from tracer.containers.engines import ContainerEngines
 from tracer.model.process import (
     ProcessInfo,
     cgroup_text,
     comm_text,
-    container_id,
     container_of,
     exe_text,
     unit_of,
@@ -18,8 +17,8 @@ from tracer.model.process import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.bpf.abi import ProcessRow
     from tracer.bpf.maps.tables import Maps
+    from tracer.model.rows import ProcessRow
 
 _CACHE_MAX: Final = 32768
 
@@ -39,21 +38,38 @@ class Registry:
         self._target_name = target_name
         self._engines = engines or ContainerEngines()
         self._known: dict[int, ProcessInfo] = {}
+        self._generation = self._engines.generation
+        self._unnamed_cgroups: set[int] = set()  # of containers that no engine has told of yet
+        self._unnamed: set[int] = set()  # processes in them
         self._cgroups: dict[int, tuple[str | None, str | None, str | None]] = {}
 
     def get(self, number: int) -> ProcessInfo | None:
         """Give the process with this id; None where the kernel half could not note it."""
+        if self._engines.generation != self._generation:
+            self._ask_again()
         found = self._known.get(number)
         if found is None and number:
             row = self._maps.process(number)
             if row is not None:
                 found = self._remember(number, self._info(row))
+                if row.cgroup in self._unnamed_cgroups:
+                    self._unnamed.add(number)
         return found
 
     def forget(self, numbers: set[int]) -> None:
         """Drop these from memory."""
         for number in numbers:
             self._known.pop(number, None)
+
+    def _ask_again(self) -> None:
+        """Forget the containers that had no name: an engine has told something since."""
+        self._generation = self._engines.generation
+        for number in self._unnamed:
+            self._known.pop(number, None)
+        for number in self._unnamed_cgroups:
+            self._cgroups.pop(number, None)
+        self._unnamed.clear()
+        self._unnamed_cgroups.clear()
 
     def _remember(self, number: int, info: ProcessInfo) -> ProcessInfo:
         if len(self._known) >= _CACHE_MAX:
@@ -86,7 +102,9 @@ class Registry:
             if len(self._cgroups) >= _CACHE_MAX:
                 self._cgroups.clear()
             path = cgroup_text(raw)
-            identifier = container_id(path)
-            name = self._engines.name_of(identifier) if identifier else None
-            self._cgroups[number] = (path, unit_of(path), name or container_of(path))
+            container = self._engines.of(path)
+            place = (path, unit_of(path), container.name if container else container_of(path))
+            if container is None and place[2] is not None:
+                self._unnamed_cgroups.add(number)
+            self._cgroups[number] = place
         return self._cgroups[number]

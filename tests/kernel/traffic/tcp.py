@@ -17,6 +17,7 @@ MSG_ZEROCOPY = 0x4000000
 SO_ZEROCOPY = 60
 IPPROTO_MPTCP = 262
 TCP_FASTOPEN_CONNECT = 30
+IP_FREEBIND = 15
 SYN_SENT = 2
 
 
@@ -24,6 +25,8 @@ def _socket(a: dict[str, Any]) -> socket.socket:
     family = socket.AF_INET6 if a.get("mapped") else family_of(a["host"])
     sock = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if a.get("mptcp") else 0)
     sock.settimeout(a.get("timeout", 15))
+    if a.get("freebind"):  # may be bound to any address, ip(7)
+        sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
     return sock
 
 

@@ -6,9 +6,10 @@ import struct
 
 import pytest
 
-from tracer.bpf.abi import Abi, EventTuple, FlowRow, elf_section, mix, process_id
+from tracer.bpf.abi import Abi, elf_section, mix, process_id
 from tracer.bpf.engine import OBJECT
 from tracer.errors import AbiError, ObjectError
+from tracer.model.rows import EventTuple, FlowRow
 
 WHOLE = OBJECT.read_bytes()
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.bpf import btf
-from tracer.bpf.abi import Abi, EventTuple
+from tracer.bpf.abi import Abi
 from tracer.bpf.engine import OBJECT
 from tracer.bpf.ringbuf import BUSY, DISCARD, decode, finished
+from tracer.model.rows import EventTuple
 
 ABI = Abi.from_object(OBJECT.read_bytes())
 SIZE = ABI.event.size

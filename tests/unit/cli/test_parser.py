@@ -14,7 +14,7 @@ from tracer.cli.status import status
 from tracer.daemon import control
 from tracer.errors import DaemonAbsent, TattleError
 
-COMMANDS = [command.name for command in cli.COMMANDS]
+COMMANDS = cli.COMMANDS
 
 
 def parsed(*arguments: str) -> dict[str, object]:
@@ -134,7 +134,7 @@ def test_the_daemon_stays_small() -> None:
     """Neither parsing nor the daemon's own modules load what only printing needs."""
     code = (
         "import sys; import tracer.daemon.daemon\n"
-        "from tracer.cli.parser import build; build().parse_args(['run'])\n"
+        "from tracer.cli.parser import parse; parse(['run'])\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('rich', 'asyncio', 'argcomplete')])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

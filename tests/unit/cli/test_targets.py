@@ -14,6 +14,7 @@ import pytest
 from exporters.terminal.targets import print_targets
 from tracer.cli import targets as surveys
 from tracer.errors import DaemonAbsent
+from tracer.model.containers import Container, Place, places
 from tracer.runtimes.detect import named
 from tracer.runtimes.profiles import SHIPPED, read
 from tracer.runtimes.switches import Address, addresses, environment, is_private, seen
@@ -34,13 +35,15 @@ class Engines:
     def __init__(self, name: str | None = None, image: str | None = None) -> None:
         self._name, self._image = name, image
 
-    def name_of(self, identifier: str) -> str | None:
-        """Give its name."""
-        return self._name if identifier == ID else None
+    def at(self, place: Place) -> Container | None:
+        """Return the container at a place."""
+        if place.id != ID or self._name is None:
+            return None
+        return Container(ID, self._name, (self._image,) if self._image else ())
 
-    def image_of(self, identifier: str) -> str | None:
-        """Give its image."""
-        return self._image if identifier == ID else None
+    def of(self, cgroup: str) -> Container | None:
+        """Return the container that a cgroup is in."""
+        return next((found for place in places(cgroup) if (found := self.at(place))), None)
 
 
 class Host:
@@ -100,9 +103,31 @@ def host(tmp_path: Path) -> Host:
         ("vllm", ("/usr/bin/python3.12", "/usr/bin/vllm", "serve"), "/"),
         ("vllm", ("/usr/bin/python3.12", "-m", "vllm.entrypoints.openai.api_server"), "/"),
         ("llamafile", ("/usr/bin/ape", "/srv/phi.llamafile"), "/"),
+        ("vllm", ("/usr/bin/python3.12", "/usr/bin/vllm", "--no-color", "serve"), "/"),
+        ("sglang", ("/usr/bin/python3.12", "-m", "sglang.launch_server", "--model-path", "x"), "/"),
+        ("tgi", ("/usr/bin/text-generation-router", "--port", "80"), "/"),
+        ("koboldcpp", ("/opt/koboldcpp-linux-x64-nocuda", "--model", "x"), "/"),
+        ("lemonade", ("/usr/bin/lemond",), "/"),
+        ("docker-model-runner", ("/app/model-runner",), "/"),
+        ("docker-model-runner", ("/usr/bin/dmr", "serve"), "/"),
+        ("ramalama", ("/usr/bin/python3", "/usr/bin/ramalama", "serve", "x"), "/"),
+        ("jan", ("/usr/bin/Jan-Desktop",), "/"),
+        ("ollama", ("/usr/local/bin/ollama", "--verbose", "serve"), "/"),
+        ("ollama", ("/usr/local/bin/ollama", "start"), "/"),
+        ("ollama", ("/usr/local/bin/ollama", "runner", "--mlx-engine"), "/"),
         ("text-generation-webui", ("/usr/bin/python3", "server.py"), "/srv/text-generation-webui"),
         ("gpt4all", ("/home/a/gpt4all/bin/chat",), "/"),
         (None, ("/usr/local/bin/ollama", "run", "serve"), "/"),
+        (None, ("/usr/local/bin/ollama",), "/"),
+        (None, ("/usr/local/bin/ollama", "login"), "/"),
+        (None, ("/usr/local/bin/ollama", "logout"), "/"),
+        (None, ("/usr/local/bin/ollama", "signin"), "/"),
+        (None, ("/usr/local/bin/ollama", "pull", "x"), "/"),
+        (None, ("/usr/local/bin/ollama", "list"), "/"),
+        (None, ("/usr/local/bin/ollama", "launch", "claude"), "/"),
+        (None, ("/usr/local/bin/ollama", "a-command-of-tomorrow"), "/"),
+        (None, ("/usr/bin/dmr", "run", "ai/smollm2"), "/"),
+        (None, ("/usr/bin/python3.12", "/usr/bin/vllm", "chat"), "/"),
         (None, ("/usr/bin/python3", "server.py"), "/srv/other"),
         (None, ("/usr/bin/chat",), "/"),
         (None, ("/usr/bin/cat", "/usr/bin/ollama"), "/"),
@@ -335,6 +360,13 @@ def test_the_survey_says_what_is_done_all_the_same(
     assert contacts["203.0.113.7"]["unexpected"]
     assert one["despite"] == ["OLLAMA_NO_CLOUD=1, yet 3 connections to ollama.com since 2026-01-01T00:00:00Z"]
     assert SECRET not in json.dumps(document)
+    pull = next(purpose for purpose in one["purposes"] if purpose["name"] == "pull")
+    assert (pull["phases"], {host["name"] for host in pull["hosts"]} >= {"registry.ollama.ai"}) == (
+        ["pull"],
+        True,
+    )
+    account = next(purpose for purpose in one["purposes"] if purpose["name"] == "account")
+    assert account["hosts"][0]["requests"][0] == "POST /api/me"
     print_targets(document)
     text = capsys.readouterr().out
     assert "OLLAMA_NO_CLOUD=1, yet 3 connections" in text

@@ -19,8 +19,9 @@ from tracer.errors import UsageError
 from tracer.history import query as past_module
 from tracer.history.query import look_back
 from tracer.history.reader import Gap
-from tracer.history.report import KEYS, document
+from tracer.history.report import document
 from tracer.history.suggest import document as suggested
+from tracer.model.totals import KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fakes import ENUMS, FakeMaps, process
-from tracer.bpf.abi import CgroupRow
+from tracer.model.containers import Container
 from tracer.model.process import cgroup_text, comm_text, container_of, exe_text, unit_of
+from tracer.model.rows import CgroupRow
 from tracer.model.text import escape
 from tracer.targets.processes import Registry
 
@@ -123,13 +126,16 @@ def test_registry_remembers_but_not_what_was_not_there() -> None:
 
 
 def test_registry_names_containers() -> None:
-    """The engine's name wins over the short id, which stays where no engine knows better."""
+    """The engine's name wins over the short id, which stays until an engine knows better."""
+    other = "f" * 64
 
     class Engines:
-        def name_of(self, identifier: str) -> str | None:
-            return "chat" if identifier == ID else None
+        generation = 0
+        names: ClassVar = {f"/docker/{ID}": "chat"}
 
-    other = "f" * 64
+        def of(self, cgroup: str) -> Container | None:
+            return Container("", self.names[cgroup]) if cgroup in self.names else None
+
     maps = FakeMaps(
         processes=[process(1, cgroup=8), process(2, cgroup=9)],
         cgroups=[
@@ -137,5 +143,10 @@ def test_registry_names_containers() -> None:
             CgroupRow(9, 0, 0, f"/docker/{other}".encode()),
         ],
     )
-    registry = Registry(maps, ENUMS, {}.get, Engines())
+    engines = Engines()
+    registry = Registry(maps, ENUMS, {}.get, engines)
     assert [registry.get(number).container for number in (1, 2)] == ["chat", other[:12]]
+    engines.names[f"/docker/{other}"] = "late"
+    assert registry.get(2).container == other[:12]
+    engines.generation += 1
+    assert [registry.get(number).container for number in (1, 2)] == ["chat", "late"]

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from tests.support.fakes import ENUMS, event, flow, packed
-from tracer.daemon.control import encode
+from tracer.model.jsonlines import encode
 from tracer.model.process import ProcessInfo
 from tracer.model.records import Decoder, address, lost_json, outcome, protocol, timestamp
 from tracer.session.archive import Ledger, settled_json

@@ -46,6 +46,15 @@ EDGES = [
     ("2001:db8::1", "internet"),
     ("198.51.100.1", "internet"),
     ("203.0.113.1", "internet"),
+    ("64:ff9b::8.8.8.8", "internet"),
+    ("64:ff9b::192.168.1.1", "lan"),
+    ("64:ff9b::224.0.0.1", "multicast"),
+    ("64:ff9b::127.0.0.1", "lan"),  # it leaves the host: the gateway's, not ours
+    ("64:ff9b:1::10.0.0.1", "lan"),
+    ("64:ff9b:1:ffff:ffff:ffff:10.0.0.1", "lan"),
+    ("64:ff9b:1::8.8.8.8", "internet"),
+    ("64:ff9b:2::10.0.0.1", "internet"),
+    ("64:ff9a::10.0.0.1", "internet"),
 ]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.fakes import ENUMS, packed
+from tracer.model.destination import Peer, owner_of
 from tracer.model.records import Decoder
 from tracer.names.cache import (
     ENTRIES_MAX,
@@ -18,14 +19,12 @@ from tracer.names.cache import (
     SAID_MAX,
     SHOWN_MAX,
     NameBook,
-    Peer,
-    owner_of,
 )
 from tracer.names.dns import Address
 from tracer.names.hosts_file import HostsFile, parse
 
 if TYPE_CHECKING:
-    from tracer.names.cache import Named
+    from tracer.model.destination import Named
 
 SECOND = 10**9
 SERVER = packed("203.0.113.7")

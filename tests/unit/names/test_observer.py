@@ -14,19 +14,17 @@ import pytest
 from exporters.prometheus.series import Book
 from tests.support.fakes import ENUMS, FakeMaps, event, flow, packed, process
 from tests.support.hellos import client, quic
-from tracer.bpf.abi import SampleTuple
 from tracer.bpf.samples import Sample
 from tracer.host.clock import BootClock
+from tracer.model.destination import Peer
 from tracer.model.records import Decoder
-from tracer.names.cache import (
-    Peer,
-)
+from tracer.model.rows import SampleTuple
 from tracer.names.observer import TELL_MAX, Namer
 from tracer.names.queries import Lookups
 from tracer.targets.processes import Registry
 
 if TYPE_CHECKING:
-    from tracer.names.cache import Named
+    from tracer.model.destination import Named
 
 SECOND = 10**9
 SERVER = packed("203.0.113.7")

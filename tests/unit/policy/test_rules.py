@@ -28,7 +28,7 @@ PORTS = ("", ":53", ":443", ":443/tcp", ":443/udp", ":8080/tcp")
 # Prefixes that lie within each other, and peers inside and outside of them.
 V4 = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3", "127.0.0.0/8", "203.0.113.0/24")
 V6 = ("[::]/0", "[2001:db8::]/32", "[2001:db8:1::]/48", "[2001:db8:1::1]", "[fe80::]/10", "[::1]")
-SCOPES = ("@loopback", "@lan", "@internet", "@dns")
+SCOPES = ("@loopback", "@host", "@lan", "@internet", "@dns")
 HOSTS = (
     *("10.0.0.1", "10.1.0.1", "10.1.2.4", "10.1.2.3", "127.0.0.1", "203.0.113.9", "198.51.100.1"),
     *("0.0.0.0", "169.254.169.254", "224.0.0.251", "255.255.255.255", "100.64.0.1"),
@@ -99,6 +99,38 @@ def speaks(text: str, host: str, port: int, proto: str, *, deny: bool) -> bool:
     if inside.version != address.version or address not in inside:
         return False
     return number in ("", str(port)) and name in ("", proto)
+
+
+def test_a_nat64_address_is_judged_as_the_one_inside() -> None:
+    """Rules of IPv4 hold for it, whatever part of the local prefix the network uses; it is never loopback."""
+    table = compile_policy(Policy("x", ("203.0.113.7",), ("10.0.0.0/8",), default_allow=True))
+    for text, denied in (
+        ("64:ff9b::10.1.2.3", True),
+        ("64:ff9b::203.0.113.7", False),
+        ("64:ff9b:1::10.1.2.3", True),
+        ("64:ff9b:1:0a01:0002:0300::", True),  # RFC 6052 2.2, a prefix of 48 bits
+        ("64:ff9b:1:000a:0001:0203::", True),  # of 56
+        ("64:ff9b:1:0000:000a:0102:0300:0", True),  # of 64
+        ("64:ff9b:2::10.1.2.3", False),
+    ):
+        assert table.judge(raw(text), 443, 6).denied is denied, text
+    assert compile_policy(Policy("x")).judge(raw("64:ff9b::127.0.0.1"), 443, 6).denied
+
+
+def test_an_own_address_is_open_unless_it_is_named() -> None:
+    """As loopback is: its range does not matter, a rule for it does, and DNS is none of its business."""
+    address = raw("192.168.1.5")
+    judged = [
+        compile_policy(policy).judge(address, port, 6, own=True).denied
+        for policy in (
+            Policy("x"),
+            Policy("x", (), ("@lan",)),
+            Policy("x", (), ("@host",)),
+            Policy("x", (), ("192.168.0.0/16",)),
+        )
+        for port in (443, 53)
+    ]
+    assert judged == [False, True, False, True, True, True, True, True]
 
 
 def naive(policy: Policy, host: str, port: int, proto: str) -> bool:

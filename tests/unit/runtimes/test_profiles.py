@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.errors import ConfigError
+from tracer.errors import ConfigError, UsageError
+from tracer.runtimes.keep import Kept, kept
 from tracer.runtimes.profiles import SHIPPED, PhaseRule, load, read
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ GUIDE = (SHIPPED / "README.md").read_text()
 RUNTIMES = {
     *("ollama", "llama.cpp", "llamafile", "vllm", "lm-studio", "localai"),
     *("open-webui", "text-generation-webui", "jan", "gpt4all"),
+    *("sglang", "tgi", "koboldcpp", "lemonade", "docker-model-runner", "ramalama"),
 }
+FAR = "[[hosts]]\nname = 'a.b'\npurpose = 'x'\nwhen = 'y'\n"
+KEPT = FAR + "keep = ['x']\n[[purposes]]\nname = 'x'\nwhat = 'y'\nphases = ['idle']\n"
 SMALL = 'name = "one"\ntitle = "One"\nchecked = "now"\n[find]\nunits = ["one.service"]\n'
 
 
@@ -37,10 +41,35 @@ def test_every_profile_is_whole(path: Path) -> None:
     assert len({(host.name, host.purpose) for host in one.hosts}) == len(one.hosts)
     assert len({switch.name for switch in one.switches}) == len(one.switches)
     texts = [text for host in one.hosts for text in (host.purpose, host.when, host.off_by)]
-    texts += [switch.stops for switch in one.switches]
+    texts += [switch.stops for switch in one.switches] + [purpose.what for purpose in one.purposes]
+    texts += [text for far in one.anywhere for text in (far.purpose, far.when, far.off_by)]
     assert not [text for text in texts if text.endswith(".") or text != text.strip() or ";" in text]
     assert all(host.purpose and host.when for host in one.hosts)
     assert not [line for line in path.read_text().splitlines() if len(line) > 110]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_host_can_be_kept(path: Path) -> None:
+    """No host is out of reach of `block --keep`; `pull` is shut while a prompt is answered."""
+    one = load(path)
+    assert all(host.keep for host in one.hosts)
+    assert not [
+        purpose for purpose in one.purposes if purpose.name == "pull" and "inference" in purpose.phases
+    ]
+
+
+def test_kept_hosts_are_bound_to_the_phases_of_their_purposes() -> None:
+    """A host of several purposes stands once, open in the phases of those that were asked for."""
+    ollama = read((SHIPPED,))["ollama"]
+    pull = kept(ollama, ["pull"])
+    assert {one.name for one in pull} >= {"registry.ollama.ai", "*.r2.cloudflarestorage.com", "*.hf.co"}
+    assert {one.phases for one in pull} == {("pull",)}
+    assert kept(ollama, ["cloud"]) == (Kept("ollama.com", ("inference",), plain=False),)
+    both = kept(ollama, ["account", "search"])
+    assert both == (Kept("ollama.com", ("account", "inference"), plain=False),)
+    with pytest.raises(UsageError, match="Ollama has no purpose 'lunch'") as error:
+        kept(ollama, ["pull", "lunch"])
+    assert error.value.hint == "choose of: pull, cloud, search, account, catalog"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -63,7 +92,8 @@ def test_the_guide_shows_a_profile_that_works(tmp_path: Path) -> None:
     )
     document = tomllib.loads(example)
     assert set(document["find"]) == set(one.find.__struct_fields__)
-    assert set(document["hosts"][0]) == set(one.hosts[0].__struct_fields__)
+    for key in ("purposes", "hosts", "anywhere"):
+        assert set(document[key][0]) == set(getattr(one, key)[0].__struct_fields__)
     assert set(document["switches"][0]) == set(one.switches[0].__struct_fields__)
 
 
@@ -78,6 +108,11 @@ def test_the_guide_shows_a_profile_that_works(tmp_path: Path) -> None:
         ("[[phases]]\nmethod = 'POST'\npath = '/x'\nphase = 'lunch'\n", "phases[0].phase"),
         ("[[phases]]\nmethod = 'post'\npath = '/x'\nphase = 'idle'\n", "phases[0].method: 'post'"),
         ("[[phases]]\nmethod = 'POST'\npath = '/x*y'\nphase = 'idle'\n", "phases[0].path: '/x*y'"),
+        (FAR + "keep = ['lunch']\n", "hosts[0].keep: 'lunch'"),
+        (FAR + "requests = ['POST /none']\n", "hosts[0].requests: 'POST /none'"),
+        ("[[purposes]]\nname = 'x'\nwhat = 'y'\nphases = ['idle']\n", "purposes[0].name: 'x'"),
+        (KEPT.replace("'idle'", ""), "purposes[0].phases: 'x'"),
+        ("[[purposes]]\nname = 'X Y'\nwhat = 'y'\nphases = ['idle']\n", "purposes[0].name: 'X Y'"),
         ("[api]\nports = [0]\n", "api.ports"),
         ("[api]\nports = [1]\nenvironment = ['A B']\n", "api.environment: 'A B'"),
     ],

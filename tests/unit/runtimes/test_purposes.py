@@ -8,11 +8,11 @@ from exporters.prometheus.collector import unexpected_family
 from exporters.terminal.views import event_text
 from tests.support.fakes import ENUMS, FakeMaps, event, flow, process
 from tracer.host.clock import BootClock
+from tracer.model.destination import NAMELESS, NO_PROFILE, NOTHING, Contact, Name, Named
 from tracer.model.process import NOBODY
 from tracer.model.records import Decoder
-from tracer.names.cache import NAMELESS, Name, Named
 from tracer.runtimes.profiles import SHIPPED, read
-from tracer.runtimes.purposes import NO_PROFILE, NOTHING, Contact, Purposes, explain, matches
+from tracer.runtimes.purposes import Purposes, explain, matches
 from tracer.session.flows import Accounts
 from tracer.targets.processes import Registry
 
@@ -41,7 +41,9 @@ def knowing() -> Purposes:
 
 def test_a_known_destination_explains_itself() -> None:
     """Why, when, and what stops it."""
-    assert explain(OLLAMA, "ollama.com", "idle") == f"{MODEL_LIST}; off with OLLAMA_NO_CLOUD=1"
+    assert explain(OLLAMA, "ollama.com", "startup") == (
+        f"{MODEL_LIST} (± 20 %), or details of each cloud model, at start; off with OLLAMA_NO_CLOUD=1"
+    )
     assert explain(OLLAMA, "registry.ollama.ai", "pull") == (
         "model manifests and layers, on pull, push and create; off by not pulling"
     )
@@ -53,8 +55,23 @@ def test_a_prompt_is_told_from_the_model_list() -> None:
     assert inference is not None
     assert inference.startswith("prompts for a cloud model")
     assert MODEL_LIST in inference
-    assert "sign in" not in inference
-    assert "sign in" in (explain(OLLAMA, "ollama.com") or "")
+    assert "signed in" not in inference
+    assert "signed in" in (explain(OLLAMA, "ollama.com") or "")
+
+
+def test_a_request_that_only_asks_for_details_is_told_as_such() -> None:
+    """`ollama show X:cloud` is no prompt and no sign-in: its phase is idle, and it leaves all the same."""
+    idle = explain(OLLAMA, "ollama.com", "idle")
+    assert idle is not None
+    assert idle.startswith(MODEL_LIST)
+    assert "details of one cloud model, or a name that no local model has, on show" in idle
+    assert "prompts" not in idle
+
+
+@pytest.mark.parametrize(("phase", "stopped"), [("account", "off by not asking"), ("inference", "NO_CLOUD")])
+def test_what_the_cloud_switch_does_not_stop_is_said(phase: str, stopped: str) -> None:
+    """Sign in and out go on with OLLAMA_NO_CLOUD=1; prompts and web search do not."""
+    assert stopped in (explain(OLLAMA, "ollama.com", phase) or "")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +105,7 @@ def test_what_is_unexpected() -> None:
 
 def test_flows_and_events_carry_it() -> None:
     """As `purpose` and `unexpected`; what people read says it, too."""
-    decoder = Decoder(ENUMS)
-    decoder.purposes = knowing()
+    decoder = Decoder(ENUMS, knowing())
     known = decoder.flow(flow(), WHO, 0, called("ollama.com"))
     assert known["purpose"].startswith(MODEL_LIST)
     assert known["unexpected"] is False
@@ -104,8 +120,7 @@ def test_flows_and_events_carry_it() -> None:
 def accounts_of(*rows: object, names: dict[bytes, str]) -> Accounts:
     """Give accounts of a target that is Ollama, with destinations by these names."""
     maps = FakeMaps(flows=rows, processes=(process(target=1),))
-    decoder = Decoder(ENUMS)
-    decoder.purposes = knowing()
+    decoder = Decoder(ENUMS, knowing())
     registry = Registry(maps, ENUMS, {1: "unit:x"}.get)
     found = Accounts(maps, registry, decoder, BootClock())
     found.named = lambda row, _: called(names[row.remote]) if row.remote in names else NAMELESS
@@ -114,8 +129,7 @@ def accounts_of(*rows: object, names: dict[bytes, str]) -> Accounts:
 
 def test_a_strange_name_is_not_hidden_by_a_known_one() -> None:
     """Said to the same address by the same process: the flow is of both, each event of its own."""
-    decoder = Decoder(ENUMS)
-    decoder.purposes = knowing()
+    decoder = Decoder(ENUMS, knowing())
     named = called("ollama.com", "tracker.example")
     both = decoder.flow(flow(), WHO, 0, named)
     assert both["purpose"].startswith(MODEL_LIST)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler
-from socketserver import UnixStreamServer
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.container_engine import ContainerEngine
 from tests.support.fakes import FakeMaps
-from tracer.bpf.abi import CgroupRow
+from tracer.containers.engines import ContainerEngines
+from tracer.containers.sources import Sources
 from tracer.errors import HostError, UsageError
-from tracer.host.containers import ContainerEngines
+from tracer.host.faults import Faults
 from tracer.model.process import NOBODY
+from tracer.model.rows import CgroupRow
 from tracer.targets.finder import Finder, Kind, TargetBook, parse
 from tracer.targets.membership import Targeting, chooser
 
@@ -35,7 +34,7 @@ def host(tmp_path: Path) -> Finder:
         (proc / pid / "cgroup").write_text(f"12:pids:/elsewhere\n0::{cgroup}\n")
     (proc / "7" / "exe").symlink_to("/opt/bin/llama-server")
     (proc / "7" / "cmdline").write_bytes(b"llama-server\0-m\0x\0")
-    return Finder(root, proc, ContainerEngines(()))
+    return Finder(root, proc, ContainerEngines(Sources(Faults(), tmp_path / "none", proc)))
 
 
 @pytest.mark.parametrize(
@@ -118,30 +117,18 @@ def test_what_cannot_be_a_target_says_why(host: Finder, text: str, words: str) -
 
 
 def test_container_names_are_asked_of_the_engine(host: Finder, tmp_path: Path) -> None:
-    """Over the engine's local socket, both ways; what does not answer is left alone."""
-
-    class Engine(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            known = self.path in ("/containers/web/json", f"/containers/{ID}/json")
-            body = json.dumps({"Id": ID, "Name": "/web"} if known else {"message": "no such"}).encode()
-            self.send_response(200 if known else 404)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def address_string(self) -> str:
-            return "local"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    path = tmp_path / "engine.sock"
-    with UnixStreamServer(str(path), Engine) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        engines = ContainerEngines((str(tmp_path / "absent.sock"), str(path)))
-        assert engines.name_of(ID) == "web"
-        assert engines.name_of("f" * 64) is None
-        assert Finder(host.root, host.proc, engines).find(parse("container:web")) == (f"/docker/{ID}",)
-        server.shutdown()
+    """By name, by a pattern, by project and service; what has no such name is absent."""
+    (tmp_path / "host/run").mkdir(parents=True)
+    with ContainerEngine(tmp_path / "host/run/docker.sock") as engine:
+        compose = {"com__docker__compose__project": "shop", "com__docker__compose__service": "llm"}
+        engine.create(ID, "web", "ollama/ollama:7", **compose)
+        faults = Faults()
+        engines = ContainerEngines(Sources(faults, tmp_path / "host", tmp_path / "none"), faults)
+        finder = Finder(host.root, host.proc, engines)
+        for text in ("container:web", "container:w*", "container:shop/*"):
+            assert finder.find(parse(text)) == (f"/docker/{ID}",)
+        with pytest.raises(HostError, match="no such container"):
+            finder.find(parse("container:we"))
 
 
 def test_numbers_stay(tmp_path: Path) -> None:

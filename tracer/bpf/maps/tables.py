@@ -9,8 +9,11 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.bpf import libbpf
-from tracer.bpf.abi import KEY_FIELDS, CgroupRow, FlowRow, ProcessRow
+from tracer.bpf.abi import KEY_FIELDS
 from tracer.errors import KernelError
+from tracer.host import syscalls
+from tracer.model.rows import CgroupRow, FlowRow, ProcessRow
+from tracer.model.status import MapSize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +21,6 @@ if TYPE_CHECKING:
 
     from tracer.bpf.abi import Abi
     from tracer.bpf.libbpf import MapShape
-
-__all__ = ["CgroupRow", "FlowRow", "MapSize", "Maps", "ProcessRow", "Settings"]
 
 _TRAFFIC: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
 COUNTED: Final = (
@@ -33,15 +34,6 @@ COUNTED: Final = (
     "openings",
 )
 _FILLING_TRIES = 1000  # of one system call each: a process record is filled in within microseconds
-
-
-class MapSize(NamedTuple):
-    """How full a map is; `full` means that the next insertion would be refused."""
-
-    map: str
-    entries: int
-    max_entries: int
-    full: bool
 
 
 class Settings(NamedTuple):
@@ -312,6 +304,18 @@ class Maps:
         shape = self._shapes[name]
         entries = sum(len(keys) // shape.key_size for keys, _ in self._batches(name))
         return MapSize(name, entries, shape.max_entries, entries >= shape.max_entries)
+
+    def renew_verdicts(self) -> bool:
+        """Have all sockets judged anew, once no program can still be judging by what was replaced.
+
+        False where the kernel could not tell when that was. Waiting also keeps the next write from reusing an
+        element that is being read: a hash map gives the one that was replaced to the very next update
+        (kernel/bpf/hashtab.c).
+        """
+        waited = syscalls.wait_for_readers()
+        now = self.settings
+        self.settings = now._replace(generation=now.generation % 0xFFFFFFFF + 1)
+        return waited
 
     @property
     def settings(self) -> Settings:

@@ -13,7 +13,7 @@ import pytest
 
 from exporters.logs import journald as journal
 from exporters.logs.journald import BURST, EventTeller, Journal, LogHandler, is_stderr, trouble
-from tracer.daemon.control import encode
+from tracer.model.jsonlines import encode
 from tracer.model.records import EVENT_KEYS, lost_json
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exporters.logs.jsonl import WAITING_MAX, EventLog
-from tracer.daemon.control import notice
+from tracer.daemon.control import notice_now as notice
 from tracer.errors import HostError
 
 if TYPE_CHECKING:

@@ -11,15 +11,15 @@ import pytest
 from exporters.pages import live as module
 from exporters.pages.live import NEWEST, Ask, Page
 from tests.support.fakes import ENUMS, FakeMaps, flow, process
-from tracer.bpf.abi import CgroupRow
 from tracer.host.clock import BootClock
 from tracer.model.records import Decoder
+from tracer.model.rows import CgroupRow
+from tracer.model.status import TargetState
 from tracer.session.flows import Accounts
-from tracer.targets.membership import TargetState
 from tracer.targets.processes import Registry
 
 if TYPE_CHECKING:
-    from tracer.bpf.abi import FlowRow
+    from tracer.model.rows import FlowRow
 
 OUT, IN = 0, 1
 PHASE = {name.removeprefix("PHASE_").lower(): number for name, number in ENUMS["phase"].items()}

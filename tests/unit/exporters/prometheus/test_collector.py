@@ -24,8 +24,8 @@ from tests.support.fakes import ENUMS, FakeMaps, flow, process
 from tracer.errors import HostError
 from tracer.host.clock import BootClock
 from tracer.model.records import Decoder
+from tracer.model.status import TargetState
 from tracer.session.flows import Accounts, alive
-from tracer.targets.membership import TargetState
 from tracer.targets.processes import Registry
 
 if TYPE_CHECKING:

@@ -1,0 +1,34 @@
+"""How things stand: a map, a target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class MapSize(NamedTuple):
+    """How full a map is; `full` means that the next insertion would be refused."""
+
+    map: str
+    entries: int
+    max_entries: int
+    full: bool
+
+
+OBSERVE: Final = "observe"
+
+
+class TargetState(NamedTuple):
+    """A target as it is now; `mode` is observe until a policy says otherwise.
+
+    `requests` in flight on its API by phase; None where that is not known.
+    """
+
+    target: str
+    mode: str
+    enforced: bool
+    processes: int
+    phase: str = "unknown"
+    requests: Mapping[str, int] | None = None

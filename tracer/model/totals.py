@@ -1,0 +1,69 @@
+"""Sums over flows, and the keys of a flow in a report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tracer.model.process import KIND
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Json = dict[str, Any]
+
+SCOPES: Final = ("internet", "lan", "multicast", "host", "loopback")
+
+
+SUMS: Final = ("attempts", "denied", "bytes_out", "bytes_in")
+
+
+def totals(flows: Iterable[Json], direction: str) -> dict[str, dict[str, int]]:
+    """Sum flows of one direction up by scope; the scopes of the contract are always there."""
+    found = {scope: dict.fromkeys(SUMS, 0) for scope in SCOPES}
+    for flow in flows:
+        if flow["direction"] == direction:
+            add_counts(found.setdefault(flow["scope"], dict.fromkeys(SUMS, 0)), flow)
+    return found
+
+
+def add_counts(sums: dict[str, int], flow: Json) -> None:
+    """Add a flow's SUMS to `sums`."""
+    for name in SUMS:
+        sums[name] += flow[name]
+
+
+# The keys of one of `flows`, in their order; as those of `tattle flows`, for one hour
+WHERE: Final = ("proto", "direction", "remote_addr", "remote_port", "name", "name_source")
+
+
+COUNTS: Final = ("attempts", "established", "denied", "would_deny")
+
+
+SIZES: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
+
+
+KEYS: Final = (
+    *("hour", *KIND, *WHERE, "purpose", "unexpected", "scope", "phase"),
+    *(*COUNTS, *SIZES, "first_seen", "last_seen"),
+)
+
+
+# Lines of a log or for a watcher: no counter knows less for it. What could not be written was written later,
+# or there is a gap.
+_HARMLESS: Final = frozenset(
+    {
+        "ring_full",
+        "log_full",
+        "log_blocked",
+        "log_closed",
+        "journal_full",
+        "watcher_slow",
+        "events_unread",
+        "history_unwritten",
+    }
+)
+
+
+def matters(losses: dict[str, int]) -> dict[str, int]:
+    """Give the losses for which the history knows less."""
+    return {reason: count for reason, count in losses.items() if count and reason not in _HARMLESS}
