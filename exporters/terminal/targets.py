@@ -30,6 +30,8 @@ def print_targets(document: Json) -> None:
 
 def _print_target(out: Console, target: Json, *, watched: bool) -> None:
     out.print(Text.assemble((target["title"], "bold"), f" ({target['runtime']})  {_state(target)}"))
+    for proxy in target["proxies"]:
+        out.print(Text(f"  {proxy['note']}", style="bold yellow"))
     for one in target["api"]:
         host = f"[{one['address']}]" if ":" in one["address"] else one["address"]
         out.print(Text(f"  API at {host}:{one['port']} ({one['source']})"))

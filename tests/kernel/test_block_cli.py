@@ -30,6 +30,19 @@ def cell(lab: Lab, scratch: Path) -> Iterator[Jail]:
         made.daemon.remove()
 
 
+def test_a_proxy_of_the_target_is_said_first(cell: Jail, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the block does not stop comes before what it does: loopback stays open, a proxy is another's."""
+    proxy = lab.start("api.py", name="proxy")
+    proxy.go(json.dumps({"do": "listen", "host": "127.0.0.1"}))
+    port = proxy.ready()["port"]
+    monkeypatch.setenv("ALL_PROXY", f"socks5h://localhost:{port}")
+    lab.start("api.py", name="runtime", cgroup=cell.inside)
+    first, second, *_ = cell.block().splitlines()
+    assert first.startswith(f"ALL_PROXY sends traffic through localhost:{port}, on this host: ")
+    assert f"(pid {proxy.pid}). What it sends is not the target's: name " in first
+    assert second.startswith(f"{cell.selector} is blocked")
+
+
 @pytest.mark.parametrize(
     "rule", ["1.2.3", "1.2.3.4/33", "@everything", "2001:db8::1", "1.2.3.4:99999", "a b"]
 )

@@ -130,6 +130,28 @@ def scene(lab: Lab, scratch: Path) -> Iterator[Scene]:
         tattle.remove()
 
 
+def test_asking_for_its_settings_is_no_request_of_a_user(scene: Scene) -> None:
+    """`tattle targets` asks the runtime where it listens, and no event tells of it; of a user's it does."""
+    assert scene.runtime.program is not None
+    port = scene.runtime.listen("127.0.0.1")
+    found = scene.tattle.ask("targets")["targets"]
+    (one,) = [one for one in found if f"cgroup:{one['cgroup']}" == scene.target]
+    assert {"address": "127.0.0.1", "port": port, "source": "listening"} in one["api"]
+    records = scene.runtime.ask(do="records")["records"]
+    asked = [record for record in records if record["path"] == "/api/status"]
+    assert [record["client"].split()[0] for record in asked] == ["127.84.84.84"]
+    plain = {"method": "GET", "target": "/api/status", "how": "length"}
+    called(scene, {"calls": [{"host": "127.0.0.1", "port": port, "requests": [plain]}]})
+    until(lambda: [] if len(told_of(scene, "/api/status")) == 2 else ["the user's question is not told yet"])
+    assert {event["remote_addr"] for event in told_of(scene, "/api/status")} == {"127.0.0.1"}
+
+
+def told_of(scene: Scene, path: str) -> list[dict[str, Any]]:
+    """Return the events of requests for a path: one at its beginning, one at its end."""
+    events = scene.tattle.events()
+    return [event for event in events if event["event"] == "request" and event["path"] == path]
+
+
 def stamp(event: dict[str, Any]) -> float:
     """Give an event's time in seconds (UTC)."""
     return datetime.fromisoformat(event["ts"]).timestamp()

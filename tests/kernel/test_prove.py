@@ -97,6 +97,27 @@ def test_loopback_is_none(prover: Prover) -> None:
     assert {hook["hook"] for hook in proof.report["hooks"]} >= {"connect4", "egress", "ingress", "sockops"}
 
 
+def test_a_proxy_on_this_host_is_said_first(
+    prover: Prover, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went through it left from another process: said before all else, and never with the password."""
+    proxy = lab.start("api.py", name="proxy")
+    proxy.go(json.dumps({"do": "listen", "host": "127.0.0.1"}))
+    port = proxy.ready()["port"]
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:sesame@127.0.0.1:{port}")
+    proof = prover.run("true")
+    (told,) = proof.report["proxies"]
+    assert (told["variable"], told["local"], told["server"]["pid"]) == ("HTTPS_PROXY", True, proxy.pid)
+    first, last = proof.report["reasons"]
+    assert first == told["note"]
+    assert f"name {told['server']['selector']} as a target, too" in first
+    assert last == "nothing was sent beyond this host, and nothing tried to"
+    assert proof.err.splitlines()[1] == f"  - {first}"
+    assert "sesame" not in json.dumps(proof.report) + proof.err
+    proxy.go("")
+    proxy.process.kill()
+
+
 def test_a_question_to_a_loopback_resolver_is_egress(prover: Prover) -> None:
     """Names carry data out, wherever the resolver is."""
     proof = prover.run(*python(SEND, host="127.0.0.53", port=53))

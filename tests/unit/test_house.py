@@ -184,7 +184,7 @@ def test_ctypes_stay_behind_one_door(path: Path) -> None:
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
 def test_dependencies_are_the_declared_ones(path: Path) -> None:
     """What is imported is the standard library or stands in pyproject.toml."""
-    declared = {"argcomplete", "cryptography", "dnslib", "msgspec", "prometheus_client"}
+    declared = {"argcomplete", "cryptography", "dnslib", "msgspec", "prometheus_client", "pyroute2"}
     declared |= {"rich", "rich_argparse", "tracer", "exporters"}
     declared |= {"bcc"} if path.stem == "bcc" else set()  # the distribution's, where it is installed
     roots = {module.split(".")[0] for module in imports(path)}

@@ -14,12 +14,15 @@ from tracer.cli.command import TARGETS, Command, add_engine
 from tracer.daemon import control
 from tracer.errors import AbiError, DaemonAbsent, HostError, InstanceBusy, TattleError
 from tracer.host import capabilities
+from tracer.host.cgroups import cgroup2_root
 from tracer.model.records import address
 from tracer.model.text import escape
 from tracer.policy.enforcement import MAPS, Enforcement
 from tracer.policy.rules import Mode, Policy, compile_policy
+from tracer.runtimes.proxies import sentence
 from tracer.session.session import engine_options
 from tracer.targets.finder import BOOK, Finder, TargetBook, parse
+from tracer.targets.proxies import of_target
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +43,8 @@ def block(instance: str, policy: Policy, engine: str | None = None) -> int:
         done = enforcement.block(policy)
         enforcement.tell_phases()
     tell_daemon(instance)
-    sys.stdout.write(_account(instance, policy, done))
+    notes = (f"{sentence(proxy)}\n" for proxy in of_target(Finder(cgroup2_root()), policy.target))
+    sys.stdout.write("".join(notes) + _account(instance, policy, done))
     return 0
 
 

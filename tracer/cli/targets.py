@@ -18,8 +18,9 @@ from tracer.model.process import unit_of
 from tracer.model.scope import Scope
 from tracer.model.text import escape
 from tracer.runtimes.profiles import runtimes
+from tracer.runtimes.proxies import proxies
 from tracer.runtimes.purposes import explain, hosts
-from tracer.runtimes.switches import addresses, seen
+from tracer.runtimes.switches import Address, addresses, is_set, listening, seen
 from tracer.targets.finder import Finder
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ def _flows(instance: str, found: list[Found], finder: Finder) -> Json | None:
 def _document(finder: Finder, found: Found, flows: list[Json], since: str | None) -> Json:
     runtime, cgroup = found.runtime, found.cgroup
     process = finder.proc / str(found.pids[0]) if found.pids else None
-    listening = addresses(process, runtime.api) if process and runtime.api else ()
-    set_to = seen(process, runtime, listening) if process else {}
+    found_at = _api(finder, found) if process else ()
+    used = proxies((finder.proc / str(pid) for pid in found.pids), finder.engines)
+    set_to = seen(process, runtime, found_at) if process else {}
     contacts = _contacts(found, flows)
     container = finder.engines.of(cgroup) if cgroup else None
     return {
@@ -134,7 +136,8 @@ def _document(finder: Finder, found: Found, flows: list[Json], since: str | None
         "image": next(iter(container.images), None) if container else None,
         "pids": list(found.pids),
         "others": found.others,
-        "api": [{"address": one.host, "port": one.port, "source": one.source} for one in listening],
+        "proxies": [one.document for one in used],
+        "api": [{"address": one.host, "port": one.port, "source": one.source} for one in found_at],
         "switches": [_switch(runtime, name, places) for name, places in set_to.items()],
         "contacts": contacts,
         "purposes": [_purpose(runtime, one) for one in runtime.purposes],
@@ -142,6 +145,15 @@ def _document(finder: Finder, found: Found, flows: list[Json], since: str | None
         "despite": _despite(runtime, set_to, contacts, since),
         "profile": {"file": str(runtime.file), "checked": runtime.checked},
     }
+
+
+def _api(finder: Finder, found: Found) -> tuple[Address, ...]:
+    """Return where a runtime's own processes listen, else its children, else where it is said to."""
+    runtime, proc = found.runtime, finder.proc
+    own = [proc / str(pid) for pid in found.pids if finder.recognizer.is_process(str(pid), runtime)]
+    every = [proc / str(pid) for pid in found.pids]
+    said = addresses(every[0], runtime.api) if runtime.api else ()
+    return listening(own) or listening(every) or said
 
 
 def _purpose(runtime: Runtime, purpose: PurposeTable) -> Json:
@@ -164,16 +176,9 @@ def _switch(runtime: Runtime, name: str, places: tuple[Seen, ...]) -> Json:
         "name": name,
         "setting": one.setting,
         "stops": one.stops,
-        "private": is_set(places),
+        "private": is_set(one, places),
         "places": [{"where": at.where, "value": at.value, "private": at.private} for at in places],
     }
-
-
-def is_set(places: tuple[Seen, ...]) -> bool:
-    """Tell whether a switch holds: the runtime's own word, if it gave one, wins over what is written."""
-    if places and places[-1].where.startswith("GET "):
-        return places[-1].private
-    return any(one.private for one in places)
 
 
 def _contacts(found: Found, flows: list[Json]) -> list[Json]:
@@ -217,7 +222,7 @@ def _despite(
     runtime: Runtime, set_to: dict[str, tuple[Seen, ...]], contacts: list[Json], since: str | None
 ) -> list[str]:
     """Say in words where a switch is set and what it should stop was tried all the same."""
-    holding = {one.name: one.setting for one in runtime.switches if is_set(set_to.get(one.name, ()))}
+    holding = {one.name: one.setting for one in runtime.switches if is_set(one, set_to.get(one.name, ()))}
     said = []
     for contact in contacts:
         stopped = {name for host in hosts(runtime, contact["name"]) for name in host.off}

@@ -14,6 +14,7 @@ _SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3  # include/uapi/linux/seccomp.h
 _INSTRUCTION: Final = 8  # bytes of struct sock_filter, include/uapi/linux/filter.h
 _GLOBAL: Final = 1  # MEMBARRIER_CMD_GLOBAL, include/uapi/linux/membarrier.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
+_CLONE_NEWNET: Final = 0x40000000  # include/uapi/linux/sched.h
 _UNSPECIFIED: Final = bytes(16)  # struct sockaddr with family AF_UNSPEC
 
 
@@ -47,6 +48,12 @@ def listen_to_calls(program: bytes) -> int:
     header = struct.pack("@HP", len(program) // _INSTRUCTION, ctypes.addressof(code))
     listener = int(_library().syscall(_SECCOMP, _SET_MODE_FILTER, _NEW_LISTENER, header))
     return listener if listener >= 0 else -ctypes.get_errno()
+
+
+def enter_network(namespace: int) -> None:
+    """Have this thread enter the network namespace behind a descriptor; raises OSError (setns(2))."""
+    if _library().setns(namespace, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def keep_heap_small() -> None:

@@ -11,6 +11,10 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final
 
+# From here, on loopback, tattle asks a runtime for its settings; no other program uses it
+ASKER: Final = "127.84.84.84"
+QUESTIONS: Final = frozenset({"/api/status"})
+
 MAPPED: Final = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 _NAT64: Final = bytes.fromhex("0064ff9b") + bytes(8)  # 64:ff9b::/96, RFC 6052 2.1
 _NAT64_LOCAL: Final = bytes.fromhex("0064ff9b0001")  # 64:ff9b:1::/48, RFC 8215 5

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.model.destination import NAMELESS, Named, Peer, owner_of
 from tracer.model.records import address
+from tracer.model.scope import ASKER, QUESTIONS, packed
 from tracer.model.text import escape
 from tracer.names import dns, tls
 from tracer.names.cache import NameBook
@@ -40,6 +41,7 @@ PATH_MAX: Final = 256  # characters
 _ANSWERS_SHOWN: Final = 32
 _GAP_MAX: Final = 8192  # bytes of DNS over TCP that wait for a segment which may be lost
 _UDP: Final = 17
+_ASKER: Final = packed(ASKER)
 _REQUEST: Final = re.compile(rb"[A-Z]{1,16} ([^ ?#\r\n]{1,2048})")
 
 
@@ -268,7 +270,8 @@ class Namer:
         self._requests.move_to_end(sample.head.socket)
         if len(self._requests) > REQUESTS_MAX:
             self._requests.popitem(last=False)  # its end is told without a path
-        self._tell(sample.head, sample.head.process, "request", path=path)
+        if not _is_own(sample.head, path):
+            self._tell(sample.head, sample.head.process, "request", path=path)
 
     def _request_end(self, sample: Sample) -> None:
         head = sample.head
@@ -276,7 +279,9 @@ class Namer:
         path = waiting.popleft() if waiting else None  # answers come in the order of requests
         if not waiting:
             self._requests.pop(head.socket, None)
-        self._tell(head, head.process, "request", path=path, result="ok", duration_ms=head.duration_ns / 1e6)
+        if not _is_own(head, path):
+            ended = {"result": "ok", "duration_ms": head.duration_ns / 1e6}
+            self._tell(head, head.process, "request", path=path, **ended)
 
     def _tidy(self, now_ns: int) -> None:
         for asked, head in self._lookups.late(now_ns):
@@ -285,3 +290,8 @@ class Namer:
         if unfinished:
             self.unread["hello_unfinished"] += unfinished
         self._answers.tidy(now_ns)
+
+
+def _is_own(head: SampleTuple, path: str | None) -> bool:
+    """Tell whether `tattle targets` asked this: a request that no user made is none to tell of."""
+    return head.remote == _ASKER and path in QUESTIONS

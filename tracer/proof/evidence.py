@@ -98,7 +98,8 @@ def reasons(report: Json) -> list[str]:
     """Say why the verdict is what it is, in sentences."""
     flows = report["flows"]
     gone = [flow for flow in flows if left(flow)]
-    told = [f"not seen whole: {gap}" for gap in gaps(report)]
+    told = [str(proxy["note"]) for proxy in report.get("proxies", [])]
+    told += [f"not seen whole: {gap}" for gap in gaps(report)]
     if gone:
         count = sum(flow["bytes_out"] for flow in gone)
         told.append(f"{count} bytes left, in {_number(len(gone), 'flow')}")
@@ -108,7 +109,9 @@ def reasons(report: Json) -> list[str]:
     stuck = sum(flow["attempts"] - flow["denied"] for flow in flows if goes_out(flow) and not left(flow))
     if stuck > 0:
         told.append(f"{_number(stuck, 'attempt')} sent nothing: no route, or filtered on this host")
-    return told or ["nothing was sent beyond this host, and nothing tried to"]
+    if len(told) == len(report.get("proxies", [])):
+        told.append("nothing was sent beyond this host, and nothing tried to")
+    return told
 
 
 def _number(count: int, what: str) -> str:

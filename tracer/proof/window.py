@@ -25,9 +25,12 @@ from tracer.proof.observer import Enforcing, Witness
 from tracer.proof.seccomp import CallListener
 from tracer.proof.sockets import Holdings, who
 from tracer.targets.finder import Finder
+from tracer.targets.proxies import of_command, of_target
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from tracer.targets.proxies import Proxy
 
 Json = dict[str, Any]
 
@@ -79,6 +82,7 @@ class _Window:
         self._holdings = Holdings(self._witness.engine, self._witness.cgroups, self._witness.ours)
         self._calls = CallListener(self._holdings.add_call)
         self._next_look = 0.0
+        self._proxies: list[Json] = []
         self._child: Child | None = None
 
     def report(self) -> Json:
@@ -98,9 +102,16 @@ class _Window:
         if self._cgroup is not None:
             self._holdings.look_at_own(range(3))
         self._holdings.look()
+        self._proxies = [proxy.document for proxy in self._told_to_use()]
         links = self._witness.engine.links()
         count = len(self._holdings.processes())
         return _Before(self._witness.begin(), links, count)
+
+    def _told_to_use(self) -> tuple[Proxy, ...]:
+        """Return the proxies of the target, or of the command, which gets this process's environment."""
+        if self._options.target is not None:
+            return of_target(Finder(cgroup2_root()), self._options.target)
+        return of_command()
 
     def _start(self) -> None:
         if self._cgroup is None:
@@ -149,6 +160,7 @@ class _Window:
             "exit_code": self._child.exit_code if self._child else None,
             "target": self._options.target,
             "cgroups": [escape(path) for path in witness.cgroups],
+            "proxies": self._proxies,
             "flows": flows,
             "requests": witness.requests,
             "preexisting_sockets": self._holdings.sockets,

@@ -40,7 +40,7 @@ def programs(process: Path) -> set[str]:
         executable = str((process / "exe").readlink()).removesuffix(" (deleted)")
     except OSError:
         return set()
-    if not _interprets(executable):
+    if not is_interpreter(executable):
         return {executable}
     given = arguments(process)[1:3]
     if given[:1] == ["-m"]:
@@ -48,7 +48,8 @@ def programs(process: Path) -> set[str]:
     return {executable, *({given[0], f"{_directory(process)}/{given[0]}"} if given else ())}
 
 
-def _interprets(executable: str) -> bool:
+def is_interpreter(executable: str) -> bool:
+    """Tell whether an executable runs programs that are its arguments."""
     base = executable.rpartition("/")[2]
     return any(fnmatchcase(base, one) for one in _INTERPRETERS)
 
@@ -57,7 +58,7 @@ def command(process: Path) -> str | None:
     """Return the first argument that is no option (of a script: behind its name); None: there is none."""
     given = arguments(process)[1:]
     try:
-        interprets = _interprets(str((process / "exe").readlink()).removesuffix(" (deleted)"))
+        interprets = is_interpreter(str((process / "exe").readlink()).removesuffix(" (deleted)"))
     except OSError:
         return None
     if interprets:
@@ -67,10 +68,7 @@ def command(process: Path) -> str | None:
 
 def is_client(process: Path, find: Find) -> bool:
     """Tell whether a process of the runtime's program only asks one that runs."""
-    if not find.clients and not find.servers:
-        return False
-    word = command(process)
-    return word in find.clients or bool(find.servers and word not in find.servers)
+    return bool(find.clients) and (command(process) or "") in find.clients
 
 
 def _directory(process: Path) -> str:

@@ -42,9 +42,8 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Find(_Table, frozen=True):
     """[find]: by what the runtime's processes are told from others.
 
-    `session` are globs over the last part of a cgroup's path, for programs of a user's session. The first
-    argument that is no option tells servers from clients, which ask a server that runs: with one of `clients`
-    the program is a client, and where `servers` are given, with any other than these, or none.
+    `session` are globs over the last part of a cgroup's path, for programs of a user's session. `clients` are
+    first arguments (options aside) with which the program only asks one that runs; "" is to have none.
     """
 
     units: tuple[str, ...] = ()
@@ -54,7 +53,6 @@ class Find(_Table, frozen=True):
     session: tuple[str, ...] = ()
     children: tuple[str, ...] = ()
     clients: tuple[str, ...] = ()
-    servers: tuple[str, ...] = ()
 
 
 class Api(_Table, frozen=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from tracer.runtimes.profiles import Spelling
 
-_OFF: Final = frozenset({"0", "false", "no", "off"})
+OFF: Final = frozenset({"0", "false", "no", "off"})
 
 
 class _Reading(NamedTuple):
@@ -33,15 +33,19 @@ _READINGS: Final = {
 
 
 def is_private(value: str, private: str, spelling: Spelling = "any") -> bool:
-    """Tell whether a value is the private one, as a runtime of this spelling reads it."""
+    """Tell whether a value is the private one, as a runtime of this spelling reads it.
+
+    An option without a value (`private` empty) is set by a variable that is true.
+    """
+    private = private or "1"
     reading = _READINGS.get(spelling)
     if reading is None or not (
-        _is_true(private, reading) or private in _OFF
+        _is_true(private, reading) or private in OFF
     ):  # `exact`, or neither yes nor no
         return value == private
-    if spelling == "any" and private in _OFF:
-        return value.strip().lower() in _OFF
-    return _is_true(value, reading) is (private not in _OFF)
+    if spelling == "any" and private in OFF:
+        return value.strip().lower() in OFF
+    return _is_true(value, reading) is (private not in OFF)
 
 
 def _is_true(value: str, reading: _Reading) -> bool:

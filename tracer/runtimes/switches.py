@@ -1,35 +1,38 @@
 """What a runtime's privacy switches are set to, read where they can stand; nothing else is read or told.
 
 Of a process's environment only the variables that a profile names are looked at. The runtime's own interface
-is asked on loopback and nowhere else: this is the one connection that tattle ever makes.
+is asked on loopback and nowhere else (questions.py), and only at a socket that the runtime itself listens on.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import stat
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tracer.host import network
 from tracer.model.text import escape
+from tracer.runtimes import questions
 from tracer.runtimes.detect import arguments
+from tracer.runtimes.spelling import OFF, is_private
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
+    from tracer.host.network import Listener
     from tracer.runtimes.profiles import Api, Runtime, Switch
 
 Json = dict[str, Any]
 
-_TIMEOUT_S: Final = 1.0
-_MOST: Final = 1 << 16  # bytes of an answer or a file; they have a few hundred
+ENVIRONMENT: Final = "environment"
+LISTENING: Final = "listening"  # the source of an address that the kernel told
+ASKED: Final = "GET "
+_MOST: Final = 1 << 16  # bytes of a file; it has a few hundred
 _VALUE_MAX: Final = 128
-_ON: Final = frozenset({"1", "true", "yes", "on"})
-_OFF: Final = frozenset({"0", "false", "no", "off"})
 _HIGHEST_PORT: Final = 0xFFFF
 
 
@@ -58,7 +61,7 @@ class Address:
         except ValueError:
             return None
         if address.is_unspecified:
-            return "127.0.0.1" if address.version == 4 else "::1"  # noqa: PLR2004 - IP's version
+            return "127.0.0.1"  # `::` takes IPv4, too, unless it was told not to
         return str(address) if address.is_loopback else None
 
 
@@ -68,27 +71,45 @@ def environment(process: Path, names: set[str]) -> dict[str, str]:
         raw = (process / "environ").read_bytes()
     except OSError:
         return {}
-    pairs = (entry.partition(b"=") for entry in raw.split(b"\0"))
+    pairs = [entry.partition(b"=") for entry in raw.split(b"\0")]
     wanted = {os.fsencode(name): name for name in names}
-    return {wanted[key]: escape(value, _VALUE_MAX) for key, _, value in pairs if key in wanted}
+    first = reversed(pairs)  # of a name that stands twice, getenv(3) returns the first
+    return {wanted[key]: escape(value, _VALUE_MAX) for key, _, value in first if key in wanted}
 
 
 def addresses(process: Path, api: Api) -> tuple[Address, ...]:
-    """Give where the interface listens: as arguments or environment say, else as it does by default."""
+    """Return where the interface listens as arguments or environment say, else as it does by default."""
     given, found = arguments(process), environment(process, set(api.environment))
     told = [(_after(given, name), name) for name in api.arguments]
     told += [(found.get(name), name) for name in api.environment]
     taken = [
         address
         for value, name in told
-        if value is not None and (address := _address(value, api.ports[0], name)) is not None
+        if value is not None and (address := _address(value, api, name)) is not None
     ]
     return tuple(taken) or tuple(Address("127.0.0.1", port, "default") for port in api.ports)
 
 
-def _address(text: str, port: int, source: str) -> Address | None:
+def listening(processes: Iterable[Path]) -> tuple[Address, ...]:
+    """Return where these processes listen, as the kernel says; empty where it may not be asked."""
+    found: dict[Address, None] = {}
+    known: dict[str, tuple[Listener, ...]] = {}
+    for process in processes:
+        held = network.sockets(process)
+        try:
+            here = str((process / "ns/net").readlink()) if held else ""
+            known[here] = known.get(here) or (network.listeners(process) if held else ())
+        except OSError:
+            continue
+        mine = [one for one in known[here] if held and one.inode in held]
+        found.update({Address(one.address, one.port, LISTENING): None for one in mine})
+    return tuple(found)
+
+
+def _address(text: str, api: Api, source: str) -> Address | None:
     """Take [SCHEME://]HOST:PORT, HOST or PORT apart; None: it is none of these."""
-    rest = text.partition("://")[2] or text
+    scheme, _, rest = text.strip().strip("\"'").rpartition("://")
+    default = api.schemes.get(scheme, api.ports[0])
     rest = rest.partition("/")[0]
     if rest.isdecimal():
         host, number = "127.0.0.1", rest
@@ -98,7 +119,7 @@ def _address(text: str, port: int, source: str) -> Address | None:
         host, number = rest, ""
     if number and not (number.isascii() and number.isdecimal() and 0 < int(number) <= _HIGHEST_PORT):
         return None
-    return Address(host.strip("[]"), int(number) if number else port, source)
+    return Address(host.strip("[]"), int(number) if number else default, source)
 
 
 def _after(given: list[str], name: str) -> str | None:
@@ -111,31 +132,53 @@ def _after(given: list[str], name: str) -> str | None:
     return None
 
 
-def seen(process: Path, runtime: Runtime, listening: tuple[Address, ...]) -> dict[str, tuple[Seen, ...]]:
-    """Read all switches of a runtime's process; the effective one, its own word, stands last."""
-    found = environment(process, {one.environment for one in runtime.switches if one.environment})
+def seen(process: Path, runtime: Runtime, found: tuple[Address, ...]) -> dict[str, tuple[Seen, ...]]:
+    """Read all switches of a runtime's process; its own word, which wins, stands last.
+
+    Asked is only where the process is known to listen: elsewhere a stranger may answer.
+    """
+    values = environment(process, {name for one in runtime.switches for name in one.variables})
     given = arguments(process)
-    return {one.name: tuple(_places(one, process, found, given, listening)) for one in runtime.switches}
+    return {one.name: tuple(_places(one, process, values, given, found)) for one in runtime.switches}
 
 
 def _places(
-    one: Switch, process: Path, found: dict[str, str], given: list[str], listening: tuple[Address, ...]
+    one: Switch, process: Path, values: dict[str, str], given: list[str], found: tuple[Address, ...]
 ) -> Iterator[Seen]:
-    if one.environment in found:
-        value = found[one.environment]
-        yield Seen("environment", value, is_private(value, one.private))
-    if one.argument and one.argument in given:
-        yield Seen("argument", one.argument, private=True)
+    if (argument := _argument(one, given)) is not None:
+        yield argument
+    for name in _counting(one, values):
+        where = ENVIRONMENT if name == one.environment else f"{ENVIRONMENT} {name}"
+        yield Seen(where, values[name], is_private(values[name], one.private, one.spelling))
     if one.file and isinstance(said := _from_file(process, one.file.path, one.file.key), bool):
-        yield Seen(one.file.path, str(said).lower(), said)
-    if one.api and isinstance(said := _from_api(process, listening, one.api.path, one.api.key), bool):
-        yield Seen(f"GET {one.api.path}", str(said).lower(), said)
+        yield Seen(one.file.path, str(said).lower(), said is (one.private not in OFF))
+    if one.api and isinstance(said := _from_api(process, found, one.api.path, one.api.key), bool):
+        yield Seen(f"{ASKED}{one.api.path}", str(said).lower(), said)
 
 
-def is_private(value: str, private: str) -> bool:
-    """Tell whether a variable has the value that stops something, in any of its spellings."""
-    words = next((group for group in (_ON, _OFF) if private.lower() in group), frozenset({private.lower()}))
-    return value.strip().lower() in words
+def _argument(one: Switch, given: list[str]) -> Seen | None:
+    if one.argument and not one.private:
+        return Seen("argument", one.argument, private=True) if one.argument in given else None
+    value = _after(given, one.argument) if one.argument else None
+    if value is None:
+        return None
+    return Seen("argument", f"{one.argument} {value}", is_private(value, one.private, one.spelling))
+
+
+def _counting(one: Switch, values: dict[str, str]) -> list[str]:
+    """Return the variables that count: of those that stand in for one another, the first that is set."""
+    chain = [name for name in (one.environment, *one.fallback) if name in values]
+    chain = [name for name in chain if values[name]] or chain
+    return [*chain[:1], *(name for name in one.also if name in values)]
+
+
+def is_set(one: Switch, places: tuple[Seen, ...]) -> bool:
+    """Tell whether a switch holds: the runtime's own word wins over what is written, then what it prefers."""
+    if places and places[-1].where.startswith(ASKED):
+        return places[-1].private
+    if one.prefer and (preferred := [at for at in places if at.where == one.prefer]):
+        return preferred[0].private
+    return any(at.private for at in places)
 
 
 def _from_file(process: Path, path: str, key: str) -> object:
@@ -147,7 +190,10 @@ def _from_file(process: Path, path: str, key: str) -> object:
 
 
 def _home(process: Path) -> str | None:
-    """Give the home of the process's user by the users' list that the process sees (passwd(5))."""
+    """Return $HOME as the process was started with it, else its user's home (passwd(5)), as it sees them."""
+    home = environment(process, {"HOME"}).get("HOME", "")
+    if home.startswith("/") and ".." not in home.split("/"):
+        return home
     try:
         uid = str(process.stat().st_uid)
     except OSError:
@@ -180,29 +226,9 @@ def _key(raw: bytes, key: str) -> object:
     return found
 
 
-def _from_api(process: Path, listening: tuple[Address, ...], path: str, key: str) -> object:
-    """Ask the interface on loopback, if the process lives in the network that tattle sees."""
-    if not _same_network(process):
-        return None
-    for address in listening:
-        if address.near is not None:
-            return _key(_get(address.near, address.port, path), key)
+def _from_api(process: Path, found: tuple[Address, ...], path: str, key: str) -> object:
+    """Ask the interface on loopback, as it is in the process's own network."""
+    for address in found:
+        if address.source == LISTENING and address.near is not None and ":" not in address.near:
+            return _key(questions.ask(process, address.near, address.port, path), key)
     return None
-
-
-def _same_network(process: Path) -> bool:
-    try:
-        return (process / "ns/net").readlink() == Path("/proc/self/ns/net").readlink()
-    except OSError:
-        return False
-
-
-def _get(host: str, port: int, path: str) -> bytes:
-    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().read(_MOST)
-    except (OSError, http.client.HTTPException):
-        return b""
-    finally:
-        connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,13 +16,17 @@ from exporters.terminal.targets import print_targets
 from tracer.cli import targets as surveys
 from tracer.errors import DaemonAbsent
 from tracer.model.containers import Container, Place, places
+from tracer.model.scope import ASKER, QUESTIONS
 from tracer.runtimes.detect import named
 from tracer.runtimes.profiles import SHIPPED, read
-from tracer.runtimes.switches import Address, addresses, environment, is_private, seen
+from tracer.runtimes.spelling import is_private
+from tracer.runtimes.switches import LISTENING, Address, addresses, environment, is_set, listening, seen
 from tracer.targets.finder import Finder, Target, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tracer.runtimes.profiles import Spelling
 
 PROFILES = read((SHIPPED,))
 OLLAMA = PROFILES["ollama"]
@@ -125,7 +130,8 @@ def host(tmp_path: Path) -> Host:
         (None, ("/usr/local/bin/ollama", "pull", "x"), "/"),
         (None, ("/usr/local/bin/ollama", "list"), "/"),
         (None, ("/usr/local/bin/ollama", "launch", "claude"), "/"),
-        (None, ("/usr/local/bin/ollama", "a-command-of-tomorrow"), "/"),
+        (None, ("/usr/local/bin/ollama", "--version"), "/"),
+        ("ollama", ("/usr/local/bin/ollama", "a-command-of-tomorrow"), "/"),
         (None, ("/usr/bin/dmr", "run", "ai/smollm2"), "/"),
         (None, ("/usr/bin/python3.12", "/usr/bin/vllm", "chat"), "/"),
         (None, ("/usr/bin/python3", "server.py"), "/srv/other"),
@@ -215,7 +221,7 @@ def test_only_the_wanted_variables_are_read(host: Host) -> None:
     ],
 )
 def test_values_have_many_spellings(value: str, private: str, *, holds: bool) -> None:
-    """As the runtimes take them."""
+    """Where a runtime is not known to be strict, all of them count."""
     assert is_private(value, private) is holds
 
 
@@ -229,6 +235,9 @@ def test_values_have_many_spellings(value: str, private: str, *, holds: bool) ->
         ("http://127.0.0.1:9/x", "127.0.0.1", 9),
         ("[::1]:9", "::1", 9),
         ("[::]", "::", 11434),
+        ("http://0.0.0.0", "0.0.0.0", 80),
+        ("https://example.org", "example.org", 443),
+        (' "127.0.0.1:9" ', "127.0.0.1", 9),
     ],
 )
 def test_addresses_are_read_as_they_are_set(host: Host, value: str, host_: str, port: int) -> None:
@@ -244,7 +253,8 @@ def test_addresses_are_read_as_they_are_set(host: Host, value: str, host_: str, 
     ("host_", "near"),
     [
         ("0.0.0.0", "127.0.0.1"),
-        ("::", "::1"),
+        ("::", "127.0.0.1"),
+        ("::1", "::1"),
         ("", "127.0.0.1"),
         ("127.0.0.2", "127.0.0.2"),
         ("192.0.2.1", None),
@@ -257,13 +267,15 @@ def test_only_loopback_is_ever_asked(host_: str, near: str | None) -> None:
 
 
 @pytest.fixture
-def api() -> Iterator[tuple[int, list[str]]]:
-    """Serve Ollama's status on loopback; gives the port and what was asked."""
+def api() -> Iterator[tuple[int, list[str], list[str]]]:
+    """Serve Ollama's status on loopback; gives the port, what was asked, and from where."""
     asked: list[str] = []
+    clients: list[str] = []
 
     class Status(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
+            clients.append(str(self.client_address[0]))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps({"cloud": {"disabled": False, "source": "none"}}).encode())
@@ -273,38 +285,119 @@ def api() -> Iterator[tuple[int, list[str]]]:
 
     with HTTPServer(("127.0.0.1", 0), Status) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port, asked
+        yield server.server_port, asked, clients
         server.shutdown()
 
 
 def test_all_places_of_a_switch_are_read_and_its_own_word_wins(
-    host: Host, api: tuple[int, list[str]]
+    host: Host, api: tuple[int, list[str], list[str]]
 ) -> None:
-    """Environment, file in its user's home as it sees it, its interface on loopback."""
-    port, asked = api
-    made = host.process(7, "/usr/bin/ollama", environ={"OLLAMA_NO_CLOUD": "1"})
+    """Environment, file below its $HOME as it sees it, its interface on loopback, from an address of ours."""
+    port, asked, clients = api
+    made = host.process(7, "/usr/bin/ollama", environ={"OLLAMA_NO_CLOUD": "1", "HOME": "/home/o"})
     (made / "root/etc").mkdir(parents=True)
-    (made / "root/etc/passwd").write_text(f"o:x:{os.getuid()}:1:O:/home/o:/bin/sh\n")
+    (made / "root/etc/passwd").write_text(f"o:x:{os.getuid()}:1:O:/wrong:/bin/sh\n")
     (made / "root/home/o/.ollama").mkdir(parents=True)
     (made / "root/home/o/.ollama/server.json").write_text('{"disable_ollama_cloud": true}')
-    places = seen(made, OLLAMA, (Address("0.0.0.0", port, "x"),))["OLLAMA_NO_CLOUD"]
+    places = seen(made, OLLAMA, (Address("0.0.0.0", port, LISTENING),))["OLLAMA_NO_CLOUD"]
     assert [(one.where, one.private) for one in places] == [
         ("environment", True),
         ("~/.ollama/server.json", True),
         ("GET /api/status", False),
     ]
-    assert asked == ["/api/status"]
-    assert not surveys.is_set(places)
-    assert surveys.is_set(places[:2])
+    assert (asked, clients) == (["/api/status"], [ASKER])
+    (switch,) = OLLAMA.switches
+    assert not is_set(switch, places)
+    assert is_set(switch, places[:2])
 
 
-def test_another_network_is_not_asked(host: Host, api: tuple[int, list[str]]) -> None:
-    """Loopback there is another one than here: somebody else would answer."""
+def test_without_a_home_of_its_own_the_users_counts(host: Host) -> None:
+    """By the list of users that the process sees."""
     made = host.process(7, "/usr/bin/ollama")
-    (made / "ns/net").unlink()
-    (made / "ns/net").symlink_to("net:[1]")
-    assert seen(made, OLLAMA, (Address("127.0.0.1", api[0], "x"),))["OLLAMA_NO_CLOUD"] == ()
+    (made / "root/etc").mkdir(parents=True)
+    (made / "root/etc/passwd").write_text(f"o:x:{os.getuid()}:1:O:/home/o:/bin/sh\n")
+    (made / "root/home/o/.ollama").mkdir(parents=True)
+    (made / "root/home/o/.ollama/server.json").write_text('{"disable_ollama_cloud": false}')
+    (place,) = seen(made, OLLAMA, ())["OLLAMA_NO_CLOUD"]
+    assert (place.where, place.private) == ("~/.ollama/server.json", False)
+
+
+@pytest.mark.parametrize(
+    ("source", "address"), [("default", "127.0.0.1"), ("OLLAMA_HOST", "0.0.0.0"), (LISTENING, "::1")]
+)
+def test_only_its_own_sockets_are_asked(
+    host: Host, api: tuple[int, list[str], list[str]], source: str, address: str
+) -> None:
+    """At an address that is only said to be its, a stranger may answer; ::1 has no address to ask from."""
+    made = host.process(7, "/usr/bin/ollama")
+    assert seen(made, OLLAMA, (Address(address, api[0], source),))["OLLAMA_NO_CLOUD"] == ()
     assert api[1] == []
+
+
+def test_the_answer_of_every_profile_is_one_that_no_daemon_tells_of() -> None:
+    """The paths that `tattle targets` asks for are those that the daemon knows as its questions."""
+    asked = {one.api.path for runtime in PROFILES.values() for one in runtime.switches if one.api}
+    assert asked == QUESTIONS
+
+
+def test_listening_sockets_are_found_and_held_against_the_process(host: Host) -> None:
+    """The real address, also of a port that nobody said; other programs' sockets are not its own."""
+    made = host.process(7, "/usr/bin/ollama")
+    with socket.create_server(("127.0.0.2", 0)) as server, socket.create_server(("127.0.0.1", 0)):
+        (made / "fd").mkdir()
+        (made / "fd/3").symlink_to(f"socket:[{os.fstat(server.fileno()).st_ino}]")
+        (made / "fd/4").symlink_to("/dev/null")
+        assert listening([made]) == (Address("127.0.0.2", server.getsockname()[1], LISTENING),)
+    assert listening([made]) == ()
+
+
+@pytest.mark.parametrize(
+    ("spelling", "private", "values"),
+    [
+        (
+            "go, else true",
+            "1",
+            {"1": 1, "banana": 1, "yes": 1, "'0'": 0, " false ": 0, "F": 0, "": 0, "fAlse": 1},
+        ),
+        ("exact", "1", {"1": 1, "true": 0, " 1": 0}),
+        ("exact", "off", {"off": 1, "OFF": 0}),
+        ("python", "true", {"True": 1, "1": 0, "yes": 0, " true": 0}),
+        ("python", "false", {"false": 1, "0": 1, "banana": 1, "TRUE": 0}),
+        ("huggingface", "1", {"1": 1, "yes": 1, "On": 1, "true": 1, "y": 0, "2": 0}),
+        ("llama.cpp", "", {"1": 1, "on": 1, "enabled": 1, "ON": 0, "": 0}),
+    ],
+)
+def test_values_are_read_as_the_runtime_reads_them(
+    spelling: Spelling, private: str, values: dict[str, int]
+) -> None:
+    """Each in its own way: what one takes for yes is no to another."""
+    assert {value: int(is_private(value, private, spelling)) for value in values} == values
+
+
+def test_of_variables_that_stand_in_for_one_another_the_first_that_says_something_counts(host: Host) -> None:
+    """VLLM_DO_NOT_TRACK=0 beats DO_NOT_TRACK=1; an empty one does not. Others do the same beside it."""
+    vllm = PROFILES["vllm"]
+    made = host.process(7, "/usr/bin/python3", environ={"VLLM_DO_NOT_TRACK": "0", "DO_NOT_TRACK": "1"})
+    (place,) = seen(made, vllm, ())["VLLM_DO_NOT_TRACK"]
+    assert (place.where, place.value, place.private) == ("environment", "0", False)
+    (made / "environ").write_text("VLLM_DO_NOT_TRACK=\0DO_NOT_TRACK=1\0DO_NOT_TRACK=0")
+    found = seen(made, vllm, ())
+    assert [(at.where, at.private) for at in found["VLLM_DO_NOT_TRACK"]] == [
+        ("environment DO_NOT_TRACK", True)
+    ]
+    assert [at.private for at in found["HF_HUB_DISABLE_TELEMETRY"]] == [True]
+
+
+def test_what_a_runtime_prefers_decides_alone(host: Host) -> None:
+    """`--usage-stats on` beats USAGE_STATS=off, as the launcher reads them."""
+    tgi = PROFILES["tgi"]
+    words = ("/usr/bin/text-generation-launcher", "--usage-stats", "on")
+    made = host.process(7, *words, environ={"USAGE_STATS": "off"})
+    switch = next(one for one in tgi.switches if one.name == "USAGE_STATS")
+    places = seen(made, tgi, ())["USAGE_STATS"]
+    assert [(at.where, at.private) for at in places] == [("argument", False), ("environment", True)]
+    assert not is_set(switch, places)
+    assert is_set(switch, places[1:])
 
 
 def test_a_pipe_instead_of_the_file_holds_nobody_up(host: Host) -> None:
