@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from tracer import log  # noqa: F401 - before anything else loads structlog
 from tracer.cli.parser import run
 from tracer.errors import TattleError
 from tracer.model.text import escape

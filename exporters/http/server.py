@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 _CLIENT_TIMEOUT_S: Final = 10
 _CLIENTS_MAX: Final = 32  # at a time; a browser opens a handful, a scraper one

@@ -8,7 +8,6 @@ Sources: systemd.io/JOURNAL_NATIVE_PROTOCOL, systemd.journal-fields(7), systemd.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import struct
@@ -18,9 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import structlog
+from structlog.processors import CallsiteParameter
+
+from tracer.model.logline import logline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
 SOCKET: Final = Path("/run/systemd/journal/socket")
 FULL: Final = "journal_full"
@@ -36,7 +39,8 @@ MESSAGE_IDS: Final = {
     "lost": "54e525cf0f6b46318a67d9c2d9657aa0",
     "trouble": "571715aa853a40988e09497bb8546bd5",
 }
-_LEVELS: Final = {logging.CRITICAL: 2, logging.ERROR: ERROR, logging.WARNING: WARNING, logging.DEBUG: DEBUG}
+_LEVELS: Final = {"critical": 2, "error": ERROR, "warning": WARNING, "debug": DEBUG}
+_PLACES: Final = {"pathname": "CODE_FILE", "lineno": "CODE_LINE", "func_name": "CODE_FUNC"}
 _RENAMED: Final = {"comm": "PROCESS", "parent_comm": "PARENT", "ts": "TIME"}
 _PRIORITIES: Final = {"deny": WARNING, "would-deny": NOTICE, "lost": WARNING}
 # Looked for before a line is parsed: a stranger's bytes cannot look so, JSON escapes their quotes.
@@ -89,31 +93,31 @@ class Journal:
         self._socket.close()
 
 
-class LogHandler(logging.Handler):
-    """Sends what a logger is told, and where that was; stderr gets what the journal refuses."""
+class JournalSink:
+    """The last processor of structlog: sends records to the journal; stderr gets what it refuses."""
 
     def __init__(self, journal: Journal) -> None:
-        super().__init__()
         self._journal = journal
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send one record."""
-        fields: dict[str, object] = {
-            "CODE_FILE": record.pathname,
-            "CODE_LINE": record.lineno,
-            "CODE_FUNC": record.funcName,
-            **getattr(record, "journal", {}),
-        }
-        text = self.format(record)
-        if not self._journal.send(text, _LEVELS.get(record.levelno, INFO), fields):
-            sys.stderr.write(f"tattle: {record.levelname}: {text}\n")
+    def __call__(self, _: object, __: str, record: MutableMapping[str, Any]) -> str:
+        """Send one record; DropEvent where the journal has taken it."""
+        text, level = logline(record), record["level"]
+        if self._journal.send(text, _LEVELS.get(level, INFO), _log_fields(record)):
+            raise structlog.DropEvent
+        return f"tattle: {level}: {text}"
 
 
-def trouble(what: str) -> dict[str, dict[str, object]]:
-    """Give the `extra=` of a logging call that tells of an enforcement problem."""
-    fields: dict[str, object] = {"MESSAGE_ID": MESSAGE_IDS["trouble"]}
-    fields |= {"TATTLE_EVENT": "trouble", "TATTLE_TROUBLE": what}
-    return {"journal": fields}
+def _log_fields(record: Mapping[str, Any]) -> dict[str, object]:
+    """Return a record's keys in the journal's spelling, and the place in the code that it comes from."""
+    fields: dict[str, object] = {
+        f"TATTLE_{key.upper()}": value
+        for key, value in record.items()
+        if key not in _PLACES and key not in {"event", "level"}
+    }
+    fields |= {name: record[key] for key, name in _PLACES.items() if key in record}
+    if "trouble" in record:
+        fields |= {"MESSAGE_ID": MESSAGE_IDS["trouble"], "TATTLE_EVENT": "trouble"}
+    return fields
 
 
 def take_over(instance: str) -> Journal | None:
@@ -121,8 +125,17 @@ def take_over(instance: str) -> Journal | None:
     if not (is_stderr() and SOCKET.is_socket()):
         return None
     journal = Journal({"TATTLE_INSTANCE": instance})
-    logging.getLogger().handlers[:] = [LogHandler(journal)]
+    send_to(journal)
     return journal
+
+
+def send_to(journal: Journal) -> None:
+    """Put the journal at the end of structlog's chain, in place of what renders lines."""
+    places = structlog.processors.CallsiteParameterAdder(
+        {CallsiteParameter.PATHNAME, CallsiteParameter.LINENO, CallsiteParameter.FUNC_NAME}
+    )
+    chain = structlog.get_config()["processors"]
+    structlog.configure(processors=[*chain[:-1], places, JournalSink(journal)])
 
 
 class EventTeller:

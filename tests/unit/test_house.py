@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ MAY_IMPORT = {
     "tracer.targets": "errors model host containers bpf runtimes",
     "tracer.policy": "errors model host containers bpf targets",
     "tracer.names": "errors model host policy",
+    "tracer.log": "errors model",
     "tracer.config": "errors model targets policy",
     "tracer.session": "errors model host containers bpf runtimes names targets policy config",
     "tracer.history": "errors model host runtimes names targets policy",
@@ -67,9 +69,9 @@ MAY_IMPORT = {
     "tracer.proof": "errors model host bpf targets session",
     "tracer.daemon": "errors model host containers targets policy config session history "
     "exporters.http exporters.logs exporters.prometheus exporters.pages",
-    "tracer.cli": "errors model host containers bpf runtimes names targets policy config session history "
+    "tracer.cli": "errors model log host containers bpf runtimes names targets policy config session history "
     "proof daemon exporters.logs exporters.pages exporters.terminal",
-    "tracer.__main__": "errors model cli",
+    "tracer.__main__": "errors model log cli",
 }
 ROOMS = 10
 """Modules that a package may have: more is a flat folder again. cli/ has one a command."""
@@ -184,8 +186,9 @@ def test_ctypes_stay_behind_one_door(path: Path) -> None:
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
 def test_dependencies_are_the_declared_ones(path: Path) -> None:
     """What is imported is the standard library or stands in pyproject.toml."""
-    declared = {"argcomplete", "cryptography", "dnslib", "msgspec", "prometheus_client", "pyroute2"}
-    declared |= {"rich", "rich_argparse", "tracer", "exporters"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=! ]", one)[0].replace("-", "_") for one in project["dependencies"]}
+    declared |= {"tracer", "exporters"}
     declared |= {"bcc"} if path.stem == "bcc" else set()  # the distribution's, where it is installed
     roots = {module.split(".")[0] for module in imports(path)}
     assert not roots - declared - sys.stdlib_module_names
@@ -276,3 +279,11 @@ def test_nothing_is_skipped(path: Path) -> None:
 def test_files_stay_readable(path: Path) -> None:
     """Split by noun before 500 lines."""
     assert len(path.read_text().splitlines()) < 500
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name_of)
+def test_logging_is_structlogs(path: Path) -> None:
+    """Records have fields: a text with values in it cannot be searched, and is no JSON."""
+    if name_of(path) == "tracer.log":
+        return
+    assert "logging" not in set(imports(path)), f"{path.name}: log = structlog.get_logger(...)"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import sys
 from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from tracer import config
 from tracer.bpf.engine import Engine
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from tracer.host.cgroups import InstancePaths
     from tracer.policy.enforcement import Blocked
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 
 def block(instance: str, policy: Policy, engine: str | None = None) -> int:
@@ -75,7 +76,7 @@ def _loaded(instance: str, made_by: str | None, lack: str) -> Iterator[Enforceme
     def prepare(engine: Engine) -> None:
         found.append(enforcement_of(engine))
         for error in found[0].restore(None):
-            log.error("not enforced: %s; %s", error.message, error.hint)
+            log.error("not enforced", error=error.message, hint=error.hint)
 
     try:
         settings = config.load(None)
@@ -116,7 +117,7 @@ def tell_daemon(instance: str) -> None:
     except DaemonAbsent:
         return
     except TattleError as error:
-        log.warning("the daemon has not taken notice: %s", error.message)
+        log.warning("the daemon has not taken notice", error=error.message)
 
 
 def _account(instance: str, policy: Policy, done: Blocked) -> str:

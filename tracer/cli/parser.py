@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import os
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from tracer import __version__
 from tracer.errors import UsageError
+from tracer.log import FORMATS, TEXT, configure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +96,9 @@ def build(names: Sequence[str] = COMMANDS, *, pretty: bool = False) -> argparse.
     common.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="tracebacks and more log"
     )
+    common.add_argument(
+        "--log-format", choices=FORMATS, default=argparse.SUPPRESS, help="of what is logged; default: text"
+    )
     parser = _Parser(
         prog="tattle",
         description="Tells on programs that phone home: who on this host sends how much to whom.",
@@ -150,11 +152,7 @@ def run(words: list[str]) -> int:
     arguments.words = command
     arguments.instance = getattr(arguments, "instance", "tattle")
     arguments.debug = getattr(arguments, "debug", False)
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.debug else logging.INFO,
-        format="tattle: %(levelname)s: %(message)s",
-        stream=sys.stderr,
-    )
+    configure(getattr(arguments, "log_format", TEXT), debug=arguments.debug)
     if not hasattr(arguments, "run"):
         build(pretty=True).print_help()
         return UsageError.exit_code

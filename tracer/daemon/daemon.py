@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import select
 import selectors
 import signal
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import structlog
 
 from exporters.http import auth, listener
 from exporters.logs import journald
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tracer.history.recorder import Recorder
     from tracer.host.cgroups import InstancePaths
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 DRAIN_S: Final = 0.05  # with a log or a watcher: events come at most so late
 QUIET_S: Final = 0.2  # the same, where none has come for `BUSY_S`
@@ -260,7 +260,7 @@ class Daemon:
     def _greet(self) -> None:
         missing = self._core.engine.missing
         for hook in missing:
-            log.warning("hook %s is missing: what it sees is not counted", hook)
+            log.warning("a hook is missing: what it sees is not counted", hook=hook)
         instance = "" if self._options.instance == "tattle" else f" --instance {self._options.instance}"
         sys.stderr.write(
             f"tattle: {len(self._core.engine.hooks()) - len(missing)} hooks attached,"
@@ -310,10 +310,10 @@ class Daemon:
         now = self.ill()
         for what in now:
             if what not in self._troubles:
-                log.error("%s", what, extra=journald.trouble(what))
+                log.error(what, trouble=what)
         for what in self._troubles:
             if what not in now:
-                log.info("no longer: %s", what)
+                log.info("no longer", problem=what)
         self._troubles = now
 
     def _pump(self, *, listening: bool) -> None:
@@ -351,7 +351,7 @@ class Daemon:
             self._core.targeting.find(fresh.targets, absent_ok=True)
             self._relog(fresh)
         except TattleError as error:
-            log.error("the old configuration stays: %s; %s", error.message, error.hint)  # noqa: TRY400 - no traceback
+            log.error("the old configuration stays", error=error.message, hint=error.hint)  # noqa: TRY400 - no traceback
         else:
             self._take(fresh)
             self._police(fresh)
@@ -364,7 +364,7 @@ class Daemon:
             self._core.restore(fresh.policies())
             self._core.retarget(fresh.targets)
         except TattleError as error:
-            log.error("targets and policies stay as they are: %s; %s", error.message, error.hint)  # noqa: TRY400 - no traceback
+            log.error("targets and policies stay as they are", error=error.message, hint=error.hint)  # noqa: TRY400
 
     def _relog(self, fresh: config.Config) -> None:
         if fresh.log_file == self._settings.log_file and self._log is not None:
@@ -378,12 +378,12 @@ class Daemon:
     def _take(self, fresh: config.Config) -> None:
         for name in _FIXED:
             if getattr(fresh, name) != getattr(self._settings, name):
-                log.warning("%s has changed: restart tattle to have it applied", name)
+                log.warning("a setting has changed: restart tattle to have it applied", setting=name)
         maps = self._core.engine.maps
         maps.settings = maps.settings._replace(loopback=int(fresh.observe.loopback))
         self._book.max_destinations = fresh.metrics.max_destinations
         if fresh.labels.pid != self._settings.labels.pid:
-            log.warning("labels.pid has changed: restart tattle to have it applied")
+            log.warning("a setting has changed: restart tattle to have it applied", setting="labels.pid")
         self._settings = fresh
 
     def _answer(self, question: dict[str, Any], client: Client) -> Iterator[bytes]:

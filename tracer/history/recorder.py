@@ -6,13 +6,14 @@ only. What cannot be written stays a difference, since the marks do not move: it
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import structlog
 
 from tracer.errors import KernelError
 from tracer.history.store import COUNTERS, HOUR_NS, Batch, Mark, Part, Place, Store, set_aside, spoiled
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tracer.model.rows import FlowRow
     from tracer.session.flows import Accounts
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 LOOK_S: Final = 5.0
 LOOK_MAX_S: Final = 60.0
@@ -42,6 +43,8 @@ _LOSS: Final = b"loss/"  # begins the mark of a loss counter; those of flows are
 _SECOND: Final = 1_000_000_000
 _DAY_H: Final = 24
 _ZERO: Final[dict[str, Any]] = dict.fromkeys(COUNTERS, 0)
+
+_UNWRITTEN: Final = "the history cannot be written now; what has come waits"
 
 
 class Pile:
@@ -141,7 +144,7 @@ class Recorder:
             to_turn = (HOUR_NS - time.time_ns() % HOUR_NS) / _SECOND
             self._stop.wait(min(rest, to_turn))
         if not self.look(over=True):
-            log.error("the history %s ends before this run does", self._path)
+            log.error("the history ends before this run does", file=str(self._path))
         self._forget_store()
 
     # A look
@@ -193,7 +196,9 @@ class Recorder:
     def _failed(self, why: str) -> None:
         self._accounts.count_lost("history_unwritten", 1)
         if why != self._trouble:
-            log.error("the history %s cannot be written now: %s; what has come waits", self._path, why)
+            log.error(
+                "the history cannot be written now; what has come waits", file=str(self._path), error=why
+            )
         self._trouble = why
 
     def _find(self, now_ns: int, born_ns: int, seen: set[bytes]) -> _Found:
@@ -394,7 +399,9 @@ class Recorder:
         except OSError:
             return False
         self._accounts.count_lost("history_reset", 1)
-        log.error("the history %s is spoiled (%s): it is %s now, a new one begins", self._path, error, aside)
+        log.error(
+            "the history is spoiled; a new one begins", file=str(self._path), aside=str(aside), error=error
+        )
         return True
 
     def _prune(self, store: Store) -> None:

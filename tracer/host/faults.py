@@ -7,13 +7,14 @@ that meets it goes on without what could not be had, and tries again by a plan o
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Final
 
+import structlog
+
 from tracer.model.text import escape
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 _OPEN_MAX: Final = 256  # objects of which a fault is remembered
 _WHY_MAX: Final = 200  # characters
@@ -36,7 +37,7 @@ class Faults:
             if len(self._open) < _OPEN_MAX or (part, what) in self._open:
                 self._open[part, what] = why
         if not known:
-            log.warning("%s: %s: %s; tried again", part, escape(what), why)
+            log.warning("out of reach, tried again", part=part, what=what, error=why)
 
     def well(self, part: str, what: str) -> None:
         """Note that `what` works; logged where it did not before."""
@@ -45,7 +46,7 @@ class Faults:
         with self._lock:
             was = self._open.pop((part, what), None)
         if was is not None:
-            log.info("%s: %s works again (%s)", part, escape(what), was)
+            log.info("works again", part=part, what=what, was=was)
 
     def counts(self) -> dict[str, int]:
         """Return how many faults each part has had."""

@@ -8,9 +8,10 @@ the way leaves the old policy as it was.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import structlog
 
 from tracer.errors import HostError, KernelError, TargetRefused, TattleError, UsageError
 from tracer.host import cgroups, resolv_conf
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from tracer.host.resolv_conf import Resolvers
     from tracer.targets.finder import Finder, Selector, TargetBook
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 HOOKS: Final = ("connect4", "connect6", "sendmsg4", "sendmsg6", "ingress", "egress", "cgroup_mkdir")
 """Without one of these no promise can be made. Each has the name of its program."""
@@ -329,7 +330,7 @@ class Enforcement:
             if error.errno != errno.E2BIG:
                 raise
             # The kernel half then looks for a target above it; `active` says that it is not sure.
-            log.warning("no room for cgroup %s: raise limits.cgroups", escape(path))
+            log.warning("no room for a cgroup", cgroup=path, hint="raise limits.cgroups")
 
     def _leave(self, number: int, kept: Iterable[str]) -> None:
         keep = set(map(os.fsencode, kept))

@@ -5,9 +5,10 @@ A connect asks the kernel itself (bpf/connect.bpf.h, `binds_to`): no table has t
 
 from __future__ import annotations
 
-import logging
 import struct
 from typing import TYPE_CHECKING
+
+import structlog
 
 from tracer.bpf import libbpf
 from tracer.errors import KernelError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tracer.bpf.abi import Abi
     from tracer.bpf.maps.tables import Maps
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 
 class OwnAddresses:
@@ -49,5 +50,7 @@ class OwnAddresses:
                 libbpf.update(self._fd, key, struct.pack("<I", 1))
         except KernelError as error:
             if not self._said_full:
-                log.warning("not all addresses of this host are known to the kernel half: %s", error.message)
+                log.warning(
+                    "not all addresses of this host are known to the kernel half", error=error.message
+                )
             self._said_full = True

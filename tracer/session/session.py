@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import structlog
 
 from tracer import config
 from tracer.bpf.engine import Engine, EngineOptions
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from tracer.runtimes.profiles import Runtime
     from tracer.targets.finder import Target
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 LOSSES_EVERY_S: Final = 1.0
 BATCH: Final = 512  # events that are text at the same time: a full ring would be 25 MB of it
@@ -143,7 +144,7 @@ class Core:
         """Put the policies that are kept, and those of the configuration, in force; log what fails."""
         failures = self.enforcement.restore(configured) if self.enforcement else []
         for error in failures:
-            log.error("not enforced: %s; %s", error.message, error.hint)
+            log.error("not enforced", error=error.message, hint=error.hint)
         return failures
 
     def cut(self) -> None:
@@ -151,7 +152,7 @@ class Core:
         if self.enforcement is not None:
             for one in self.enforcement.saved().values():
                 if count := self.enforcement.cut(one.policy):
-                    log.info("%s: %d open connections cut", escape(one.policy.target), count)
+                    log.info("open connections cut", target=one.policy.target, connections=count)
 
     def retarget(self, texts: Iterable[str]) -> None:
         """Make the kernel's tables say that these are watched, beside those that have a policy.
@@ -230,7 +231,7 @@ class Core:
     def _tell_refusal(self, one: Refused) -> None:
         command = self._allowing(one)
         if command is not None:
-            log.warning("%s: refused %s; to allow it: %s", escape(one.target), escape(one.name), command)
+            log.warning("name refused", target=one.target, name=one.name, hint=f"to allow it: {command}")
 
     def tidy(self) -> None:
         """Make room in the kernel's tables, and follow what has changed on the host."""

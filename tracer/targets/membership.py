@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
+
+import structlog
 
 from tracer.errors import HostError
 from tracer.host.cgroups import members
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from tracer.model.process import ProcessInfo
     from tracer.model.rows import CgroupRow
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 
 class Targeting:
@@ -39,7 +40,7 @@ class Targeting:
                 cgroups = self._finder.expected(selector) if absent_ok else ()
                 if not absent_ok or not cgroups:
                     raise
-                log.warning("target %s: %s; awaited at %s", text, error.message, ", ".join(cgroups))
+                log.warning("target is awaited", target=text, cgroups=", ".join(cgroups), error=error.message)
             found.append(Target(text, self._book.number(text), cgroups))
         return tuple(found)
 

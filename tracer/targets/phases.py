@@ -7,14 +7,14 @@ asked to see until now.
 
 from __future__ import annotations
 
-import logging
 import struct
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import structlog
+
 from tracer.bpf import inventory, libbpf
 from tracer.errors import KernelError
-from tracer.model.text import escape
 from tracer.runtimes.profiles import runtimes
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tracer.bpf.engine import Engine
     from tracer.runtimes.profiles import PhaseRule, Runtime
 
-log = logging.getLogger("tattle")
+log = structlog.get_logger("tattle")
 
 MAPS: Final = ("api_paths", "phased", "phases")
 _IN_FLIGHT: Final = ("inference", "pull", "account")  # the first that has a request is the phase: phase_of()
@@ -169,6 +169,8 @@ class Phases:
             return listeners | inventory.take_in_targets(self._maps, self._abi, *program, fresh)
         except KernelError as error:
             log.warning(
-                "what was open in new targets before is not seen: %s; restart tattle", escape(error.message)
+                "what was open in new targets before is not seen",
+                error=error.message,
+                hint="restart tattle",
             )
             return dict.fromkeys(fresh, 1)  # it listens, or will: never `startup` for good

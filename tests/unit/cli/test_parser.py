@@ -133,9 +133,9 @@ def test_status_of_nothing_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_daemon_stays_small() -> None:
     """Neither parsing nor the daemon's own modules load what only printing needs."""
     code = (
-        "import sys; import tracer.daemon.daemon\n"
+        "import sys; import tracer.log, tracer.daemon.daemon\n"
         "from tracer.cli.parser import parse; parse(['run'])\n"
-        "print([name for name in sys.modules if name.split('.')[0] in ('rich', 'asyncio', 'argcomplete')])"
+        "print([name for name in sys.modules if name.split('.')[0] in ('rich', 'argcomplete')])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.container_engine import ContainerEngine
 from tracer.containers import sources
@@ -90,17 +91,18 @@ def test_a_name_is_known_when_its_container_is_made(
 
 @pytest.mark.parametrize("mood", ["hang", "garbage", "error", "hangup"])
 def test_an_engine_that_fails_is_told_once_and_tried_again(
-    engine: ContainerEngine, engines: ContainerEngines, mood: str, caplog: pytest.LogCaptureFixture
+    engine: ContainerEngine, engines: ContainerEngines, mood: str
 ) -> None:
     """One line, counts, no answer remembered; what it would tell is undecided until it is well again."""
     engine.mood = mood
     engine.create(ID, "oll", "ollama/ollama")
-    engines.start(lambda: None)
-    until(lambda: engines.faults.counts().get("docker", 0) >= 2)
-    with pytest.raises(Undecided):
-        engines.decide(AT)
+    with capture_logs() as logged:
+        engines.start(lambda: None)
+        until(lambda: engines.faults.counts().get("docker", 0) >= 2)
+        with pytest.raises(Undecided):
+            engines.decide(AT)
     assert engines.mute() == [str(engine.path)]
-    assert len([record for record in caplog.records if str(engine.path) in record.getMessage()]) == 1
+    assert len([record for record in logged if record["what"] == str(engine.path)]) == 1
     engine.mood = "well"
     until(lambda: name(engines) == "oll")
     until(lambda: not engines.faults.now())

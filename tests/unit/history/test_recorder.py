@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.support.fakes import flow
 from tests.support.recorder import HOUR, MINUTE, SECOND, Clock, Scene, during_the_write
@@ -363,7 +364,7 @@ def test_losses_are_told_by_hour(scene: Scene) -> None:
     assert scene.losses() == {"flows_full": 6, "history_full": 3}
 
 
-def test_a_full_disk_delays_and_loses_nothing(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_delays_and_loses_nothing(scene: Scene) -> None:
     """It is said once, counted each time, and all is there when there is room again."""
     scene.move(100)
     scene.recorder.look()
@@ -371,30 +372,31 @@ def test_a_full_disk_delays_and_loses_nothing(scene: Scene, caplog: pytest.LogCa
     scene.recorder._store._pragma("max_page_count = 1")
     for number in range(300):
         scene.move(10, remote_port=1000 + number)
-    with caplog.at_level("INFO", "tattle"):
+    with capture_logs() as logs:
         assert not scene.recorder.look()
         scene.clock.now += 2 * MINUTE
         scene.settle()
         assert not scene.recorder.look()
         scene.recorder._store._pragma("max_page_count = 100000")
         assert scene.recorder.look()
-    assert [record.getMessage().split(": ")[-1] for record in caplog.records] == [
-        "database or disk is full; what has come waits",
-        "the history is written again, nothing is missing from it",
+    assert [(record["event"], record.get("error")) for record in logs] == [
+        ("the history cannot be written now; what has come waits", "database or disk is full"),
+        ("the history is written again, nothing is missing from it", None),
     ]
     assert (scene.total(), scene.losses()["history_unwritten"]) == (3100, 2)
 
 
-def test_a_spoiled_file_is_put_aside(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_spoiled_file_is_put_aside(scene: Scene) -> None:
     """A new one begins, with all that the kernel still knows; the loss is counted in it."""
     scene.path.write_bytes(b"no database, " * 1000)
     scene.move(100)
-    assert scene.recorder.look()
+    with capture_logs() as logs:
+        assert scene.recorder.look()
     scene.move(11)
     assert scene.recorder.look()
     assert (scene.total(), scene.losses()) == (111, {"history_reset": 1})
     assert scene.path.with_name(f"{FILE}.broken").read_bytes().startswith(b"no database")
-    assert "is spoiled" in caplog.text
+    assert [record["event"] for record in logs] == ["the history is spoiled; a new one begins"]
 
 
 def test_a_disk_that_spoils_everything_is_said(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,15 +427,14 @@ def test_a_file_that_somebody_removed_begins_anew(scene: Scene) -> None:
     assert scene.total() == 111
 
 
-def test_a_folder_that_cannot_be_written_is_said(
-    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_that_cannot_be_written_is_said(scene: Scene, tmp_path: Path) -> None:
     """And does not end the daemon."""
     (tmp_path / "blocked").write_text("a file where a folder should be")
     scene.recorder._path = tmp_path / "blocked" / FILE
     scene.move(100)
-    assert not scene.recorder.look()
-    assert "cannot be written now" in caplog.text
+    with capture_logs() as logs:
+        assert not scene.recorder.look()
+    assert [record["event"] for record in logs] == ["the history cannot be written now; what has come waits"]
     scene.recorder._path = scene.path
     assert scene.recorder.look()
     assert scene.total() == 100

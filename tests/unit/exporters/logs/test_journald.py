@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import struct
@@ -10,9 +9,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from exporters.logs import journald as journal
-from exporters.logs.journald import BURST, EventTeller, Journal, LogHandler, is_stderr, trouble
+from exporters.logs.journald import BURST, EventTeller, Journal, is_stderr, send_to
+from tracer.log import configure
 from tracer.model.jsonlines import encode
 from tracer.model.records import EVENT_KEYS, lost_json
 
@@ -158,20 +159,22 @@ def test_the_log_goes_there_with_its_level(
     journald: Journald, sink: Journal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the daemon says has priority and place, a problem its own id; what is refused is on stderr."""
-    log = logging.getLogger("tattle.test_journal")
-    log.propagate = False
-    log.setLevel(logging.INFO)
-    log.addHandler(LogHandler(sink))
-    log.error("hook %s is not attached", "egress", extra=trouble("hook egress is not attached"))
-    log.info("read again")
+    configure("text", debug=False)
+    send_to(sink)
+    log = structlog.get_logger("tattle")
+    log.error("hook egress is not attached", trouble="hook egress is not attached")
+    log.info("read again", file="/etc/tattle/tattle.toml")
     problem, info = journald.entries()
     assert (problem["PRIORITY"], info["PRIORITY"]) == ("3", "6")
     assert problem["MESSAGE"] == problem["TATTLE_TROUBLE"] == "hook egress is not attached"
     assert problem["MESSAGE_ID"] == journal.MESSAGE_IDS["trouble"]
     assert problem["CODE_FILE"].endswith("test_journald.py")
+    assert info["MESSAGE"] == "read again file=/etc/tattle/tattle.toml"
+    assert info["TATTLE_FILE"] == "/etc/tattle/tattle.toml"
     journald.socket.close()
     log.warning("nobody listens")
-    assert capsys.readouterr().err == "tattle: WARNING: nobody listens\n"
+    assert capsys.readouterr().err == "tattle: warning: nobody listens\n"
+    configure("text", debug=False)
 
 
 def test_stderr_is_known_by_device_and_inode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
