@@ -18,8 +18,8 @@ else:
     sys.modules["rich"] = _RICH
 
 from tracer.model.jsonlines import encode  # noqa: E402 - likewise
-from tracer.model.logline import logline  # noqa: E402
 from tracer.model.records import timestamp  # noqa: E402
+from tracer.model.text import logline  # noqa: E402
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger

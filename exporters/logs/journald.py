@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from structlog.processors import CallsiteParameter
 
-from tracer.model.logline import logline
+from tracer.model.text import logline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping

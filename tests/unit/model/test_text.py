@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.model.logline import logline
+from tracer.model.text import logline
 
 
 def test_a_line_says_what_why_and_what_helps() -> None:
