@@ -127,6 +127,8 @@ enum loss_reason {
 enum flow_flags {
 	FLOW_VIA_LOOPBACK = 1, /* left by the loopback device: the remote address is the host's own */
 	FLOW_PREEXISTING = 2,  /* has traffic of a socket that was open before tattle started */
+	FLOW_OVERLAP = 4,      /* some of it passed while requests of several phases were in flight: it may be
+				  another's */
 };
 
 /* How the packets of a socket find their flow. */
@@ -146,6 +148,8 @@ enum socket_flags {
 	SOCKET_ASK_AGAIN = 128, /* sendmsg to `asked` was allowed this once */
 	SOCKET_LOOPBACK = 64,	/* somebody asked to see its loopback traffic */
 	SOCKET_NAMED = 256,	/* its server's name was seen and may be spoken to */
+	SOCKET_SENT_TO = 512,	/* `sent_to` is known */
+	SOCKET_INNER = 1024,	/* a child of its client's serves it: the client's own client is waiting */
 };
 
 /* What a socket's packets need beside being counted. */
@@ -157,6 +161,7 @@ enum care {
 	CARE_PHASE = 16, /* of a target whose phases are known */
 	CARE_TALK = 32,	 /* its peer speaks to the API of such a target */
 	CARE_HOST = 64,	 /* allowed as long as its peer's address is this host's */
+	CARE_END = 128,	 /* older than we are and accepted: its packets tell when it ends */
 };
 
 enum cgroup_flags {
@@ -210,7 +215,16 @@ struct flow_key {
 	__u8 reserved[3];
 };
 
-/* Value of `flows`. Bytes are bytes of IP packets, headers included. */
+/*
+ * Address of the row of process 0 that sums up what the kernel sends by itself (resets of closed ports,
+ * ICMP): 100::/64, where no packet goes (RFC 6666), with an enum scope_bit behind it for all that is there.
+ */
+enum sum_address { SUM_PREFIX = 0x0100 };
+
+/*
+ * Value of `flows`. Bytes are bytes of IP packets, headers included. Payload is what TCP carries, each byte
+ * once however often it is sent, and what datagrams carry: see payload.bpf.h.
+ */
 struct flow {
 	__u64 attempts;
 	__u64 established;
@@ -221,6 +235,7 @@ struct flow {
 	__u64 bytes_in;
 	__u64 packets_out;
 	__u64 packets_in;
+	__u64 payload_out;
 	__u64 denials_reported; /* denied + would_deny as the last event `deny` had it */
 	__u64 denial_ns;	/* when that was */
 	__u64 first_ns;		/* CLOCK_BOOTTIME */
@@ -235,6 +250,7 @@ struct counters {
 	__u64 bytes_in;
 	__u64 packets_out;
 	__u64 packets_in;
+	__u64 payload_out;
 };
 
 /* What a flow owes to one socket and does not have yet. */
@@ -245,8 +261,8 @@ struct fresh {
 };
 
 /*
- * Value of `slots`: the counters of one socket that has one peer. Two cache lines, which no other
- * socket shares.
+ * Value of `slots`: the counters of one socket that has one peer. What its packets add to lies more than a
+ * cache line away from what another socket's do.
  */
 struct slot {
 	struct flow_key flow;
@@ -278,14 +294,15 @@ struct socket_state {
 	__u8 care;	  /* enum care */
 	__u8 hello_seen;  /* packets of data that were looked at */
 	__u16 hello_left; /* bytes of a ClientHello that are still to come */
-	__u8 reserved[2];
+	__u8 own_phase;	  /* of the requests that this connection serves, see socket.bpf.h; 0: not known */
+	__u8 reserved;
 	__u32 target;	     /* of the socket's own cgroup, as of `generation` */
 	__u32 name;	     /* the rule by name that has let it pass, see struct name_rules */
 	__u32 foreign_until; /* CLOCK_BOOTTIME, seconds: `asked` is no address of this host, a packet has
 				shown */
 	__u32 held_target;   /* whose opening this connection keeps; 0: none */
 	__u32 held_name;     /* and by which name */
-	__u32 reserved_too;
+	__u32 sent_to;	     /* TCP's sequence number behind the payload that was sent, with SOCKET_SENT_TO */
 };
 
 /* Key and value of `handshakes`: packets of a connection that nobody accepted yet. */
@@ -473,6 +490,7 @@ struct phased {
 struct phase_state {
 	__u64 listening_ns;	    /* CLOCK_BOOTTIME, of the first listening socket; 0: before us */
 	__u32 inflight[PHASE_ROOM]; /* requests, by the phase that their path tells */
+	__u32 inner[PHASE_ROOM];    /* likewise, of the target's own processes to their children */
 	__u32 listeners;	    /* sockets, beside those that user space counted; may be below zero */
 	__u32 answers;		    /* 1: requests come, though no socket of its own listens */
 };
@@ -493,7 +511,8 @@ struct asked {
 	__u32 target;
 	__u8 phase;
 	__u8 head_only; /* HEAD: the response has no body, RFC 9110 9.3.2 */
-	__u16 reserved;
+	__u8 inner;	/* counted as such */
+	__u8 reserved;
 };
 
 /* Where we are in an HTTP message, see http.bpf.h. */
@@ -531,6 +550,8 @@ struct talk {
 enum usage {
 	USAGE_PORTED_MADE = 0, /* written by the kernel half only */
 	USAGE_PORTED_GONE = 1, /* written by the user half only, as it deletes them */
+	USAGE_MPTCP_OLDER =
+		2, /* 1: the inventory has found MPTCP sockets; of their subflows nobody has told us */
 	USAGES,
 };
 
@@ -546,6 +567,8 @@ struct descriptor {
 	__u64 inode;   /* of the socket, as fstat() tells it */
 	__u32 tgid;    /* as the initial pid namespace has it */
 	__u32 fd;
+	__u32 counted; /* of an MPTCP listener: the target under which it is counted; 0: it is not */
+	__u32 reserved;
 };
 
 /* What the ring `events` carries; all records have this one size. */
@@ -601,7 +624,7 @@ ABI_SIZE(struct process_key, 48);
 ABI_SIZE(struct process, 48 + 8 + COMM_LEN + CGROUP_PATH_LEN + 8 + EXE_LEN);
 ABI_SIZE(struct cgroup_entry, 8 + CGROUP_PATH_LEN);
 ABI_SIZE(struct flow_key, 32);
-ABI_SIZE(struct flow, 112);
+ABI_SIZE(struct flow, 120);
 ABI_SIZE(struct policy, 64);
 ABI_SIZE(struct name_key, 128);
 ABI_SIZE(struct name_rules, 8 + 4 + 8 * RULE_PORTS + 4);
@@ -609,19 +632,19 @@ ABI_SIZE(struct lookup, 32);
 ABI_SIZE(struct rule_key, 24);
 ABI_SIZE(struct rules, 4 + 8 * RULE_PORTS);
 ABI_SIZE(struct peer_key, 32);
-ABI_SIZE(struct slot, 128);
+ABI_SIZE(struct slot, 144);
 ABI_SIZE(struct socket_state, 136);
 ABI_SIZE(struct opening, 16 * OPENINGS);
 ABI_SIZE(struct lookups, 32 * LOOKUPS + 32);
 ABI_SIZE(struct pieces, 16 + PIECES_ROOM + PIECE_LEN);
 ABI_SIZE(struct handshake_key, 32);
 _Static_assert((int)PHASES <= (int)PHASE_ROOM, "each phase has its count");
-ABI_SIZE(struct phase_state, 48);
+ABI_SIZE(struct phase_state, 80);
 ABI_SIZE(struct api_path_key, 72);
 ABI_SIZE(struct message, 40);
 ABI_SIZE(struct talk, 24 + 2 * 40 + 16 * TALK_DEPTH);
-ABI_SIZE(struct handshake, 48);
-ABI_SIZE(struct descriptor, 24);
+ABI_SIZE(struct handshake, 56);
+ABI_SIZE(struct descriptor, 32);
 ABI_SIZE(struct event, 112);
 ABI_SIZE(struct sample, 72);
 

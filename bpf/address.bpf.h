@@ -240,4 +240,9 @@ static __always_inline __u32 header_bytes(struct __sk_buff *skb)
 	return transport_header(skb) & 0xffff;
 }
 
+static __always_inline bool has_payload(struct __sk_buff *skb)
+{
+	return skb->len > header_bytes(skb);
+}
+
 #endif /* TATTLE_ADDRESS_BPF_H */

@@ -140,6 +140,7 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 		return true;
 	}
 	open_fixed(state, remote, peer.port, peer.proto, identify(target), phase_of(target));
+	state->own_phase = only_phase(busy_phases(target));
 	if (datagrams)
 		return true;
 	state->asked_target = target;

@@ -13,16 +13,27 @@
 
 #include "address.bpf.h"
 
-static __always_inline void count(struct counters *to, __u64 bytes, __u64 packets, bool out)
+/* What one packet of a socket adds, which may be several on the wire. */
+struct amount {
+	__u64 bytes;
+	__u64 packets;
+	__u64 payload; /* 0 of what comes in */
+};
+
+static __always_inline void count(struct counters *to, const struct amount *amount, bool out)
 {
-	add(out ? &to->bytes_out : &to->bytes_in, bytes);
-	add(out ? &to->packets_out : &to->packets_in, packets);
+	add(out ? &to->bytes_out : &to->bytes_in, amount->bytes);
+	add(out ? &to->packets_out : &to->packets_in, amount->packets);
+	if (amount->payload)
+		add(&to->payload_out, amount->payload);
 }
 
-static __always_inline void count_flow(struct flow *flow, __u64 bytes, __u64 packets, bool out)
+static __always_inline void count_flow(struct flow *flow, const struct amount *amount, bool out)
 {
-	add(out ? &flow->bytes_out : &flow->bytes_in, bytes);
-	add(out ? &flow->packets_out : &flow->packets_in, packets);
+	add(out ? &flow->bytes_out : &flow->bytes_in, amount->bytes);
+	add(out ? &flow->packets_out : &flow->packets_in, amount->packets);
+	if (amount->payload)
+		add(&flow->payload_out, amount->payload);
 }
 
 /* The element that takes the traffic of flows for which there is no room. */
@@ -131,6 +142,7 @@ checked_once int fold(__u32 index)
 	folded->bytes_in += move(&fresh->bytes_in, &flow->bytes_in);
 	folded->packets_out += move(&fresh->packets_out, &flow->packets_out);
 	folded->packets_in += move(&fresh->packets_in, &flow->packets_in);
+	folded->payload_out += move(&fresh->payload_out, &flow->payload_out);
 	flow->last_ns = coarse_now();
 	if (slot->first_ns < flow->first_ns)
 		flow->first_ns = slot->first_ns;
@@ -190,15 +202,13 @@ static __noinline __u32 super_bytes(struct __sk_buff *skb, __u32 segments)
 	return skb->len - jumbo + (segments - 1) * (header_bytes(skb) - jumbo);
 }
 
-static __always_inline __u64 wire_bytes(struct __sk_buff *skb, __u64 *packets)
+static __always_inline void measure_wire(struct __sk_buff *skb, struct amount *amount)
 {
 	__u32 segments = skb->gso_segs;
 
-	*packets = 1;
-	if (segments < 2)
-		return skb->len;
-	*packets = segments;
-	return super_bytes(skb, segments);
+	amount->packets = segments < 2 ? 1 : segments;
+	amount->bytes = segments < 2 ? skb->len : super_bytes(skb, segments);
+	amount->payload = 0;
 }
 
 #endif /* TATTLE_FLOW_BPF_H */

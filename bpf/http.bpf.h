@@ -106,7 +106,7 @@ static __always_inline void tell_over(const struct socket_state *state, const st
 }
 
 /* Into the queue. False: the connection is over, or nobody can wait for so many answers. */
-static __always_inline bool ask(struct talk *talk, __u32 target, __u32 phase, bool headless)
+static __always_inline bool ask(struct talk *talk, __u32 target, __u32 phase, bool headless, bool inner)
 {
 	__u64 now = bpf_ktime_get_boot_ns();
 	bool room;
@@ -120,11 +120,12 @@ static __always_inline bool ask(struct talk *talk, __u32 target, __u32 phase, bo
 		last->target = target;
 		last->phase = phase;
 		last->head_only = headless;
+		last->inner = inner;
 		talk->waiting++;
 	}
 	bpf_spin_unlock(&talk->lock);
 	if (room)
-		request_up(target, phase);
+		request_up(target, phase, inner);
 	return room;
 }
 
@@ -144,8 +145,9 @@ static __noinline bool over(struct talk *talk, const struct socket_state *state,
 	bpf_spin_unlock(&talk->lock);
 	if (!any)
 		return false;
-	request_down(was.target, was.phase);
-	tell_over(state, &was, cookie);
+	request_down(was.target, was.phase, was.inner);
+	if (!was.inner)
+		tell_over(state, &was, cookie);
 	return true;
 }
 
@@ -300,10 +302,12 @@ checked_once __u32 request_at(struct __sk_buff *skb, __u32 at)
 	key.target = state->target;
 	found = map_lookup(api_paths, &key);
 	phase = found ? *found : PHASE_IDLE;
-	if (!ask(talk, state->target, phase, text >> 24 == TEXT('H', 'E', 'A', 'D', ' ', 0, 0, 0) >> 24))
+	if (!ask(talk, state->target, phase, text >> 24 == TEXT('H', 'E', 'A', 'D', ' ', 0, 0, 0) >> 24,
+		 state->flags & SOCKET_INNER))
 		return 0;
 	length = cut_line(key.text, method);
-	tell_request(skb, state, key.text, length, phase);
+	if (!(state->flags & SOCKET_INNER))
+		tell_request(skb, state, key.text, length, phase);
 	return method;
 }
 

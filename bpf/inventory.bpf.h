@@ -6,7 +6,7 @@
 #ifndef TATTLE_INVENTORY_BPF_H
 #define TATTLE_INVENTORY_BPF_H
 
-#include "process.bpf.h"
+#include "mptcp.bpf.h"
 
 enum { S_IFMT = 0170000, S_IFSOCK = 0140000 }; /* include/uapi/linux/stat.h */
 
@@ -19,6 +19,7 @@ struct inode {
 
 struct file___inventory {
 	struct inode *f_inode;
+	void *private_data;
 };
 
 #pragma clang attribute pop
@@ -57,6 +58,7 @@ static __always_inline void list_descriptor(struct bpf_iter__task_file *ctx)
 	found.inode = BPF_CORE_READ(inode, i_ino);
 	found.tgid = BPF_CORE_READ(task, tgid);
 	found.fd = ctx->fd;
+	found.counted = mptcp_found(BPF_CORE_READ(file, private_data), found.process);
 	bpf_seq_write(ctx->meta->seq, &found, sizeof(found));
 }
 

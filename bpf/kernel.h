@@ -28,12 +28,15 @@ enum {
 /* IANA protocol numbers; MPTCP's is Linux' own (include/uapi/linux/in.h). */
 enum {
 	PROTO_HOPOPTS = 0,
+	PROTO_ICMP = 1,
+	PROTO_IGMP = 2,
 	PROTO_TCP = 6,
 	PROTO_UDP = 17,
 	PROTO_DCCP = 33,
 	PROTO_ROUTING = 43,
 	PROTO_FRAGMENT = 44,
 	PROTO_AH = 51,
+	PROTO_ICMPV6 = 58,
 	PROTO_DSTOPTS = 60,
 	PROTO_SCTP = 132,
 	PROTO_UDPLITE = 136,
@@ -136,6 +139,11 @@ struct task_struct {
 
 struct sock {
 	int sk_err;
+	__u16 sk_protocol;
+};
+
+struct socket {
+	struct sock *sk;
 };
 
 struct tcp_ulp_ops {
@@ -150,6 +158,14 @@ struct inet_connection_sock {
 
 struct mptcp_subflow_context {
 	struct sock *conn;
+};
+
+struct mptcp_pm_data {
+	bool server_side;
+};
+
+struct mptcp_sock {
+	struct mptcp_pm_data pm;
 };
 
 #pragma clang attribute pop

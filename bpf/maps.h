@@ -93,6 +93,8 @@ MAP_HASH(target_paths, cgroup_path, __u32, 1024, 0);
  * LRU, since nothing tells of its end; whoever is evicted has a worker of the kernel instead.
  */
 MAP_LRU(mptcp_owners, __u64, __u64, 4096);
+/* Likewise, those that listen: the target under which they are counted. */
+MAP_HASH(mptcp_listeners, __u64, __u32, 1024, BPF_F_NO_PREALLOC);
 MAP_ARRAY(slots, struct slot, 32768);
 /* First in, first out: a slot rests as long as can be before another socket gets it. */
 MAP_QUEUE(free_slots, __u32, 32768);
@@ -130,6 +132,8 @@ struct map_pieces {
 	__type(value, struct pieces);
 } pieces SEC(".maps");
 /* An LRU, for what it forgets is a permission. */
+/* By its two ports: who has connected within this host. For an LRU what it forgets is counted twice. */
+MAP_LRU(inner_clients, __u64, __u64, 4096);
 MAP_LRU(asked_peers, struct peer_key, __u64, 8192);
 MAP_SOCKET_STORAGE(sockets, struct socket_state);
 MAP_ARRAY(phased, struct phased, 1024);

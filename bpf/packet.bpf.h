@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * What a packet costs: one storage look-up and two adds, for a socket with one peer. All else is the
- * slow path. In these programs "current" is whoever runs: never ask it who sent.
+ * What a packet costs: one storage look-up, a look at its header and three adds, for a socket with one peer.
+ * All else is the slow path. In these programs "current" is whoever runs: never ask it who sent.
  */
 #ifndef TATTLE_PACKET_BPF_H
 #define TATTLE_PACKET_BPF_H
 
-#include "http.bpf.h"
 #include "filter.bpf.h"
+#include "http.bpf.h"
+#include "mptcp.bpf.h"
+#include "payload.bpf.h"
 
 /* A flow of an unconnected socket is seen for the first time. */
 static __always_inline struct flow *first_datagram(struct __sk_buff *skb, struct flow_key *key)
@@ -113,9 +115,10 @@ static __noinline void count_datagram(struct __sk_buff *skb, const struct socket
 				      const struct peer *peer, bool out)
 {
 	struct flow_key key = {.process = state->flow.process, .phase = state->flow.phase};
-	__u64 packets, bytes = wire_bytes(skb, &packets);
+	struct amount amount;
 	struct flow *flow;
 
+	measure_datagram(skb, &amount, out);
 	__builtin_memcpy(key.remote, &peer->remote, ADDRESS_LEN);
 	key.remote_port = peer->port;
 	key.proto = peer->proto;
@@ -125,7 +128,33 @@ static __noinline void count_datagram(struct __sk_buff *skb, const struct socket
 	if (out && peer->port == bpf_htons(QUIC_PORT) && peer->proto == PROTO_UDP &&
 	    flow->packets_out < HELLO_DATAGRAMS)
 		sample_datagram(skb, state, peer);
-	count_flow(flow, bytes, packets, out);
+	count_flow(flow, &amount, out);
+	flow->last_ns = coarse_now();
+}
+
+/* What the kernel sends by itself: resets of closed ports, ACKs in TIME_WAIT, ICMP, IGMP. */
+static __always_inline bool is_of_no_process(const struct socket_state *state, const struct peer *peer)
+{
+	return !state->flow.process && state->flow.direction == DIRECTION_OUT &&
+	       (peer->proto == PROTO_TCP || peer->proto == PROTO_ICMP || peer->proto == PROTO_ICMPV6 ||
+		peer->proto == PROTO_IGMP);
+}
+
+/* One row a scope and protocol, and no line in the log: else who scans our ports fills both. */
+static __noinline void count_of_no_process(struct __sk_buff *skb, const struct peer *peer)
+{
+	union address all = {
+		.words = {bpf_htonl(SUM_PREFIX << 16), 0, 0, bpf_htonl(1 << scope_of(&peer->remote))}};
+	struct flow_key key = {.proto = peer->proto};
+	struct amount amount;
+	struct flow *flow;
+
+	__builtin_memcpy(key.remote, &all, ADDRESS_LEN);
+	flow = flow_of(&key);
+	measure_wire(skb, &amount);
+	if (!flow)
+		return;
+	count_flow(flow, &amount, true);
 	flow->last_ns = coarse_now();
 }
 
@@ -151,18 +180,21 @@ static __noinline bool per_packet(struct __sk_buff *skb, struct socket_state *st
 	if (is_loopback(&peer.remote) && !(state->flags & SOCKET_LOOPBACK) &&
 	    peer.port != bpf_htons(DNS_PORT))
 		return true;
-	count_datagram(skb, state, &peer, out);
+	if (out && is_of_no_process(state, &peer))
+		count_of_no_process(skb, &peer);
+	else
+		count_datagram(skb, state, &peer, out);
 	return true;
 }
 
-static __always_inline void count_overflow(__u64 bytes, __u64 packets, bool out)
+static __always_inline void count_overflow(const struct amount *amount, bool out)
 {
 	__u32 index = DIRECTION_IN;
 	struct flow *flow = map_lookup(overflow, &index);
 
 	lost(LOSS_HANDSHAKES_FULL);
 	if (flow)
-		count_flow(flow, bytes, packets, out);
+		count_flow(flow, amount, out);
 }
 
 /*
@@ -173,6 +205,7 @@ static __noinline void handshake(struct __sk_buff *skb, const struct socket_stat
 {
 	struct handshake_key key = {.listener = state->listener};
 	struct handshake *known, zero = {.process = state->flow.process};
+	struct amount amount = {.bytes = skb->len, .packets = 1};
 	struct peer peer = {};
 
 	if (!read_peer(skb, out, &peer)) {
@@ -190,9 +223,9 @@ static __noinline void handshake(struct __sk_buff *skb, const struct socket_stat
 		known = map_lookup(handshakes, &key);
 	}
 	if (known)
-		count(&known->fresh, skb->len, 1, out);
+		count(&known->fresh, &amount, out);
 	else
-		count_overflow(skb->len, 1, out);
+		count_overflow(&amount, out);
 }
 
 /* First packet that leaves a socket with one peer. */
@@ -216,20 +249,25 @@ static __noinline void fixed_slowly(struct __sk_buff *skb, struct socket_state *
 {
 	struct slot *slot = slot_at(state->slot);
 	struct flow_key key = state->flow;
-	__u64 packets, bytes = wire_bytes(skb, &packets);
+	struct amount amount;
 	struct flow *flow;
 
+	measure(skb, state, &amount, out);
 	if (out && !(state->flags & SOCKET_SENT))
 		first_out(skb, state, slot);
 	if (slot && !(state->flags & SOCKET_CLOSED)) {
-		count(&slot->fresh.traffic, bytes, packets, out);
+		count(&slot->fresh.traffic, &amount, out);
 		return;
 	}
 	flow = flow_of(&key);
 	if (!flow)
 		return;
-	count_flow(flow, bytes, packets, out);
+	count_flow(flow, &amount, out);
 	flow->last_ns = coarse_now();
+	if (state->flags & SOCKET_PREEXISTING)
+		flow->flags |= FLOW_PREEXISTING;
+	if (out && skb->ifindex == LOOPBACK_IFINDEX)
+		flow->flags |= FLOW_VIA_LOOPBACK;
 }
 
 static __always_inline bool slowly(struct __sk_buff *skb, struct socket_state *state, bool out)
@@ -243,40 +281,90 @@ static __always_inline bool slowly(struct __sk_buff *skb, struct socket_state *s
 	return true;
 }
 
-static __always_inline void adopt_stranger(struct __sk_buff *skb, struct socket_state *state,
-					   struct bpf_sock *sk)
+static __always_inline void listen_in_to(struct __sk_buff *skb, const struct socket_state *state, bool out)
 {
-	start_flow(state, 0, sk->protocol, DIRECTION_OUT);
+	if (out)
+		listen_out(skb, state);
+	else
+		listen_in(skb);
+}
+
+static __always_inline void adopt_listener(struct __sk_buff *skb, struct socket_state *state)
+{
+	state->listener = bpf_get_socket_cookie(skb);
+	state->mode = MODE_LISTENER;
+	state->flow.direction = DIRECTION_IN;
+}
+
+/* A connection of MPTCP's that is older than we are. It has no slot, for nobody would tell us of its end. */
+static __always_inline void adopt_subflow(struct __sk_buff *skb, struct socket_state *state, bool out,
+					  bool accepted)
+{
+	struct peer peer = {};
+
+	if (!read_peer(skb, out, &peer))
+		return;
+	__builtin_memcpy(state->flow.remote, &peer.remote, ADDRESS_LEN);
+	state->flow.remote_port = peer.port;
+	state->flow.direction = accepted ? DIRECTION_IN : DIRECTION_OUT;
+	state->flags |= SOCKET_SENT | SOCKET_ESTABLISHED | SOCKET_PREEXISTING;
+	state->care = accepted ? CARE_END : 0;
+	state->mode = MODE_FIXED;
+}
+
+static __noinline void adopt_stranger(struct __sk_buff *skb, struct socket_state *state, bool out,
+				      __u64 above)
+{
+	struct bpf_sock *sk = skb->sk, *whole = sk ? bpf_sk_fullsock(sk) : NULL;
+
+	if (!whole)
+		return;
+	start_flow(state, mptcp_owner(above), whole->protocol, DIRECTION_OUT);
 	state->mode = MODE_PER_PACKET;
-	if (sk->state == TCP_LISTEN && sk->protocol == PROTO_TCP) {
-		state->listener = bpf_get_socket_cookie(skb);
-		state->mode = MODE_LISTENER;
-	}
+	if (skb->ifindex == LOOPBACK_IFINDEX)
+		state->flags |= SOCKET_LOOPBACK;
+	if (whole->state == TCP_LISTEN && whole->protocol == PROTO_TCP)
+		adopt_listener(skb, state);
+	else if (above)
+		adopt_subflow(skb, state, out, mptcp_accepted(above));
+}
+
+/* Is it a packet of MPTCP's within this host, of a target whose API is known, and older than we are? */
+static __always_inline bool is_older_within(struct __sk_buff *skb, struct bpf_sock *sk)
+{
+	return mptcp_older() && sk->protocol == PROTO_TCP && phased_target(packet_target(skb)) &&
+	       mptcp_above(sk);
 }
 
 /*
- * A socket that nobody told us of: it belongs to the kernel (a tunnel, NFS), or its storage was
- * refused before. Its traffic counts for process 0, "not known".
+ * A socket that nobody told us of: it belongs to the kernel (a tunnel, NFS, MPTCP), or its storage was
+ * refused before. Its traffic counts for process 0, "not known", if it is not MPTCP's.
  */
 static __noinline bool stranger(struct __sk_buff *skb, bool out)
 {
 	struct socket_state *state;
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk || (skb->ifindex == LOOPBACK_IFINDEX && sk->dst_port != bpf_htons(DNS_PORT)))
+	if (!sk ||
+	    (skb->ifindex == LOOPBACK_IFINDEX && sk->dst_port != bpf_htons(DNS_PORT) && !mptcp_older()))
 		return true;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)
+		return true;
+	if (skb->ifindex == LOOPBACK_IFINDEX && sk->dst_port != bpf_htons(DNS_PORT) &&
+	    !is_older_within(skb, sk))
 		return true;
 	state = socket_create(sockets, sk);
 	if (!state) {
 		lost(LOSS_STORAGE_REFUSED);
 		return stateless_allowed(skb, out);
 	}
-	adopt_stranger(skb, state, sk);
+	adopt_stranger(skb, state, out, sk->protocol == PROTO_TCP ? mptcp_above(sk) : 0);
 	judge_socket(skb, state);
 	if (state->care & CARE_PHASE)
-		rephase(state);
+		rephase(skb, state, out);
+	if (state->care & CARE_TALK)
+		listen_in_to(skb, state, out);
 	return slowly(skb, state, out);
 }
 
@@ -302,6 +390,30 @@ static __always_inline enum passage content_passes(struct __sk_buff *skb, struct
 	return PASSAGE_YES;
 }
 
+/*
+ * The end of a connection of which no state is told: a FIN or a reset that leaves, or a reset that comes.
+ * cgroup/sock_release has told it before where the socket is not the kernel's own, see mptcp.bpf.h.
+ */
+static __noinline void watch_end(struct __sk_buff *skb, struct socket_state *state, bool out)
+{
+	__u32 header = transport_header(skb);
+	struct bpf_sock *sk = skb->sk;
+	struct talk *talk;
+	__u8 flags;
+
+	if (!header || !sk || !load(skb, transport_at(header) + 13, &flags) ||
+	    !(flags & (out ? TCP_FIN | TCP_RST : TCP_RST)))
+		return;
+	state->care &= ~CARE_END;
+	if (state->flags & SOCKET_CLOSED)
+		return;
+	talk = state->care & CARE_TALK ? socket_lookup(talks, sk) : NULL;
+	if (talk)
+		hang_up(talk, state, bpf_get_socket_cookie(skb));
+	report_close(state, RESULT_UNKNOWN, bpf_get_socket_cookie(skb));
+	end_peer(state);
+}
+
 /* A packet that is worth more than counting. False: drop it. One that is held comes again, and is copied
  * then. */
 static __noinline bool careful(struct __sk_buff *skb, struct socket_state *state, bool out)
@@ -316,6 +428,8 @@ static __noinline bool careful(struct __sk_buff *skb, struct socket_state *state
 		sample_dns(skb, state, NULL, out, verdict);
 	if (state->care & CARE_HELLO && out)
 		sample_hello(skb, state, verdict);
+	if (state->care & CARE_END)
+		watch_end(skb, state, out);
 	return passage != PASSAGE_NO;
 }
 
@@ -325,7 +439,7 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 	struct socket_state *state;
 	struct bpf_sock *sk = skb->sk;
 	struct slot *slot;
-	__u64 packets, bytes;
+	struct amount amount;
 
 	if (!sk)
 		return true;
@@ -336,13 +450,11 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 	    (state->care & CARE_HOST && skb->ifindex != LOOPBACK_IFINDEX))
 		judge_socket(skb, state);
 	if (state->care & CARE_PHASE)
-		rephase(state);
+		rephase(skb, state, out);
 	if (state->verdict == VERDICT_DENIED && !pass_denied(skb, state, out))
 		return false;
-	if (state->care & CARE_TALK && out)
-		listen_out(skb, state);
-	else if (state->care & CARE_TALK)
-		listen_in(skb);
+	if (state->care & CARE_TALK)
+		listen_in_to(skb, state, out);
 	if (state->care & ~(CARE_PHASE | CARE_TALK | CARE_HOST) && !careful(skb, state, out))
 		return false;
 	if (state->policed && out && has_options(skb) && !options_allowed(skb, state))
@@ -350,8 +462,8 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 	slot = slot_at(state->slot);
 	if (!slot || (state->flags & (SOCKET_SENT | SOCKET_CLOSED)) != SOCKET_SENT)
 		return slowly(skb, state, out);
-	bytes = wire_bytes(skb, &packets);
-	count(&slot->fresh.traffic, bytes, packets, out);
+	measure(skb, state, &amount, out);
+	count(&slot->fresh.traffic, &amount, out);
 	return true;
 }
 

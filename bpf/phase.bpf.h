@@ -26,6 +26,36 @@ static __always_inline bool is_silent(const struct phase_state *state, const str
 	return (__s32)(state->listeners + told->listeners) <= 0 && !state->answers;
 }
 
+static __always_inline bool is_busy(const struct phase_state *state, enum phase phase)
+{
+	return (__s32)state->inflight[phase] > 0 || (__s32)state->inner[phase] > 0;
+}
+
+/* Phases that have a request in flight, as bits. */
+checked_once __u32 busy_phases(__u32 target)
+{
+	const struct phase_state *state = phase_state(target);
+
+	if (!state || !phased_target(target))
+		return 0;
+	return is_busy(state, PHASE_INFERENCE) << PHASE_INFERENCE | is_busy(state, PHASE_PULL) << PHASE_PULL |
+	       is_busy(state, PHASE_ACCOUNT) << PHASE_ACCOUNT;
+}
+
+/* The only phase of these; PHASE_UNKNOWN: there are none, or several. */
+static __always_inline __u32 only_phase(__u32 busy)
+{
+	switch (busy) {
+	case 1 << PHASE_INFERENCE:
+		return PHASE_INFERENCE;
+	case 1 << PHASE_PULL:
+		return PHASE_PULL;
+	case 1 << PHASE_ACCOUNT:
+		return PHASE_ACCOUNT;
+	}
+	return PHASE_UNKNOWN;
+}
+
 checked_once __u32 phase_of(__u32 target)
 {
 	const struct phased *told = phased_target(target);
@@ -33,11 +63,11 @@ checked_once __u32 phase_of(__u32 target)
 
 	if (!told || !state)
 		return PHASE_UNKNOWN;
-	if ((__s32)state->inflight[PHASE_INFERENCE] > 0)
+	if (is_busy(state, PHASE_INFERENCE))
 		return PHASE_INFERENCE;
-	if ((__s32)state->inflight[PHASE_PULL] > 0)
+	if (is_busy(state, PHASE_PULL))
 		return PHASE_PULL;
-	if ((__s32)state->inflight[PHASE_ACCOUNT] > 0)
+	if (is_busy(state, PHASE_ACCOUNT))
 		return PHASE_ACCOUNT;
 	if (is_silent(state, told))
 		return PHASE_STARTUP;
@@ -72,30 +102,31 @@ static __always_inline void listener_down(__u32 target)
 }
 
 /* The mask, where the compiler cannot drop it, is what 5.10 believes. */
-static __always_inline __u32 *in_flight(struct phase_state *state, __u32 phase)
+static __always_inline __u32 *in_flight(struct phase_state *state, __u32 phase, bool inner)
 {
 	asm volatile("" : "+r"(phase));
-	return &state->inflight[phase & (PHASE_ROOM - 1)];
+	phase &= PHASE_ROOM - 1;
+	return inner ? &state->inner[phase] : &state->inflight[phase];
 }
 
 /* Who answers has started, also by a listening socket of somebody else's (systemd's, handed over). */
-static __always_inline void request_up(__u32 target, __u32 phase)
+static __always_inline void request_up(__u32 target, __u32 phase, bool inner)
 {
 	struct phase_state *state = phase_state(target);
 
 	if (!state)
 		return;
-	add(in_flight(state, phase), 1);
+	add(in_flight(state, phase, inner), 1);
 	if ((__s32)state->listeners <= 0)
 		state->answers = 1;
 }
 
-static __always_inline void request_down(__u32 target, __u32 phase)
+static __always_inline void request_down(__u32 target, __u32 phase, bool inner)
 {
 	struct phase_state *state = phase_state(target);
 
 	if (state)
-		add(in_flight(state, phase), -1);
+		add(in_flight(state, phase, inner), -1);
 }
 
 #endif /* TATTLE_PHASE_BPF_H */

@@ -95,11 +95,6 @@ static __always_inline void take_sample(struct __sk_buff *skb, const struct samp
 		sample_of(long_sample, SAMPLE_LONG, skb, what);
 }
 
-static __always_inline bool has_payload(struct __sk_buff *skb)
-{
-	return skb->len > (transport_header(skb) & 0xffff);
-}
-
 /*
  * A message of DNS has one question (RFC 9619). What else goes to port 53 by UDP may come in floods, and
  * tells no name. Of TCP a packet may be any part of one.

@@ -31,21 +31,38 @@ static __always_inline void start_flow(struct socket_state *state, __u64 process
 	state->opened_ns = bpf_ktime_get_boot_ns();
 }
 
-/* The phase has changed: what was counted so far belongs to the old one, in a flow of its own. */
-static __noinline void rephase(struct socket_state *state)
+/* From here on the connection's bytes pass in another phase: what was counted so far keeps its own. */
+static __always_inline void change_phase(struct socket_state *state, struct slot *slot, __u8 phase)
 {
-	__u8 phase = phase_of(state->target);
-	struct slot *slot;
-
-	if (state->flow.phase == phase)
-		return;
 	fold(state->slot);
 	state->flow.phase = phase;
-	slot = slot_at(state->slot);
 	if (!slot)
 		return;
 	slot->flow.phase = phase;
+	slot->flags &= ~FLOW_OVERLAP;
 	slot->first_ns = coarse_now();
+}
+
+/*
+ * In which phase does this packet pass? A connection belongs to the requests that were in flight when it
+ * was opened, or when it last sent data, if they were all of one phase; to that as long as one of them is.
+ * So a pull's bytes are a pull's while a prompt is answered. What cannot be told apart goes to the
+ * target's phase, and its flow says so.
+ */
+static __noinline void rephase(struct __sk_buff *skb, struct socket_state *state, bool out)
+{
+	__u32 busy = busy_phases(state->target), only = only_phase(busy), phase;
+	struct slot *slot = slot_at(state->slot);
+	bool owned;
+
+	if (only && out && state->own_phase != only && has_payload(skb))
+		state->own_phase = only;
+	owned = busy >> (state->own_phase & (PHASE_ROOM - 1)) & 1;
+	phase = owned ? state->own_phase : phase_of(state->target);
+	if (state->flow.phase != phase)
+		change_phase(state, slot, phase);
+	if (slot && busy && !only && !owned)
+		slot->flags |= FLOW_OVERLAP;
 }
 
 /* Which packets of a socket that got this peer are worth more than counting. */
@@ -101,6 +118,7 @@ static __always_inline void reset(struct socket_state *state)
 	state->generation = 0;
 	state->asked_target = 0; /* what was allowed once (SOCKET_ASK_AGAIN) is not remembered as allowed */
 	state->asked_generation = 0;
+	state->own_phase = 0;
 	state->care = 0;
 	state->hello_seen = 0;
 	state->hello_left = 0;
@@ -127,6 +145,14 @@ static __always_inline void note_sender(struct socket_state *state, __u32 target
 	state->flow.process = identify(target);
 	state->sender_start_ns = start_ns;
 	state->sender_exec_id = exec_id;
+}
+
+/* The target under which a listener is counted, while the process runs that closes it. */
+static __always_inline __u32 listened_for(const struct socket_state *state)
+{
+	if (state->asked_target)
+		return state->asked_target;
+	return state->target ? state->target : target_of(cgroup_of(current_task()));
 }
 
 /* A socket without a peer of its own, whose packets say where they go. */

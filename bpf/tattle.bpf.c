@@ -29,6 +29,7 @@ const enum usage *_usage __attribute__((used));
 const enum flow_flags *_flow_flags __attribute__((used));
 const enum socket_mode *_socket_mode __attribute__((used));
 const enum socket_flags *_socket_flags __attribute__((used));
+const enum care *_care __attribute__((used));
 const enum cgroup_flags *_cgroup_flags __attribute__((used));
 const enum process_flags *_process_flags __attribute__((used));
 const enum policy_mode *_policy_mode __attribute__((used));
@@ -37,6 +38,7 @@ const enum scope_bit *_scope_bit __attribute__((used));
 const enum name_kinds *_name_kinds __attribute__((used));
 const enum name_form *_name_form __attribute__((used));
 const enum phase *_phase __attribute__((used));
+const enum sum_address *_sum_address __attribute__((used));
 const enum sample_kind *_sample_kind __attribute__((used));
 const struct sample *_sample __attribute__((used));
 
@@ -127,8 +129,10 @@ int sock_release(struct bpf_sock *ctx)
 {
 	struct socket_state *state = socket_lookup(sockets, ctx);
 
-	if (state && state->mode == MODE_LISTENER)
-		listener_down(state->asked_target ? state->asked_target : current_target());
+	/* What MPTCP accepts is a copy of its listener: with our state, and even with its cookie. */
+	if (state && state->mode == MODE_LISTENER && !(state->flags & SOCKET_STATE_CB) &&
+	    (ctx->protocol != PROTO_MPTCP || ctx->state == TCP_LISTEN))
+		listener_down(listened_for(state));
 	if (!state || state->mode != MODE_FIXED || state->flags & (SOCKET_STATE_CB | SOCKET_CLOSED))
 		return PASS;
 	if (state->flow.proto == PROTO_TCP || state->flags & SOCKET_SENT)

@@ -4,6 +4,7 @@
 #define TATTLE_TCP_BPF_H
 
 #include "http.bpf.h"
+#include "mptcp.bpf.h"
 
 enum { TCP_USER_TIMEOUT = 18 }; /* include/uapi/linux/tcp.h */
 
@@ -90,36 +91,12 @@ static __always_inline void count_established(struct bpf_sock_ops *ops, struct s
 	report(ops, state, kind, RESULT_OK);
 }
 
-/*
- * MPTCP connects by subflows, sockets of the kernel's own: the first one in the caller's context, a
- * later one in a kernel thread. What they have in common is the MPTCP socket above them
- * (net/mptcp/protocol.h, mptcp_subflow_context.conn), which runs no hook itself. 0: none.
- */
-static __always_inline __u64 mptcp_above(struct bpf_sock *sk)
-{
-	struct inet_connection_sock *tcp = (void *)bpf_skc_to_tcp_sock(sk);
-	struct mptcp_subflow_context *context;
-	const struct tcp_ulp_ops *ulp;
-	union {
-		char text[8];
-		__u64 word;
-	} name, mptcp = {.text = "mptcp"}; /* net/mptcp/subflow.c: subflow_ulp_ops */
-
-	if (!bpf_core_type_exists(struct mptcp_subflow_context) || !tcp) /* CONFIG_MPTCP */
-		return 0;
-	ulp = READ(tcp, icsk_ulp_ops);
-	if (!ulp || bpf_probe_read_kernel(&name, sizeof(name), &ulp->name) || name.word != mptcp.word)
-		return 0;
-	context = BPF_CORE_READ(tcp, icsk_ulp_data);
-	return (__u64)BPF_CORE_READ(context, conn);
-}
-
 /* Whose is a socket that a kernel thread connects: the thread's own, or MPTCP's and so somebody else's. */
 static __always_inline __u64 thread_owner(__u64 above)
 {
-	const __u64 *owner = above ? map_lookup(mptcp_owners, &above) : NULL;
+	__u64 owner = mptcp_owner(above);
 
-	return owner ? *owner : identify(target_of(cgroup_of(current_task())));
+	return owner ? owner : identify(target_of(cgroup_of(current_task())));
 }
 
 /* The SYN is about to leave. Mostly the connect hook has seen this socket. */
@@ -152,7 +129,25 @@ static __noinline void tcp_connecting(struct bpf_sock_ops *ops)
 	report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ops));
 }
 
-static __always_inline void tcp_listening(struct bpf_sock_ops *ops)
+/*
+ * A listener is counted up here and down when its state is TCP_CLOSE, where we can ask for that: close() of
+ * one of MPTCP's runs no hook, and shutdown() of any does not either.
+ */
+static __always_inline void count_listener(struct bpf_sock_ops *ops, struct socket_state *state, __u64 above)
+{
+	__u32 target = state->asked_target;
+
+	if (above)
+		map_put(mptcp_owners, &above, &state->flow.process);
+	if (above && target)
+		map_put(mptcp_listeners, &above, &target);
+	if ((target || above) &&
+	    !bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG))
+		state->flags |= SOCKET_STATE_CB;
+	listener_up(target);
+}
+
+static __noinline void tcp_listening(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
 	struct socket_state *state;
@@ -174,7 +169,18 @@ static __always_inline void tcp_listening(struct bpf_sock_ops *ops)
 	state->flags = wanted ? SOCKET_LOOPBACK : 0;
 	state->mode = MODE_LISTENER;
 	state->asked_target = target;
-	listener_up(target);
+	count_listener(ops, state, mptcp_above(sk));
+}
+
+static __always_inline void count_fresh(struct counters *to, const struct counters *from, bool out)
+{
+	struct amount amount = {
+		.bytes = out ? from->bytes_out : from->bytes_in,
+		.packets = out ? from->packets_out : from->packets_in,
+		.payload = out ? from->payload_out : 0,
+	};
+
+	count(to, &amount, out);
 }
 
 /* What the handshake has cost so far was counted at the listener. */
@@ -188,9 +194,38 @@ static __always_inline void take_handshake(struct socket_state *state)
 	known = map_lookup(handshakes, &key);
 	if (!known || !slot)
 		return;
-	count(&slot->fresh.traffic, known->fresh.bytes_out, known->fresh.packets_out, true);
-	count(&slot->fresh.traffic, known->fresh.bytes_in, known->fresh.packets_in, false);
+	count_fresh(&slot->fresh.traffic, &known->fresh, true);
+	count_fresh(&slot->fresh.traffic, &known->fresh, false);
 	map_delete(handshakes, &key);
+}
+
+static __always_inline __u64 both_ports(__be16 client, __be16 server)
+{
+	return (__u64)client << 16 | server;
+}
+
+/* A connection within this host, by a process of a target whose API is known. */
+static __always_inline void note_inner(struct bpf_sock_ops *ops, const struct socket_state *state)
+{
+	__u64 ports = both_ports(bpf_htons(ops->local_port), state->flow.remote_port);
+
+	if (is_loopback((const union address *)state->flow.remote) && phased_target(state->asked_target))
+		map_put(inner_clients, &ports, &state->flow.process);
+}
+
+/* Is the client the parent of the process that listens, both in one target? It asks on others' behalf. */
+static __always_inline bool is_inner(struct bpf_sock_ops *ops, const struct socket_state *state)
+{
+	__u64 ports = both_ports(state->flow.remote_port, bpf_htons(ops->local_port));
+	const __u64 *client = map_lookup(inner_clients, &ports);
+	const struct process *asks, *serves;
+	__u64 server = state->flow.process;
+
+	if (!client)
+		return false;
+	asks = map_lookup(processes, client);
+	serves = map_lookup(processes, &server);
+	return asks && serves && serves->ppid == asks->key.tgid && serves->key.target == asks->key.target;
 }
 
 /* The new socket's state is a copy of its listener's (BPF_F_CLONE). */
@@ -206,6 +241,8 @@ static __always_inline void tcp_accepted(struct bpf_sock_ops *ops, struct socket
 	start_flow(state, state->flow.process, PROTO_TCP, DIRECTION_IN);
 	set_peer(state, &remote, remote_port(ops));
 	state->flags &= SOCKET_LOOPBACK;
+	if (is_loopback(&remote) && is_inner(ops, state))
+		state->flags |= SOCKET_INNER;
 	state->generation = 0;
 	state->asked_target = 0;
 	take_handshake(state);
@@ -223,8 +260,10 @@ static __noinline void tcp_established(struct bpf_sock_ops *ops)
 		return;
 	if (state->mode == MODE_LISTENER)
 		tcp_accepted(ops, state);
-	else if (state->mode == MODE_FIXED)
+	else if (state->mode == MODE_FIXED) {
+		note_inner(ops, state);
 		count_established(ops, state, EVENT_ESTABLISHED);
+	}
 }
 
 static __always_inline int error_of(struct bpf_sock *sk)
@@ -245,6 +284,22 @@ static __noinline void tcp_hung_up(struct bpf_sock_ops *ops)
 		hang_up(talk, state, bpf_get_socket_cookie(ops));
 }
 
+/* A child that dies before it is accepted has a copy of its listener's state, and another cookie. */
+static __always_inline void tcp_deaf(struct bpf_sock_ops *ops, struct socket_state *state,
+				     struct bpf_sock *sk)
+{
+	__u64 above;
+
+	if (!(state->flags & SOCKET_STATE_CB) || state->flags & SOCKET_CLOSED ||
+	    state->listener != bpf_get_socket_cookie(ops))
+		return;
+	state->flags |= SOCKET_CLOSED;
+	listener_down(listened_for(state));
+	above = mptcp_above(sk);
+	if (above)
+		map_delete(mptcp_listeners, &above);
+}
+
 /* Packets may still follow (a reset): they find SOCKET_CLOSED and go to the flow at once. */
 static __noinline void tcp_closed(struct bpf_sock_ops *ops)
 {
@@ -252,6 +307,8 @@ static __noinline void tcp_closed(struct bpf_sock_ops *ops)
 	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
 	int error;
 
+	if (state && sk && state->mode == MODE_LISTENER)
+		tcp_deaf(ops, state, sk);
 	if (!state || !sk || state->mode != MODE_FIXED || state->flags & SOCKET_CLOSED)
 		return;
 	error = error_of(sk);

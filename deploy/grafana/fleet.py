@@ -27,7 +27,20 @@ from panels import (
     link_column,
     rows,
 )
-from queries import ATTEMPTS, EGRESS, INFERENCE, LOSSES, LOST, RANGE, RECEIVED, SENT, STEP, per_second, total
+from queries import (
+    ATTEMPTS,
+    DATA,
+    EGRESS,
+    INFERENCE,
+    LOSSES,
+    LOST,
+    RANGE,
+    RECEIVED,
+    SENT,
+    STEP,
+    per_second,
+    total,
+)
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders import dashboard as build
@@ -98,7 +111,7 @@ def _verdicts(made: build.Dashboard) -> None:
         ),
         big_number(
             Words("Sent during inference", "Bytes beyond a host while a target answered a prompt.", *size),
-            total(SENT, f"{OURS}, {INFERENCE}"),
+            total(DATA, f"{OURS}, {INFERENCE}"),
             unit=BYTES,
         ),
         big_number(
@@ -129,7 +142,7 @@ def _hosts(made: build.Dashboard) -> None:
             Column("Unexpected", f"sum by (instance) (tattle_unexpected_destinations{{{OURS}}})", steps=BAD),
             Column("Denied", total(ATTEMPTS, f'{OURS}, verdict="denied"', RANGE, by), steps=ODD),
             Column("Sent", total(SENT, f"{OURS}, {EGRESS}", RANGE, by), BYTES),
-            Column("Sent during inference", total(SENT, f"{OURS}, {INFERENCE}", RANGE, by), BYTES),
+            Column("Sent during inference", total(DATA, f"{OURS}, {INFERENCE}", RANGE, by), BYTES),
             Column("Lost", total(LOSSES, f"{HERE}, {LOST}", RANGE, by), steps=ODD),
             Column("Hooks missing", f"sum by (instance) (1 - tattle_hook_attached{{{HERE}}})", steps=BAD),
         ),
@@ -168,7 +181,7 @@ def _traffic(made: build.Dashboard) -> None:
                 "Egress during inference, by host",
                 "Bytes a second while prompts were answered. Zero is the promise.",
             ),
-            Query(per_second(SENT, f"{OURS}, {INFERENCE}", "instance"), "{{instance}}"),
+            Query(per_second(DATA, f"{OURS}, {INFERENCE}", "instance"), "{{instance}}"),
             unit=BYTES_A_SECOND,
             stacked=True,
         ),

@@ -32,6 +32,7 @@ from panels import (
 )
 from queries import (
     ATTEMPTS,
+    DATA,
     EGRESS,
     HERE,
     INFERENCE,
@@ -107,7 +108,7 @@ def _verdicts(made: build.Dashboard) -> None:
                 width=3,
                 height=4,
             ),
-            total(SENT, f"{OURS}, {INFERENCE}"),
+            total(DATA, f"{OURS}, {INFERENCE}"),
             unit=BYTES,
         ),
         big_number(
@@ -284,7 +285,7 @@ def _tables(made: build.Dashboard) -> None:
                 ),
                 Column(
                     "Sent during inference",
-                    total(SENT, f"{OURS}, {INFERENCE}", RANGE, "target"),
+                    total(DATA, f"{OURS}, {INFERENCE}", RANGE, "target"),
                     BYTES,
                 ),
             ),

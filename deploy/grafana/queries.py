@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 SENT: Final = "tattle_transmit_bytes_total"
+DATA: Final = "tattle_transmit_payload_bytes_total"
+"""Without headers: a keep-alive is no prompt."""
 RECEIVED: Final = "tattle_receive_bytes_total"
 ATTEMPTS: Final = "tattle_connection_attempts_total"
 LOSSES: Final = "tattle_events_lost_total"

@@ -21,7 +21,7 @@ import msgspec
 from exporters.http.server import Asset
 from tracer import __version__
 from tracer.model.records import denials, timestamp
-from tracer.model.scope import Scope, scope
+from tracer.model.scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,13 +102,13 @@ class Sums:
 
     def leave(self, row: FlowRow, where: str) -> None:
         """Add a flow that left, or tried to."""
-        more = (row.attempts, denials(row), row.would_deny, row.bytes_out, row.bytes_in)
+        more = (row.attempts, denials(row), row.would_deny, row.bytes_out, row.bytes_in, row.payload_out)
         old = self.scopes.get(where, [0] * len(more))
         self.scopes[where] = [before + new for before, new in zip(old, more, strict=True)]
 
     def json(self, boot_ns: int) -> Json:
         """Give it for the document; times are of what left."""
-        keys = ("attempts", "denied", "would_deny", "bytes_out", "bytes_in")
+        keys = ("attempts", "denied", "would_deny", "bytes_out", "bytes_in", "payload_out")
         return {
             "left": {
                 where: dict(zip(keys, sums, strict=True)) | {"places": len(self.places.get(where, ()))}
@@ -222,10 +222,10 @@ class Page:
     def _look(self) -> Look:
         source, sums = self._source, dict[str | None, Sums]()
         rows: list[Row] = []
-        via, inward = source.decoder.via_loopback, source.decoder.inward
+        inward = source.decoder.inward
         for row in source.rows():
             who = source.registry.get(row.process)
-            where = scope(row.remote, via_loopback=bool(row.flags & via))
+            where = source.decoder.place(row)
             if self._add(sums, row, who, where, inward):
                 rows.append((row, who))
         settled = [

@@ -122,15 +122,18 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]], numbers: int) 
 
 def _sums(totals: dict[str, dict[str, int]]) -> str:
     rows = [
-        (scope, sums["attempts"], sums["denied"], size(sums["bytes_out"]), size(sums["bytes_in"]))
+        (
+            *(scope, sums["attempts"], sums["denied"]),
+            *(size(sums["bytes_out"]), size(sums["payload_out"]), size(sums["bytes_in"])),
+        )
         for scope, sums in totals.items()
         if any(sums.values())
     ]
-    return _table(("scope", "attempts", "denied", "out", "in"), rows, 4)
+    return _table(("scope", "attempts", "denied", "out", "data", "in"), rows, 5)
 
 
 def _flows(flows: list[Json]) -> str:
-    return _table(FLOW_HEAD, [flow_cells(flow) for flow in flows], 4)
+    return _table(FLOW_HEAD, [flow_cells(flow) for flow in flows], 5)
 
 
 def _phases(report: Json) -> str:
@@ -139,10 +142,13 @@ def _phases(report: Json) -> str:
 
 def _requests(report: Json) -> str:
     rows = [
-        (one["start"], one["end"] or "open", one["phase"], one["path"] or "?", size(one["bytes_out_at_most"]))
+        (
+            *(one["start"], one["end"] or "open", one["phase"], one["path"] or "?"),
+            *(size(one["bytes_out_at_most"]), size(one["payload_out_at_most"])),
+        )
         for one in report["requests"]
     ]
-    return _table(("from", "to", "phase", "path", "left meanwhile, at most"), rows, 1)
+    return _table(("from", "to", "phase", "path", "left meanwhile, at most", "of it data"), rows, 2)
 
 
 def _evidence(report: Json) -> str:
@@ -243,7 +249,7 @@ def _bars(requests: list[Json], scale: _Scale, end: str) -> tuple[list[str], int
 def _columns(samples: list[list[Any]], scale: _Scale, floor: float) -> tuple[list[str], int]:
     """Draw what left in each part of the window, and say how much in all."""
     sums = [0] * _COLUMNS
-    for (_, before, _), (stamp, after, _) in pairwise(samples):
+    for (_, before, *_), (stamp, after, *_) in pairwise(samples):
         sums[min(int(scale.share(stamp) * _COLUMNS), _COLUMNS - 1)] += max(after - before, 0)
     most = max(sums, default=0)
     width = (_WIDTH - _LEFT - _RIGHT) / _COLUMNS

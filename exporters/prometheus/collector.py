@@ -160,6 +160,7 @@ def flow_families(series: Sequence[Series], phase: Callable[[int], str], *, pid:
             ("receive_bytes", "Bytes of IP packets received, headers included."),
             ("transmit_packets", "IP packets sent, as on the wire."),
             ("receive_packets", "IP packets received, as on the wire."),
+            ("transmit_payload_bytes", "Bytes of data sent, without headers, each byte of TCP once."),
         )
     ]
     dropped = _family("denied_packets", "Packets that were dropped by a policy.", (*_WHO, *extra))

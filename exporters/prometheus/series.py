@@ -35,7 +35,7 @@ IDLE_NS: Final = 24 * 3600 * 1_000_000_000
 LABEL_MAX: Final = 128  # characters
 
 _CALLS: Final = 5  # attempts to denied_packets: the counters of calls, in their order
-_TRAFFIC: Final = 4  # bytes_out to packets_in
+_TRAFFIC: Final = 5  # bytes_out to payload_out
 Sums = list[int]
 FlowKey = tuple[int, bytes, int, int, int]
 
@@ -62,7 +62,7 @@ class Labels(NamedTuple):
 class Series:
     """Counters under one set of labels: `settled` ones of flows that are gone, and those `now`.
 
-    Calls are five counters; traffic four for each phase that had any.
+    Calls are five counters; traffic five for each phase that had any.
     """
 
     __slots__ = ("allowed", "labels", "last_ns", "now", "settled", "settled_traffic", "traffic", "used")
@@ -87,7 +87,7 @@ class Series:
         """Add the counts of a flow for good."""
         self.settled = [a + b for a, b in zip(self.settled, row[6:11], strict=True)]
         before = self.settled_traffic.get(row.phase) or [0] * _TRAFFIC
-        self.settled_traffic[row.phase] = [a + b for a, b in zip(before, row[11:15], strict=True)]
+        self.settled_traffic[row.phase] = [a + b for a, b in zip(before, row[11:16], strict=True)]
         self.last_ns = max(self.last_ns, row.last_ns)
 
     def finish(self) -> None:
@@ -135,7 +135,7 @@ class Book:
             series.begin()
         given, via = self._given, self._decoder.via_loopback
         for row in rows:
-            process, remote, _, proto, direction, phase, a, b, c, d, e, f, g, h, i, _, last, flags = row
+            process, remote, _, proto, direction, phase, a, b, c, d, e, f, g, h, i, j, _, last, flags = row
             key = (process, remote, proto, direction, flags & via)
             series = given.get(key) or self._give(key, row)
             now = series.now
@@ -151,6 +151,7 @@ class Book:
             moved[1] += g
             moved[2] += h
             moved[3] += i
+            moved[4] += j
             if last > series.last_ns:  # noqa: PLR1730 - a call to max() for each flow costs a tenth of a scrape
                 series.last_ns = last
             series.used = True
@@ -177,12 +178,13 @@ class Book:
         own_process = _take(self._processes.setdefault(target, set()), comm, PROCESSES_MAX)
         destinations = self._destinations.setdefault(target, set())
         name = self._names.label(row, who) if self._names is not None else None
-        destination = escape(name, LABEL_MAX) if name else address(remote)
+        summed = self._decoder.summed(process, remote)
+        destination = escape(name, LABEL_MAX) if name else OTHER if summed else address(remote)
         return Labels(
             target=target,
             process=own_process,
             destination=_take(destinations, destination, self.max_destinations),
-            scope=scope(remote, via_loopback=bool(via)),
+            scope=summed or scope(remote, via_loopback=bool(via)),
             proto=protocol(proto),
             direction=self._decoder.direction(direction),
             pid=str(who.pid) if self.pid and who and own_process != OTHER else "",
@@ -218,8 +220,8 @@ def overflow(rows: Iterable[FlowRow], decoder: Decoder) -> list[Series]:
     for row in rows:
         labels = Labels("", "unknown", OTHER, Scope.UNKNOWN, OTHER, decoder.direction(row.direction))
         series = Series(labels)
-        series.now, series.traffic = list(row[6:11]), {row.phase: list(row[11:15])}
+        series.now, series.traffic = list(row[6:11]), {row.phase: list(row[11:16])}
         series.finish()
-        if any(row[6:15]):
+        if any(row[6:16]):
             found.append(series)
     return found

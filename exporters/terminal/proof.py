@@ -28,7 +28,7 @@ MEANS: Final = {
 }
 _ROWS: Final = 15
 _LIMITS: Final = 4
-_NUMBERS: Final = frozenset({"attempts", "denied", "out", "in", "requests", "left"})
+_NUMBERS: Final = frozenset({"attempts", "denied", "out", "data", "in", "requests", "left"})
 
 
 def _console(*, to_stderr: bool) -> Console:
@@ -72,22 +72,20 @@ def socket_text(sock: Json) -> str:
 
 
 def _print_totals(out: Console, report: Json) -> None:
-    made = table(("started here", "attempts", "denied", "out", "in"), _NUMBERS)
+    made = table(("started here", "attempts", "denied", "out", "data", "in"), _NUMBERS)
     for scope, sums in report["totals"].items():
         if any(sums.values()):
-            numbers = (
-                str(sums["attempts"]),
-                str(sums["denied"]),
-                size(sums["bytes_out"]),
-                size(sums["bytes_in"]),
-            )
+            numbers = [*(str(sums[name]) for name in ("attempts", "denied")), *_sizes(sums)]
             made.add_row(Text(scope, style=SCOPE_STYLES.get(scope, "")), *map(Text, numbers))
     for scope, sums in report["accepted"].items():
         if any(sums.values()):
-            numbers = ("-", "-", size(sums["bytes_out"]), size(sums["bytes_in"]))
-            made.add_row(Text(f"accepted, {scope}"), *map(Text, numbers))
+            made.add_row(Text(f"accepted, {scope}"), *map(Text, ("-", "-", *_sizes(sums))))
     if made.row_count:
         out.print(made)
+
+
+def _sizes(sums: Json) -> list[str]:
+    return [size(sums[name]) for name in ("bytes_out", "payload_out", "bytes_in")]
 
 
 def leaving(report: Json) -> list[Json]:
@@ -103,7 +101,7 @@ def leaving(report: Json) -> list[Json]:
 
 FLOW_HEAD: Final = (
     *("process", "destination", "proto", "scope", "phase", "purpose"),
-    *("attempts", "denied", "out", "in"),
+    *("attempts", "denied", "out", "data", "in"),
 )
 
 
@@ -119,6 +117,7 @@ def flow_cells(flow: Json) -> tuple[str, ...]:
         str(flow["attempts"]),
         str(flow["denied"]),
         size(flow["bytes_out"]),
+        size(flow["payload_out"]),
         size(flow["bytes_in"]),
     )
 

@@ -27,7 +27,12 @@ ENUMS = {
     },
     "result": {"RESULT_OK": 0, "RESULT_UNKNOWN": -1},
     "sample_kind": {"SAMPLE_DNS": 1, "SAMPLE_HELLO": 2, "SAMPLE_REQUEST": 3, "SAMPLE_REQUEST_END": 4},
-    "flow_flags": {"FLOW_VIA_LOOPBACK": 1, "FLOW_PREEXISTING": 2},
+    "flow_flags": {"FLOW_VIA_LOOPBACK": 1, "FLOW_PREEXISTING": 2, "FLOW_OVERLAP": 4},
+    "scope_bit": {
+        f"SCOPE_{name}": 1 << number
+        for number, name in enumerate(("LOOPBACK", "LAN", "MULTICAST", "INTERNET", "DNS"))
+    },
+    "sum_address": {"SUM_PREFIX": 0x0100},
     "process_flags": {"PROCESS_READY": 1, "PROCESS_EXE_CUT": 2, "PROCESS_EXE_UNKNOWN": 4},
 }
 
@@ -40,7 +45,7 @@ def packed(text: str) -> bytes:
 
 def flow(remote: str = "203.0.113.7", **changes: Any) -> FlowRow:
     """Give a flow of process 1 to port 443 by TCP, with nothing counted."""
-    row = FlowRow(1, packed(remote), 443, 6, 0, 0, *([0] * 9), first_ns=10**9, last_ns=2 * 10**9, flags=0)
+    row = FlowRow(1, packed(remote), 443, 6, 0, 0, *([0] * 10), first_ns=10**9, last_ns=2 * 10**9, flags=0)
     return row._replace(**changes)
 
 

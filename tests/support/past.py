@@ -26,7 +26,7 @@ def cell(addr: str | None = "203.0.113.7", **changes: Any) -> Seen:  # noqa: ANN
     row = Seen(
         *(at, "ollama", "ollama", "systemd", "/usr/bin/ollama", 990, "/system.slice/ollama.service"),
         *("ollama.service", None, name, "dns" if name else "none", addr, 443, "tcp"),
-        *(str(scope(raw)) if raw else "unknown", "out", "unknown", 1, 1, 0, 0, 0, 1000, 2000, 5, 6),
+        *(str(scope(raw)) if raw else "unknown", "out", "unknown", 1, 1, 0, 0, 0, 1000, 2000, 5, 6, 700),
         *(at + 60 * 10**9, at + 120 * 10**9),
     )
     return row._replace(**changes)

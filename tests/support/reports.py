@@ -42,6 +42,7 @@ def flow(**changes: Any) -> Json:  # noqa: ANN401 - of any key
         "bytes_in": 900,
         "packets_out": 5,
         "packets_in": 6,
+        "payload_out": 240,
         "first_seen": "2026-01-01T00:00:01.000000Z",
         "last_seen": "2026-01-01T00:00:02.000000Z",
     }
@@ -50,7 +51,9 @@ def flow(**changes: Any) -> Json:  # noqa: ANN401 - of any key
 
 def nothing(**changes: Any) -> Json:  # noqa: ANN401 - of any key
     """Give a flow of which nothing left."""
-    counters = dict.fromkeys(("established", "bytes_out", "bytes_in", "packets_out", "packets_in"), 0)
+    counters = dict.fromkeys(
+        ("established", "bytes_out", "bytes_in", "packets_out", "packets_in", "payload_out"), 0
+    )
     return flow(**counters) | changes
 
 

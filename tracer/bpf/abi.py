@@ -38,11 +38,13 @@ _ENUMS = (
     "flow_flags",
     "socket_mode",
     "socket_flags",
+    "care",
     "cgroup_flags",
     "process_flags",
     "policy_mode",
     "engine",
     "scope_bit",
+    "sum_address",
     "name_kinds",
     "name_form",
 )

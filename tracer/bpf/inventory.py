@@ -37,8 +37,21 @@ _DNS_PORT: Final = 53
 IPPROTO_MPTCP: Final = 262
 
 
+class Holder(NamedTuple):
+    """A descriptor that is a socket; `counted`: the target under which an MPTCP listener is counted."""
+
+    process: int
+    inode: int
+    tgid: int
+    fd: int
+    counted: int
+
+
 class Found(NamedTuple):
-    """One socket, while its duplicate is open: owner, protocol, peer; `listening` is TCP's."""
+    """One socket, while its duplicate is open: owner, protocol, peer; `listening` is TCP's.
+
+    MPTCP's is told as TCP's, `above` its packets: those are its subflows', which no process holds.
+    """
 
     process: int
     cookie: int
@@ -50,6 +63,7 @@ class Found(NamedTuple):
     local_port: int
     remote: bytes
     remote_port: int
+    above: bool = False
 
     @property
     def fixed(self) -> bool:
@@ -68,9 +82,9 @@ def take_in(maps: Maps, abi: Abi, program: int, attach_type: int) -> int:
     """Give every socket that has a peer, listens, or sends datagrams its state; returns how many got one."""
     held = first_of_each(holders(abi, program, attach_type))
     # First who listens: a connection to a port that is listened on was accepted.
-    listening = {(found.namespace, found.local_port) for _, found in _sockets(held) if found.listening}
+    listening = {(found.namespace, found.local_port) for _, _, found in _sockets(held) if found.listening}
     seen = _Seen(listening, loopback=bool(maps.settings.loopback))
-    return sum(_take(maps, abi, fd, found, seen) for fd, found in _sockets(held))
+    return sum(_take(maps, abi, fd, found, seen) for _, fd, found in _sockets(held))
 
 
 def take_in_targets(
@@ -81,14 +95,15 @@ def take_in_targets(
     Returns the number of listening sockets by target, without those that the kernel half has counted.
     """
     held = first_of_each(holders(abi, program, attach_type))
-    rows = {process: maps.process(process) for process in {one[0] for one in held}}
+    rows = {process: maps.process(process) for process in {one.process for one in held}}
     owners = {number: row.target for number, row in rows.items() if row and row.target in targets}
-    held = [one for one in held if one[0] in owners]
-    listening = {(found.namespace, found.local_port) for _, found in _sockets(held) if found.listening}
+    held = [one for one in held if one.process in owners]
+    listening = {(found.namespace, found.local_port) for _, _, found in _sockets(held) if found.listening}
     counted = dict.fromkeys(owners.values(), 0)
-    for fd, found in _sockets(held):
+    for one, fd, found in _sockets(held):
         if found.listening:
-            counted[owners[found.process]] += _counted_for(maps, abi, fd) != owners[found.process]
+            known = one.counted or _counted_for(maps, abi, fd)
+            counted[owners[found.process]] += known != owners[found.process]
         if found.stream:
             _take(maps, abi, fd, found, _Seen(listening, loopback=True))
     return counted
@@ -102,30 +117,30 @@ def _counted_for(maps: Maps, abi: Abi, fd: int) -> int:
     return int.from_bytes(state[abi.socket_state.offset("asked_target") :][:4], "little")
 
 
-def holders(abi: Abi, program: int, attach_type: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (process, inode, tgid, descriptor) of each descriptor that is a socket."""
+def holders(abi: Abi, program: int, attach_type: int) -> Iterator[Holder]:
+    """Yield each descriptor that is a socket."""
     link = libbpf.link_iterator("inventory", program, attach_type)
     try:
         records = libbpf.run_iterator(link)
     finally:
         os.close(link)
-    return struct.iter_unpack(abi.descriptor.format, records)
+    return map(Holder._make, struct.iter_unpack(abi.descriptor.only(Holder._fields).format, records))
 
 
-def first_of_each(held: Iterator[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+def first_of_each(held: Iterator[Holder]) -> list[Holder]:
     """Leave one descriptor of each socket."""
-    found: dict[int, tuple[int, int, int, int]] = {}
+    found: dict[int, Holder] = {}
     for one in held:
-        found.setdefault(one[1], one)
+        found.setdefault(one.inode, one)
     return list(found.values())
 
 
-def _sockets(held: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, Found]]:
-    for process, inode, tgid, number in held:
-        with duplicate(tgid, number, inode) as fd:
-            found = None if fd is None else look(process, fd)
+def _sockets(held: list[Holder]) -> Iterator[tuple[Holder, int, Found]]:
+    for one in held:
+        with duplicate(one.tgid, one.fd, one.inode) as fd:
+            found = None if fd is None else look(one.process, fd)
             if fd is not None and found is not None:
-                yield fd, found
+                yield one, fd, found
 
 
 @contextlib.contextmanager
@@ -156,9 +171,10 @@ def look(process: int, fd: int) -> Found | None:
 
 
 def _describe(process: int, view: socket.socket) -> Found | None:
-    # The packets of an MPTCP socket are those of its subflows, which no process holds.
-    if view.family not in _FAMILIES or view.proto == IPPROTO_MPTCP:
+    if view.family not in _FAMILIES:
         return None
+    if view.type == socket.SOCK_STREAM and view.proto == IPPROTO_MPTCP:
+        return _describe_mptcp(process, view)
     stream = view.type == socket.SOCK_STREAM and view.proto == socket.IPPROTO_TCP
     state = view.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[_TCP_STATE] if stream else 0
     listening = state == _LISTEN
@@ -166,6 +182,15 @@ def _describe(process: int, view: socket.socket) -> Found | None:
         return None
     local, peer = _address(view.getsockname()), _peer(view)
     return Found(process, *_cookies(view), view.proto, stream, listening, *local, *peer)
+
+
+def _describe_mptcp(process: int, view: socket.socket) -> Found | None:
+    listening = bool(view.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    local, peer = _address(view.getsockname()), _peer(view)
+    if not listening and not any(peer[0]):
+        return None
+    where = (*local, *peer)
+    return Found(process, *_cookies(view), socket.IPPROTO_TCP, True, listening, *where, above=True)  # noqa: FBT003 - its fields in their order
 
 
 def _cookies(view: socket.socket) -> tuple[int, int]:
@@ -199,13 +224,16 @@ def _take(maps: Maps, abi: Abi, fd: int, found: Found, seen: _Seen) -> bool:
     if _is_loopback(near) and not seen.loopback and found.remote_port != _DNS_PORT:
         return False
     accepted = found.stream and (found.namespace, found.local_port) in seen.listening
-    slot = maps.take_slot() if found.fixed else 0
+    slot = maps.take_slot() if found.fixed and not found.above else 0
     values = _flow(abi, found, accepted=accepted)
     if slot:
         flags = abi.enums["flow_flags"]["FLOW_PREEXISTING"]
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         maps.set_slot(slot, pack(abi.slot, values | {"flags": flags, "first_ns": now}))
-    values |= _state(abi, found) | {"slot": slot, "flags": _flags(abi, found, loopback=seen.loopback)}
+    values |= _state(abi, found, accepted=accepted) | {
+        "slot": slot,
+        "flags": _flags(abi, found, loopback=seen.loopback),
+    }
     if maps.add_socket(fd, pack(abi.socket_state, values)):
         return True
     if slot:
@@ -224,12 +252,13 @@ def _flow(abi: Abi, found: Found, *, accepted: bool) -> dict[str, int | bytes]:
     }
 
 
-def _state(abi: Abi, found: Found) -> dict[str, int | bytes]:
+def _state(abi: Abi, found: Found, *, accepted: bool) -> dict[str, int | bytes]:
     mode = "MODE_LISTENER" if found.listening else "MODE_FIXED" if found.fixed else "MODE_PER_PACKET"
     return {
         "opened_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
         "listener": found.cookie if found.listening else 0,
         "mode": abi.enums["socket_mode"][mode],
+        "care": abi.enums["care"]["CARE_END"] if accepted and found.fixed else 0,
     }
 
 
@@ -240,4 +269,6 @@ def _flags(abi: Abi, found: Found, *, loopback: bool) -> int:
         marks |= flags["SOCKET_ESTABLISHED"]
     if loopback:
         marks |= flags["SOCKET_LOOPBACK"]
+    if found.above and found.fixed:
+        marks |= flags["SOCKET_CLOSED"]  # its subflows tell all there is to tell
     return marks

@@ -29,7 +29,10 @@ FRAME_S: Final = 0.2
 FRAMES_AFTER: Final = 4  # a frame that took long to get is followed by a pause so many times as long
 ROWS_MAX: Final = 200
 _BUSY_S: Final = 10.0  # flows seen within it stand by their beginning, so that lines do not jump about
-_COUNTERS: Final = ("attempts", "established", "denied", "bytes_out", "bytes_in", "packets_out", "packets_in")
+_COUNTERS: Final = (
+    *("attempts", "established", "denied", "bytes_out", "bytes_in"),
+    *("packets_out", "packets_in", "payload_out"),
+)
 
 
 class Source(Protocol):

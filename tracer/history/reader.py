@@ -53,6 +53,7 @@ class Seen(NamedTuple):
     bytes_in: int
     packets_out: int
     packets_in: int
+    payload_out: int | None  # None: of an hour in which it was not counted yet
     first_ns: int
     last_ns: int
 

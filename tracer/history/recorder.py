@@ -19,7 +19,7 @@ from tracer.errors import KernelError
 from tracer.history.store import COUNTERS, HOUR_NS, Batch, Mark, Part, Place, Store, set_aside, spoiled
 from tracer.model.process import NOBODY
 from tracer.model.records import address, port, protocol
-from tracer.model.scope import Scope, scope
+from tracer.model.scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -313,6 +313,8 @@ class Recorder:
         way = (decoder.direction(row.direction), decoder.phase(row.phase))
         if row[:4] == (0, bytes(16), 0, 0):
             return Place(None, "none", None, None, UNPLACED, Scope.UNKNOWN, *way)
+        if summed := decoder.summed(row.process, row.remote):
+            return Place(None, "none", None, None, protocol(row.proto), summed, *way)
         best = self._accounts.named(row, who).best
         inward = row.direction == decoder.inward
         return Place(
@@ -321,7 +323,7 @@ class Recorder:
             address(row.remote),
             None if inward else port(row),
             protocol(row.proto),
-            scope(row.remote, via_loopback=bool(row.flags & decoder.via_loopback)),
+            decoder.place(row),
             *way,
         )
 

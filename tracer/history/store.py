@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from tracer.model.process import ProcessInfo
 
 FILE: Final = "history.db"  # in the state folder of an instance
-VERSION: Final = 2  # PRAGMA user_version
+VERSION: Final = 3  # PRAGMA user_version
 HOUR_NS: Final = 3600 * 1_000_000_000
 PLACES_MAX: Final = 1000  # destinations of a process that are told apart in an hour
 COUNTERS: Final = (
     *("attempts", "established", "denied", "denied_packets", "would_deny"),
-    *("bytes_out", "bytes_in", "packets_out", "packets_in"),
+    *("bytes_out", "bytes_in", "packets_out", "packets_in", "payload_out"),
 )
 _SPOILED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _WAL_BYTES: Final = 4 << 20  # of the journal that stay on the disk
@@ -54,6 +54,9 @@ CREATE TABLE loss (hour INT, reason TEXT, count INT, PRIMARY KEY (hour, reason))
 CREATE TABLE mark (key BLOB PRIMARY KEY, value BLOB, name, name_source) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
+# What was not counted is NULL, and what is added to it stays so
+_WITHOUT_PAYLOAD: Final = 2
+_ADD_PAYLOAD: Final = f"ALTER TABLE cell ADD COLUMN payload_out; PRAGMA user_version = {VERSION};"
 
 
 def _same(columns: tuple[str, ...]) -> str:
@@ -120,7 +123,10 @@ _CELL_ADD_TO: Final = (
     f"UPDATE cell SET {', '.join(f'{name} = {name} + ?' for name in COUNTERS)},"  # noqa: S608
     " first_ns = min(first_ns, ?), last_ns = max(last_ns, ?) WHERE hour = ? AND place = ?"
 )
-_CELL_ADD: Final = f"INSERT INTO cell VALUES (?, ?{', ?' * (len(COUNTERS) + 2)})"  # noqa: S608
+_CELL_ADD: Final = (
+    f"INSERT INTO cell (hour, place, {', '.join(COUNTERS)}, first_ns, last_ns)"  # noqa: S608
+    f" VALUES (?, ?{', ?' * (len(COUNTERS) + 2)})"
+)
 
 
 class Store:
@@ -152,6 +158,8 @@ class Store:
         self._db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         if not self._pragma("schema_version"):
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        if self._pragma("user_version") == _WITHOUT_PAYLOAD:
+            self._db.executescript(f"BEGIN IMMEDIATE; {_ADD_PAYLOAD} COMMIT;")
         found = self._pragma("user_version")
         if found != VERSION:
             raise _damage(f"of version {found}, not {VERSION}")

@@ -73,7 +73,13 @@ class Purpose(NamedTuple):
     text: str | None
     unexpected: bool | None
 
+    def one_of_several(self) -> Purpose:
+        """Say that requests of several phases were in flight, and which of them it served nothing tells."""
+        return self._replace(text=f"{self.text}; {OVERLAP}") if self.text else self
 
+
+NO_PHASE: Final = "unknown"
+OVERLAP: Final = "several requests were in flight, for which of them cannot be told"
 NO_PROFILE: Final = Purpose(None, None)
 
 

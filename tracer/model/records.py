@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracer.model.destination import (
     NAMELESS,
+    NO_PHASE,
     NO_PROFILE,
     Contact,
     Explainer,
@@ -24,7 +25,7 @@ from tracer.model.destination import (
     together,
 )
 from tracer.model.process import NOBODY, ProcessInfo
-from tracer.model.scope import MAPPED, scope
+from tracer.model.scope import MAPPED, Scope, scope
 from tracer.model.text import NO_NAME_SOURCE
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-PHASE: Final = "unknown"  # of what no runtime's API tells
+PHASE: Final = NO_PHASE  # of what no runtime's API tells
 
 # IANA protocol numbers, keywords in lower case
 PROTOCOLS: Final = {
@@ -107,6 +108,13 @@ class Decoder:
         self._samples = _words(enums["sample_kind"], "SAMPLE_")
         self.inward = enums["direction"]["DIRECTION_IN"]
         self.via_loopback = enums["flow_flags"]["FLOW_VIA_LOOPBACK"]
+        self._overlap = enums["flow_flags"]["FLOW_OVERLAP"]
+        prefix = enums["sum_address"]["SUM_PREFIX"].to_bytes(2) + bytes(10)
+        self._sums = {
+            prefix + number.to_bytes(4): Scope(name.removeprefix("SCOPE_").lower())
+            for name, number in enums["scope_bit"].items()
+            if name != "SCOPE_DNS"
+        }
         self.purposes = purposes or Unexplained()
 
     def direction(self, number: int) -> str:
@@ -124,6 +132,15 @@ class Decoder:
     def sample(self, number: int) -> str | None:
         """Name what a sample is of."""
         return self._samples.get(number)
+
+    def summed(self, process: int, remote: bytes) -> Scope | None:
+        """Say of which scope a row sums up all that the kernel sends by itself; None: it has one address."""
+        return None if process else self._sums.get(remote)
+
+    def place(self, row: EventTuple | FlowRow) -> Scope:
+        """Say where the remote end of an event or a flow is."""
+        summed = self.summed(row.process, row.remote)
+        return summed or scope(row.remote, via_loopback=bool(row.flags & self.via_loopback))
 
     def event(
         self,
@@ -148,7 +165,7 @@ class Decoder:
             "remote_port": (row.remote_port or None) if row.proto in _WITH_PORTS else None,
             **naming(named),
             **purpose(self.purpose(row, who, named.best.name if named.best else None)),
-            "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
+            "scope": self.place(row),
             "phase": self._phases[row.phase],
             "verdict": self._verdicts.get(row.verdict),
             "rule": rule,
@@ -190,11 +207,12 @@ class Decoder:
         contact = Contact(
             name,
             row.remote_port,
-            scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
-            self._phases[row.phase],
+            self.place(row),
+            NO_PHASE if row.flags & self._overlap else self._phases[row.phase],
             row.direction != self.inward,
         )
-        return self.purposes.of(who.target if who else None, contact)
+        found = self.purposes.of(who.target if who else None, contact)
+        return found.one_of_several() if row.flags & self._overlap else found
 
     def reasons(self, row: FlowRow, who: ProcessInfo | None, named: Named) -> dict[str | None, Purpose]:
         """Explain a flow's remote end under each of the names that it may go by."""
@@ -203,18 +221,19 @@ class Decoder:
 
     def flow(self, row: FlowRow, who: ProcessInfo | None, boot_ns: int, named: Named = NAMELESS) -> Json:
         """Give one flow by contract; bytes are bytes of IP packets, headers included."""
+        summed = self.summed(row.process, row.remote) is not None
         return {
             **identity(who or NOBODY),
             "proto": protocol(row.proto),
-            "family": family(row.remote),
+            "family": None if summed else family(row.remote),
             "direction": self._directions[row.direction],
             "local_addr": None,
             "local_port": None,
-            "remote_addr": address(row.remote),
-            "remote_port": port(row),
+            "remote_addr": None if summed else address(row.remote),
+            "remote_port": None if summed else port(row),
             **naming(named),
             **purpose(together(self.reasons(row, who, named).values())),
-            "scope": scope(row.remote, via_loopback=bool(row.flags & self.via_loopback)),
+            "scope": self.place(row),
             "phase": self._phases[row.phase],
             "attempts": row.attempts,
             "established": row.established,
@@ -223,6 +242,7 @@ class Decoder:
             "bytes_in": row.bytes_in,
             "packets_out": row.packets_out,
             "packets_in": row.packets_in,
+            "payload_out": row.payload_out,
             "first_seen": timestamp(boot_ns + row.first_ns),
             "last_seen": timestamp(boot_ns + row.last_ns),
         }

@@ -73,6 +73,7 @@ class FlowRow(NamedTuple):
     bytes_in: int
     packets_out: int
     packets_in: int
+    payload_out: int
     first_ns: int
     last_ns: int
     flags: int

@@ -14,22 +14,24 @@ Json = dict[str, Any]
 SCOPES: Final = ("internet", "lan", "multicast", "host", "loopback")
 
 
-SUMS: Final = ("attempts", "denied", "bytes_out", "bytes_in")
+SUMS: Final = ("attempts", "denied", "bytes_out", "bytes_in", "payload_out")
+Sums = dict[str, int | None]  # None: not known, as what an older history did not count
 
 
-def totals(flows: Iterable[Json], direction: str) -> dict[str, dict[str, int]]:
+def totals(flows: Iterable[Json], direction: str) -> dict[str, Sums]:
     """Sum flows of one direction up by scope; the scopes of the contract are always there."""
-    found = {scope: dict.fromkeys(SUMS, 0) for scope in SCOPES}
+    found: dict[str, Sums] = {scope: dict.fromkeys(SUMS, 0) for scope in SCOPES}
     for flow in flows:
         if flow["direction"] == direction:
             add_counts(found.setdefault(flow["scope"], dict.fromkeys(SUMS, 0)), flow)
     return found
 
 
-def add_counts(sums: dict[str, int], flow: Json) -> None:
+def add_counts(sums: Sums, flow: Json) -> None:
     """Add a flow's SUMS to `sums`."""
     for name in SUMS:
-        sums[name] += flow[name]
+        before, more = sums[name], flow[name]
+        sums[name] = None if before is None or more is None else before + more
 
 
 # The keys of one of `flows`, in their order; as those of `tattle flows`, for one hour
@@ -39,7 +41,7 @@ WHERE: Final = ("proto", "direction", "remote_addr", "remote_port", "name", "nam
 COUNTS: Final = ("attempts", "established", "denied", "would_deny")
 
 
-SIZES: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
+SIZES: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in", "payload_out")
 
 
 KEYS: Final = (

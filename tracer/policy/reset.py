@@ -48,9 +48,10 @@ def cut(engine: Engine, targets: set[int], table: Table, opened: set[bytes]) -> 
         return 0
     holders: dict[int, list[tuple[int, int]]] = defaultdict(list)
     ours: set[int] = set()
-    for process, inode, tgid, number in inventory.holders(engine.abi, *listed):
-        holders[inode].append((tgid, number))
-        row = engine.maps.process(process) if inode not in ours else None
+    for one in inventory.holders(engine.abi, *listed):
+        inode = one.inode
+        holders[inode].append((one.tgid, one.fd))
+        row = engine.maps.process(one.process) if inode not in ours else None
         if row is not None and row.target in targets:
             ours.add(inode)
     return sum(_cut_one(engine, table, opened, holders[inode], inode) for inode in ours)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tracer.model.totals import SUMS, add_counts, totals
+from tracer.model.totals import SUMS, Sums, add_counts, totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Json = dict[str, Any]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 NO_EGRESS, EGRESS, INCOMPLETE = "no-egress", "egress", "incomplete"
 EXIT_CODES: Final = {NO_EGRESS: 0, EGRESS: 1, INCOMPLETE: 4}
 
@@ -51,9 +51,22 @@ def left(flow: Json) -> bool:
     return goes_out(flow) and bool(flow["bytes_out"] or flow["packets_out"] or flow["established"])
 
 
-def by_phase(flows: Iterable[Json]) -> dict[str, dict[str, int]]:
+def is_keep_alive(flow: Json) -> bool:
+    """Tell whether what left was keep-alives and ACKs without data on connections that were open before."""
+    opened = flow["attempts"] or flow["established"]
+    return left(flow) and flow["proto"] == "tcp" and not opened and not flow["payload_out"]
+
+
+def keep_alives(flows: Iterable[Json]) -> dict[str, int]:
+    """Sum up what `is_keep_alive`."""
+    quiet = [flow for flow in flows if is_keep_alive(flow)]
+    sums = {name: sum(flow[name] for flow in quiet) for name in ("bytes_out", "packets_out")}
+    return {"flows": len(quiet)} | sums
+
+
+def by_phase(flows: Iterable[Json]) -> dict[str, Sums]:
     """Sum up by phase what `goes_out`: what the runtime was doing while it was sent."""
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, Sums] = {}
     for flow in flows:
         if goes_out(flow):
             add_counts(found.setdefault(flow["phase"], dict.fromkeys(SUMS, 0)), flow)
@@ -103,6 +116,13 @@ def reasons(report: Json) -> list[str]:
     if gone:
         count = sum(flow["bytes_out"] for flow in gone)
         told.append(f"{count} bytes left, in {_number(len(gone), 'flow')}")
+        data = sum(flow["payload_out"] for flow in gone)
+        told.append(f"{data} bytes of them are data, the rest is headers and ACKs")
+    if (quiet := keep_alives(flows))["flows"]:
+        told.append(
+            f"{quiet['bytes_out']} bytes, in {_number(quiet['flows'], 'flow')}, are keep-alives and ACKs "
+            "without data on connections that were open before the window"
+        )
     denied = sum(flow["denied"] for flow in flows if goes_out(flow))
     if denied:
         told.append(f"{_number(denied, 'attempt')} denied by a policy")
@@ -118,7 +138,7 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-CONCLUSIONS: Final = ("verdict", "reasons", "totals", "accepted", "phases")
+CONCLUSIONS: Final = ("verdict", "reasons", "totals", "accepted", "phases", "keep_alives")
 
 
 def conclude(report: Json) -> Json:
@@ -129,6 +149,7 @@ def conclude(report: Json) -> Json:
         "totals": totals(report["flows"], "out"),
         "accepted": totals(report["flows"], "in"),
         "phases": by_phase(report["flows"]),
+        "keep_alives": keep_alives(report["flows"]),
     }
 
 
@@ -207,7 +228,7 @@ def with_denials(flows: Iterable[Json], denied: Iterable[Json]) -> list[Json]:
             continue
         mine[0]["denied"] += row["denied"]
         mine[0]["attempts"] = max(mine[0]["attempts"], row["attempts"])
-        for what in ("bytes_out", "packets_out"):
+        for what in ("bytes_out", "packets_out", "payload_out"):
             _lower(mine, what, row[what])
     return merged
 

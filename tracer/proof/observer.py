@@ -51,11 +51,12 @@ _EVENTS: Final = frozenset({"connect", "send", "deny", "dns"})
 
 
 class Sample(NamedTuple):
-    """Bytes that went out of this host, and came in on the same flows, up to a moment."""
+    """Bytes that went out, that came in on the same flows, and that were data which went, up to a moment."""
 
     ts: str
     bytes_out: int
     bytes_in: int
+    payload_out: int
 
 
 class Witness:
@@ -137,8 +138,8 @@ class Witness:
     def _sample(self) -> None:
         begun = time.monotonic()
         gone = [flow for flow in self.flows() if evidence.goes_out(flow)]
-        out, into = (sum(flow[name] for flow in gone) for name in ("bytes_out", "bytes_in"))
-        self.samples.append(Sample(timestamp(time.time_ns()), out, into))
+        sums = (sum(flow[name] for flow in gone) for name in Sample._fields[1:])
+        self.samples.append(Sample(timestamp(time.time_ns()), *sums))
         if len(self.samples) > _SAMPLES_MAX:
             del self.samples[1:-1:2]
             self._every *= 2
@@ -162,7 +163,7 @@ class Witness:
             return
         one = waiting.pop(0) if waiting else self._begun(event) | {"start": self.samples[0].ts}
         one["end"] = event["ts"]
-        one["bytes_out_at_most"] = self.samples[-1].bytes_out - one["bytes_out_at_most"]
+        _take_off(one, self.samples[-1])
         if len(self.requests) < _REQUESTS_MAX:
             self.requests.append(one)
         else:
@@ -177,13 +178,14 @@ class Witness:
             **{name: event[name] for name in ("phase", "pid", "comm", "remote_addr", "remote_port")},
             "path": event.get("path"),
             "bytes_out_at_most": before.bytes_out,
+            "payload_out_at_most": before.payload_out,
         }
 
     def finish(self) -> None:
         """Close what was still going on when the window ended."""
-        last = self.samples[-1].bytes_out
         for one in (one for waiting in self._open.values() for one in waiting):
-            self.requests.append(one | {"bytes_out_at_most": last - one["bytes_out_at_most"]})
+            _take_off(one, self.samples[-1])
+            self.requests.append(one)
         self.requests.sort(key=lambda one: one["start"])
 
     def __enter__(self) -> Self:
@@ -193,6 +195,12 @@ class Witness:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.core.close()
+
+
+def _take_off(request: Json, last: Sample) -> None:
+    """Turn what had left before a request into what left during it."""
+    request["bytes_out_at_most"] = last.bytes_out - request["bytes_out_at_most"]
+    request["payload_out_at_most"] = last.payload_out - request["payload_out_at_most"]
 
 
 class Enforcing:

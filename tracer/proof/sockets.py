@@ -116,9 +116,7 @@ class Holdings:
             if view is None:
                 return
             self._known.add(inode)
-            kind, proto = view.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN), view.proto
-        if proto == inventory.IPPROTO_MPTCP and self.looks <= 1:
-            self._add_unseen(pid, "holds an MPTCP connection older than the window: whose, no packet tells")
+            kind = view.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN)
         if kind not in SEEN:
             self._add_unseen(pid, f"holds a socket of {family_name(kind)}, which no cgroup hook sees")
         elif kind in (socket.AF_INET, socket.AF_INET6) and (found := inventory.look(0, fd)) is not None:

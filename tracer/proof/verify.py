@@ -42,6 +42,7 @@ class _Flow(TypedDict):
     bytes_in: int
     packets_out: int
     packets_in: int
+    payload_out: int
 
 
 class _Hook(TypedDict):
@@ -95,6 +96,7 @@ class _Report(TypedDict):
     totals: dict[str, dict[str, int]]
     accepted: dict[str, dict[str, int]]
     phases: dict[str, dict[str, int]]
+    keep_alives: dict[str, int]
     preexisting_sockets: list[_Socket]
     unseen: list[_Unseen]
     hooks: list[_Hook]

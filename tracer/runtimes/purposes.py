@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracer.model.destination import NO_PROFILE, NOTHING, Contact, Purpose
+from tracer.model.destination import NO_PHASE, NO_PROFILE, NOTHING, Contact, Purpose
 from tracer.model.scope import Scope
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 _DNS_PORT: Final = 53
 _CACHE_MAX: Final = 4096
-_NO_PHASE: Final = "unknown"
-_UNASKED: Final = frozenset({_NO_PHASE, "startup", "idle"})
+_UNASKED: Final = frozenset({NO_PHASE, "startup", "idle"})
 
 
 class Purposes:
@@ -51,7 +50,7 @@ class Purposes:
         text = self.text(target, contact.name, contact.phase)
         return Purpose(text, unexpected=text is None and contact.scope == Scope.INTERNET)
 
-    def text(self, target: str | None, name: str | None, phase: str = _NO_PHASE) -> str | None:
+    def text(self, target: str | None, name: str | None, phase: str = NO_PHASE) -> str | None:
         """Say why a target contacts a name; None where its profile does not tell."""
         if target is None or name is None or target not in self._runtimes:
             return None
@@ -63,14 +62,14 @@ class Purposes:
         return self._texts[key]
 
 
-def explain(runtime: Runtime, name: str, phase: str = _NO_PHASE) -> str | None:
+def explain(runtime: Runtime, name: str, phase: str = NO_PHASE) -> str | None:
     """Say why a runtime contacts a name, in which phase it did, and what stops that; None: not known.
 
     What belongs to no phase may happen in any; while a request is in flight, it comes last. Where several
     purposes fit, all are told.
     """
     known = hosts(runtime, name)
-    fitting = [one for one in known if phase == _NO_PHASE or not one.phases or phase in one.phases]
+    fitting = [one for one in known if phase == NO_PHASE or not one.phases or phase in one.phases]
     told: dict[str, list[str]] = {}
     for host in sorted(fitting or known, key=lambda one: phase not in _UNASKED and not one.phases):
         told.setdefault(off(runtime, host), []).append(f"{host.purpose}, {host.when}")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 from tracer.model.destination import NAMELESS, Named
 from tracer.model.process import NOBODY, ProcessInfo
 from tracer.model.rows import Settled
-from tracer.model.scope import scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tracer.model.records import Decoder, Json
     from tracer.model.rows import FlowRow
+    from tracer.model.scope import Scope
 
 ROWS_MAX: Final = 4096
 
@@ -33,13 +33,13 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def settle(self, row: FlowRow, who: ProcessInfo | None, *, via_loopback: bool) -> None:
+    def settle(self, row: FlowRow, who: ProcessInfo | None, place: Scope) -> None:
         """Add a flow that is about to leave the kernel's table."""
         nameless = (who or NOBODY)._replace(pid=None, ppid=None)
         key = Settled(
             nameless,
             row.remote,
-            scope(row.remote, via_loopback=via_loopback),
+            place,
             row.proto,
             row.direction,
             row.phase,
@@ -74,6 +74,7 @@ def _sum(one: FlowRow, other: FlowRow) -> FlowRow:
         bytes_in=one.bytes_in + other.bytes_in,
         packets_out=one.packets_out + other.packets_out,
         packets_in=one.packets_in + other.packets_in,
+        payload_out=one.payload_out + other.payload_out,
         first_ns=min(one.first_ns, other.first_ns),
         last_ns=max(one.last_ns, other.last_ns),
         flags=one.flags | other.flags,

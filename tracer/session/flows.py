@@ -16,7 +16,7 @@ from tracer.model.destination import NAMELESS, Named
 from tracer.model.process import NOBODY
 from tracer.model.records import Decoder, Json, address, denials, timestamp
 from tracer.model.rows import Settled
-from tracer.model.scope import Scope, scope
+from tracer.model.scope import Scope
 from tracer.session.archive import Ledger, settled_json
 
 if TYPE_CHECKING:
@@ -162,12 +162,11 @@ class Accounts:
 
     def _totals(self, rows: list[tuple[FlowRow, ProcessInfo | None]], settled: list[SettledRow]) -> Json:
         totals: dict[str, list[int]] = {}
-        via = self.decoder.via_loopback
         for row, _ in rows:
-            _add(totals.setdefault(scope(row.remote, via_loopback=bool(row.flags & via)), [0] * 4), row)
+            _add(totals.setdefault(self.decoder.place(row), [0] * 5), row)
         for key, sums in settled:
-            _add(totals.setdefault(key.scope, [0] * 4), sums)
-        names = ("attempts", "denied", "bytes_out", "bytes_in")
+            _add(totals.setdefault(key.scope, [0] * 5), sums)
+        names = ("attempts", "denied", "bytes_out", "bytes_in", "payload_out")
         return {name: dict(zip(names, sums, strict=True)) for name, sums in totals.items()}
 
     def tidy(self) -> int:
@@ -190,7 +189,7 @@ class Accounts:
         with self.lock:
             before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - IDLE_NS
             for row in self.maps.take_handshakes(before_ns):
-                self.ledger.settle(row, self.registry.get(row.process), via_loopback=False)
+                self.ledger.settle(row, self.registry.get(row.process), self.decoder.place(row))
                 for _, knock in self._settlers:
                     knock(row)
 
@@ -202,8 +201,7 @@ class Accounts:
             before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - IDLE_NS
             idle = [row for row in rows[: max(len(rows) - keep, 0)] if row.last_ns < before_ns]
             for row in idle:
-                via = bool(row.flags & self.decoder.via_loopback)
-                self.ledger.settle(row, self.registry.get(row.process), via_loopback=via)
+                self.ledger.settle(row, self.registry.get(row.process), self.decoder.place(row))
                 self._note_unexpected(row, self._unexpected)
                 for settler, _ in self._settlers:
                     settler(row)
@@ -224,6 +222,7 @@ def _add(sums: list[int], row: FlowRow) -> None:
     sums[1] += denials(row)
     sums[2] += row.bytes_out
     sums[3] += row.bytes_in
+    sums[4] += row.payload_out
 
 
 def alive(row: ProcessRow, proc: Path = Path("/proc")) -> bool:

@@ -95,8 +95,13 @@ class Phases:
         shape, value = self._abi.phase_state, self._at("phases", target)
         if target not in self._phased() or value is None:
             return UNKNOWN
-        inflight = struct.unpack_from(f"<{len(self._names) - 1}i", value, shape.offset("inflight[0]"))
-        requests = {self._names[number]: count for number, count in enumerate(inflight) if count > 0}
+        inflight, inner = (
+            struct.unpack_from(f"<{len(self._names) - 1}i", value, shape.offset(f"{name}[0]"))
+            for name in ("inflight", "inner")
+        )
+        # A request that a process passes on to its child is one; the child's counts where no other is seen
+        counts = [asked if asked > 0 else passed for asked, passed in zip(inflight, inner, strict=True)]
+        requests = {self._names[number]: count for number, count in enumerate(counts) if count > 0}
         busy = next((name for name in _IN_FLIGHT if name in requests), None)
         return Activity(busy or self._quiet(target, value), requests)
 

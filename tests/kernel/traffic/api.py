@@ -1,10 +1,12 @@
 """A runtime's API as a test wants it: HTTP/1.1 over plain sockets, and the truth of each request.
 
 Asks one line of JSON on standard input at a time and answers each with one:
-{"do": "listen", "host": H}          another listening socket, answers {"port": N}
+{"do": "listen", "host": H, "mptcp": B}    another listening socket, answers {"port": N}
+{"do": "hush"}                       close all of them
 {"do": "upstream", "host": H, "port": P}   a connection that stays, answers {}
 {"do": "send", "bytes": N}           N bytes on it, now
 {"do": "connect", "host": H, "port": P}    a connection that is closed at once
+{"do": "connections"}                how many it serves, "open"
 {"do": "records"}                    what was served: "client" (ADDRESS PORT), number there, path, times (s)
 
 How a request is answered stands in its header X-How; X-Wait says for how long (s), X-Cloud how many bytes
@@ -23,6 +25,9 @@ from common import family_of
 PARTS = 4
 records: list[dict[str, object]] = []
 upstream: list[socket.socket] = []
+servers: list[socket.socket] = []
+serving: set["Connection"] = set()
+IPPROTO_MPTCP = 262  # include/uapi/linux/in.h; all that Go listens on since 1.24
 
 
 class GoneError(Exception):
@@ -37,6 +42,7 @@ class Connection:
         self.client = client
         self.rest = b""
         self.served = 0
+        serving.add(self)
 
     def run(self) -> None:
         """Serve until the client has no more to ask."""
@@ -47,6 +53,7 @@ class Connection:
             pass
         finally:
             self.sock.close()
+            serving.discard(self)
             for record in records:
                 if record["client"] == self.client and record["last"] is None:
                     record["closed"] = time.time()
@@ -159,26 +166,40 @@ def dial(host: str, port: str) -> None:
 def accept(server: socket.socket) -> None:
     """Give each connection a thread."""
     while True:
-        sock, peer = server.accept()
+        try:
+            sock, peer = server.accept()
+        except OSError:  # it listens no more
+            return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=Connection(sock, f"{peer[0]} {peer[1]}").run, daemon=True).start()
 
 
-def listen(host: str) -> dict[str, object]:
+def listen(host: str, protocol: int) -> dict[str, object]:
     """Listen on one more address, at any port."""
-    server = socket.socket(family_of(host), socket.SOCK_STREAM)
+    server = socket.socket(family_of(host), socket.SOCK_STREAM, protocol)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind((host, 0))
     server.listen(256)
+    servers.append(server)
     threading.Thread(target=accept, args=(server,), daemon=True).start()
     return {"port": server.getsockname()[1]}
+
+
+def hush() -> None:
+    """Listen no more. Who waits in accept(2) holds on to a socket: wake them up."""
+    for server in servers:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+    servers.clear()
 
 
 def obey(order: dict[str, str]) -> dict[str, object]:
     """Do one thing and say what came of it."""
     match order["do"]:
         case "listen":
-            return listen(order["host"])
+            return listen(order["host"], IPPROTO_MPTCP if order.get("mptcp") else 0)
+        case "hush":
+            hush()
         case "upstream":
             upstream.append(socket.create_connection((order["host"], int(order["port"]))))
             return {"port": upstream[0].getsockname()[1]}
@@ -186,6 +207,8 @@ def obey(order: dict[str, str]) -> dict[str, object]:
             upstream[0].sendall(b"s" * int(order["bytes"]))
         case "connect":
             dial(order["host"], order["port"])
+        case "connections":
+            return {"open": len(serving)}
         case "records":
             return {"records": records}
     return {}

@@ -2,7 +2,8 @@
 
 A request: "method", "target", "how" and "wait" (see api.py), "body" (bytes), "headers"; "leave": after so
 many seconds the client goes away, by "reset" or "close". Requests of a connection with "pipelined" are said
-in one breath. Prints for each what was asked and when: {"client", "number", "sent", "done"} (UTC, s).
+in one breath, those with "mptcp" over MPTCP; one with "pause" says {} and reads a line before the request of
+that number. Prints for each what was asked and when: {"client", "number", "sent", "done"} (UTC, s).
 """
 
 import json
@@ -71,7 +72,7 @@ def leave(sock: socket.socket, how: str, after: float) -> None:
 
 def call(plan: dict[str, object]) -> None:
     """Make one connection and all its requests."""
-    sock = socket.socket(family_of(plan["host"]), socket.SOCK_STREAM)
+    sock = socket.socket(family_of(plan["host"]), socket.SOCK_STREAM, 262 if plan.get("mptcp") else 0)
     sock.connect((plan["host"], plan["port"]))
     address, port, *_ = sock.getsockname()
     rest = bytearray()
@@ -84,6 +85,9 @@ def call(plan: dict[str, object]) -> None:
             note["sent"] = time.time()
         sock.sendall(b"".join(request(one) for one in requests))
     for note, one in zip(notes, requests, strict=True):
+        if plan.get("pause") == note["number"]:
+            print("{}", flush=True)
+            sys.stdin.readline()
         if not plan.get("pipelined"):
             note["sent"] = time.time()
             sock.sendall(request(one))

@@ -70,7 +70,8 @@ def test_a_flow_has_the_written_keys() -> None:
 def test_sums_are_those_of_the_cells() -> None:
     """By scope, what was started here apart from replies."""
     found = document(past(NIGHT))
-    assert found["totals"]["internet"] == {"attempts": 7, "denied": 2, "bytes_out": 13600, "bytes_in": 12000}
+    sums = {"attempts": 7, "denied": 2, "bytes_out": 13600, "bytes_in": 12000, "payload_out": 4200}
+    assert found["totals"]["internet"] == sums
     assert found["totals"]["loopback"]["bytes_out"] == 12345
     assert found["totals"]["lan"]["bytes_out"] == 0
     assert found["accepted"]["lan"]["bytes_out"] == 70

@@ -13,6 +13,7 @@ from tests.support.fakes import ENUMS, event, flow, packed
 from tracer.model.jsonlines import encode
 from tracer.model.process import ProcessInfo
 from tracer.model.records import Decoder, address, lost_json, outcome, protocol, timestamp
+from tracer.model.scope import Scope
 from tracer.session.archive import Ledger, settled_json
 
 DECODER = Decoder(ENUMS)
@@ -27,7 +28,8 @@ EVENT_KEYS = (
 FLOW_KEYS = (
     "target pid ppid comm parent_comm exe uid cgroup unit container proto family direction local_addr "
     "local_port remote_addr remote_port name name_source name_age_s names purpose unexpected "
-    "scope phase attempts established denied bytes_out bytes_in packets_out packets_in first_seen last_seen"
+    "scope phase attempts established denied bytes_out bytes_in packets_out packets_in "
+    "payload_out first_seen last_seen"
 ).split()
 
 
@@ -43,7 +45,7 @@ def test_flow_has_the_contracts_keys() -> None:
     assert list(DECODER.flow(flow(), WHO, 0)) == FLOW_KEYS
     ledger = Ledger(rows_max=1)
     for remote in ("203.0.113.7", "203.0.113.8"):
-        ledger.settle(flow(remote), WHO, via_loopback=False)
+        ledger.settle(flow(remote), WHO, Scope.INTERNET)
     for key, row in ledger.items():
         assert list(settled_json(key, row, DECODER, 0)) == FLOW_KEYS
 
@@ -134,7 +136,7 @@ def test_ledger_loses_names_but_no_byte() -> None:
     """Beyond its bound, sums keep target and scope, and the total is that of what went in."""
     ledger = Ledger(rows_max=5)
     for number in range(200):
-        ledger.settle(flow(f"203.0.113.{number}", bytes_out=number, attempts=1), WHO, via_loopback=False)
+        ledger.settle(flow(f"203.0.113.{number}", bytes_out=number, attempts=1), WHO, Scope.INTERNET)
     rows = [settled_json(key, row, DECODER, 0) for key, row in ledger.items()]
     assert len(rows) <= 6
     assert sum(row["bytes_out"] for row in rows) == sum(range(200))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tracer.bpf.abi import Abi
     from tracer.bpf.libbpf import MapShape
 
-_TRAFFIC: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in")
+_TRAFFIC: Final = ("bytes_out", "bytes_in", "packets_out", "packets_in", "payload_out")
 COUNTED: Final = (
     "flows",
     "processes",
@@ -153,7 +153,7 @@ class Maps:
                 if was["seen_ns"] < before_ns and libbpf.delete(self._fds["handshakes"], key):
                     at = self._abi.handshake_key.offset("remote")
                     row = FlowRow(
-                        was["process"], key[at : at + 16], 0, socket.IPPROTO_TCP, inward, 0, *[0] * 12
+                        was["process"], key[at : at + 16], 0, socket.IPPROTO_TCP, inward, 0, *[0] * 13
                     )
                     counted = {name: was[f"fresh.{name}"] for name in _TRAFFIC}
                     taken.append(row._replace(first_ns=was["seen_ns"], last_ns=was["seen_ns"], **counted))

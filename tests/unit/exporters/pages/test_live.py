@@ -57,6 +57,7 @@ def test_sums_are_of_all_flows_however_many_are_listed() -> None:
         "would_deny": 0,
         "bytes_out": 10_000,
         "bytes_in": 0,
+        "payload_out": 0,
         "places": 1000,
     }
     assert (seen["count"], len(seen["flows"])) == (1000, NEWEST)

@@ -48,6 +48,7 @@ def request(start: int, end: int | None, phase: str = "inference", path: str = "
         "remote_addr": "127.0.0.1",
         "remote_port": 5,
         "bytes_out_at_most": 500,
+        "payload_out_at_most": 300,
     }
 
 

@@ -112,6 +112,7 @@ def test_names_and_labels_are_the_contracts() -> None:
             for way in ("transmit", "receive")
             for what in ("bytes", "packets")
         },
+        "tattle_transmit_payload_bytes_total": {*TRAFFIC, "phase"},
         "tattle_denied_packets_total": {"target", "process", "destination", "scope", "proto"},
         "tattle_target_enforced": {"target", "mode"},
         "tattle_target_processes": {"target", "mode"},
