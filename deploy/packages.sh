@@ -7,7 +7,8 @@ set -euo pipefail
 # What proves that a thing is there (a command, a file, a library), and the package that brings it.
 RUN="clang=clang llvm-strip=llvm
 /usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/linux/bpf.h=linux-libc-dev libbpf.so.1=libbpf1"
-TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl openssl=openssl dig=bind9-dnsutils dnsmasq=dnsmasq-base
+TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl openssl=openssl dig=bind9-dnsutils dnsmasq=dnsmasq-base unbound=unbound
+musl-gcc=musl-tools /usr/include/ares.h=libc-ares-dev
 nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
 systemd-analyze=systemd strace=strace bpftool=bpftool sysctl=procps cc=gcc /usr/include/stdio.h=libc6-dev
 /usr/lib/python3/dist-packages/bcc/__init__.py=python3-bpfcc
@@ -73,6 +74,7 @@ disable_services() {
 		docker.io) systemctl disable --quiet docker.service docker.socket 2>/dev/null || true ;;
 		containerd) systemctl disable --quiet containerd.service 2>/dev/null || true ;;
 		podman) systemctl disable --quiet podman.socket podman.service podman-restart.service 2>/dev/null || true ;;
+		unbound) systemctl disable --quiet unbound.service 2>/dev/null || true ;;
 		nftables) systemctl disable --quiet nftables.service 2>/dev/null || true ;;
 		esac
 	done

@@ -16,8 +16,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tracer.host import hosts_file
 from tracer.model.text import dotted, host
-from tracer.names import dns, hosts_file, quic, tls
+from tracer.names import dns, quic, tls
 from tracer.names.reassembly import Stream
 
 if TYPE_CHECKING:

@@ -77,6 +77,7 @@ class Abi:
     named_key: Layout
     numbered_address: Layout
     opening: Layout
+    hosted: Layout
     enums: dict[str, dict[str, int]]
 
     @classmethod

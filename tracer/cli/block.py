@@ -179,10 +179,10 @@ is meant; a name, registry.ollama.ai or *.ollama.ai (all below it, not itself), 
 address; no other scope lets it pass.
 
 A name lets its own DNS queries pass, to the resolvers of this host or of the target's resolv.conf, and opens
-the addresses of the answers that the target receives, by TCP, for as long as they say (10 s at least). A
-connection there must be TLS that names an allowed server, for one address serves many: NAME+plain does
-without. NAME:443/udp allows UDP (QUIC), whose server name is not read. NAME+lan lets answers open private
-addresses."""
+the addresses of the answers that the target receives, by TCP, for as long as they say (60 s at least) and as
+long as a connection there is open; those that a hosts file gives the name, too. A connection there must be
+TLS that names an allowed server, for one address serves many: NAME+plain does without. NAME:443/udp allows
+UDP (QUIC), whose server name is not read. NAME+lan lets answers open private addresses."""
 
 COMMAND: Final = Command(
     "block",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from tracer.cli.command import TARGETS, TIMES, Command, add_json, add_times, print_json
 from tracer.history.query import asked, look_back
 from tracer.history.suggest import document
-from tracer.names.hosts_file import HostsFile
+from tracer.host.hosts_file import HostsFile
 
 if TYPE_CHECKING:
     import argparse

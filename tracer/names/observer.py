@@ -12,13 +12,13 @@ import time
 from collections import Counter, OrderedDict, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracer.host.hosts_file import HostsFile
 from tracer.model.destination import NAMELESS, Named, Peer, owner_of
 from tracer.model.records import address
 from tracer.model.scope import ASKER, QUESTIONS, packed
 from tracer.model.text import escape
 from tracer.names import dns, tls
 from tracer.names.cache import NameBook
-from tracer.names.hosts_file import HostsFile
 from tracer.names.queries import Lookups, Question, question
 from tracer.names.quic import Initials
 from tracer.names.reassembly import Streams

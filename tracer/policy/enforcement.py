@@ -198,7 +198,8 @@ class Enforcement:
         for name, one in self.saved().items():
             held = in_force.get(self._book.number(name))
             if held is not None and held.names:
-                self._tables.follow_resolvers(held.number, *self._resolvers(one))
+                names = compile_policy(one.policy).names
+                self._tables.local.follow(held.number, names, self._resolvers(one))
 
     def _resolvers(self, one: Saved) -> Resolvers:
         return resolv_conf.look(self._directory(path) for path in one.cgroups)
@@ -299,7 +300,7 @@ class Enforcement:
         table = compile_policy(fresh.policy)
         entered = self._enter(number, fresh.cgroups)
         try:
-            self._tables.put(number, table, self._resolvers(fresh).named if table.names else {})
+            self._tables.put(number, table, self._resolvers(fresh) if table.names else None)
         except TattleError:
             for path, old in entered.items():
                 self._maps.set_target(path, old)

@@ -13,7 +13,7 @@ from tracer.errors import UsageError
 from tracer.model.text import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from tracer.policy.rules import Name, PortRule, Rule
 
@@ -87,6 +87,39 @@ def name_entries(
             )
         )
     return tuple(found)
+
+
+def searched(entries: Iterable[NameEntry], domains: Iterable[str]) -> dict[Pattern, NameEntry]:
+    """Return what a stub resolver asks on its way to an allowed name: the name below each search domain.
+
+    Such a question may leave, and its answer opens nothing. A name that the rules speak of is not among them,
+    nor is one that is too long for the kernel's table.
+    """
+    entries = tuple(entries)
+    found = {}
+    for entry in entries:
+        for domain in domains if not entry.deny else ():
+            pattern = Pattern(f"{entry.pattern.name}.{domain}", entry.pattern.wildcard)
+            fits = len(pattern.wire) <= WIRE_MAX and pattern.name.count(".") < LABELS_MAX
+            if fits and not any(one.pattern.covers(pattern) for one in entries):
+                found[pattern] = entry
+    return found
+
+
+def hosted(
+    entries: Iterable[NameEntry], hosts: Mapping[bytes, Iterable[str]]
+) -> dict[bytes, list[NameEntry]]:
+    """Return by address which allowed names a hosts file gives it; the rule that is closest to each name."""
+    entries = tuple(entries)
+    found: dict[bytes, list[NameEntry]] = {}
+    for address, names in hosts.items():
+        for name in names:
+            covering = [one for one in entries if one.pattern.covers(Pattern(name, wildcard=False))]
+            if covering and not any(one.deny for one in covering):
+                closest = max(covering, key=lambda one: (not one.pattern.wildcard, len(one.pattern.name)))
+                if closest not in (listed := found.setdefault(address, [])):
+                    listed.append(closest)
+    return found
 
 
 def _checked(pattern: Pattern, text: str) -> Pattern:

@@ -15,18 +15,21 @@ from tracer.bpf import libbpf
 from tracer.bpf.btf import pack
 from tracer.errors import HostError, KernelError
 from tracer.host import syscalls
+from tracer.policy.local_names import LocalNames
 from tracer.policy.rules import Mode, ScopeBit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from tracer.bpf.abi import Abi
     from tracer.bpf.maps.tables import Maps
+    from tracer.host.resolv_conf import Resolvers
     from tracer.policy.name_rules import NameEntry
     from tracer.policy.rules import Entry, PortRule, Table
 
 _POLICY_BITS: Final = 32  # the first word of a key in `rules`
-_NUMBER_AT: Final = {"rules": 4, "names": 0, "named": 0, "resolvers": 0}  # of the policy, in a map's keys
+_NUMBER_AT: Final = {"rules": 4, "names": 0, "named": 0, "resolvers": 0, "hosted": 0}
+"""Where the policy's number stands in a map's keys."""
 _FULL: Final = frozenset({errno.E2BIG, errno.ENOSPC})
 
 
@@ -50,13 +53,12 @@ class PolicyTables:
         self._policies = maps.fd("policies")
         self._forms = abi.enums["name_form"]
         self._kinds = abi.enums["name_kinds"]
-        self._missed: dict[int, set[bytes]] = {}
+        self.local = LocalNames(maps, abi)
 
-    def put(self, target: int, table: Table, resolvers: Mapping[bytes, int] | None = None) -> None:
-        """Put a policy in force for a target, in place of what it had; `resolvers` may be asked for names.
+    def put(self, target: int, table: Table, seen: Resolvers | None = None) -> None:
+        """Put a policy in force for a target, in place of what it had; `seen` is how it looks names up.
 
-        They are addresses of 16 bytes, each with a number that says, in bits, who names it. Raises HostError
-        where a table is full; then nothing has changed.
+        Raises HostError where a table is full; then nothing has changed.
         """
         if self._stale() and syscalls.wait_for_readers():
             self._sweep()
@@ -66,8 +68,8 @@ class PolicyTables:
                 self._insert(number, entry)
             for name in table.names:
                 self._insert_name(number, name)
-            for address, by in (resolvers or {}).items() if table.names else ():
-                self._let_ask(number, address, by)
+            if seen and table.names:
+                self.local.put(number, table.names, seen)
             libbpf.update(self._policies, struct.pack("<I", target), self._value(number, table))
         except KernelError as error:
             self._forget(number)
@@ -103,35 +105,6 @@ class PolicyTables:
                     number, words.get(mode), bool(default_allow), bool(strict), bool(names)
                 )
         return found
-
-    def follow_resolvers(self, number: int, named: Mapping[bytes, int], certain: int) -> None:
-        """Let these resolvers (see `put`) be asked under the policy of this number, in the end no others.
-
-        `certain` are the bits of those who have named all that they know. Only theirs are forgotten, and only
-        when they miss twice in a row: neither a file that is being written nor a service between stop and
-        start costs anybody a resolver.
-        """
-        present = dict(self._asked(number))
-        for address, by in named.items():
-            if (all_by := by | present.get(address, 0) & ~certain) != present.get(address):
-                self._let_ask(number, address, all_by)
-        missing = {one for one, by in present.items() if one not in named and not by & ~certain}
-        for address in missing & self._missed.get(number, set()):
-            key = struct.pack(self._abi.numbered_address.format, number, address)
-            libbpf.delete(self._maps.fd("resolvers"), key)
-        self._missed[number] = missing
-
-    def _let_ask(self, number: int, address: bytes, by: int) -> None:
-        key = struct.pack(self._abi.numbered_address.format, number, address)
-        libbpf.update(self._maps.fd("resolvers"), key, struct.pack("<I", by))
-
-    def _asked(self, policy: int) -> Iterator[tuple[bytes, int]]:
-        fd, shape = self._maps.fd("resolvers"), self._maps.shape("resolvers")
-        for keys, values in libbpf.batches(fd, shape.key_size, shape.value_size):
-            addresses = struct.iter_unpack(self._abi.numbered_address.format, keys)
-            for (number, address), (by,) in zip(addresses, struct.iter_unpack("<I", values), strict=True):
-                if number == policy:
-                    yield address, by
 
     def _stale(self) -> list[tuple[str, bytes]]:
         """Find rules of no policy: of replaced ones, and what a killed predecessor left half done."""

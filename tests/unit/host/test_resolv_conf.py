@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,3 +86,82 @@ def test_without_a_file_the_resolver_is_this_host(host: Host) -> None:
     """resolv.conf(5), for the host as for a container."""
     host.host("search example\n")
     assert host.look() == ({"127.0.0.1": HOST | OWN}, HOST | OWN)
+
+
+def test_processes_of_cgroups_below_are_asked_too(host: Host) -> None:
+    """Podman, LXC, nspawn and pods have their processes below the cgroup that is the container's."""
+    host.members()
+    below = host.cgroup / "container" / "init.scope"
+    below.mkdir(parents=True)
+    (below.parent / "cgroup.procs").write_text("")
+    (below / "cgroup.procs").write_text("7\n")
+    host.own.write_text("nameserver 192.0.2.2\n")
+    assert host.look() == ({"192.0.2.1": HOST, "192.0.2.2": OWN}, HOST | OWN)
+
+
+@pytest.mark.parametrize(
+    ("text", "domains"),
+    [
+        ("search One.example two.example.\n", ["one.example", "two.example"]),
+        ("search one.example\ndomain two.example three.example\n", ["two.example"]),
+        ("domain two.example\nsearch\n", []),
+        ("search . 10.1.2.3 x\n", ["x"]),
+        ("nameserver 192.0.2.1\n", ["of.the.host"]),
+    ],
+)
+def test_the_search_domains(
+    host: Host, text: str, domains: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """resolv.conf(5): the last line counts; without one it is what stands behind the host's name."""
+    monkeypatch.setattr("socket.gethostname", lambda: "name.of.the.host")
+    host.own.symlink_to(host.root / "etc" / "resolv.conf")
+    host.host(text)
+    assert look([host.cgroup], host.root, host.proc).search == dict.fromkeys(domains, HOST)
+
+
+def test_a_containers_search_domains(host: Host) -> None:
+    """Its own count beside the host's: a pod's are those of its cluster."""
+    host.host("search corp.example\n")
+    host.own.write_text("search default.svc.cluster.local corp.example\n")
+    found = look([host.cgroup], host.root, host.proc).search
+    assert found == {"corp.example": HOST | OWN, "default.svc.cluster.local": OWN}
+
+
+class Hosts:
+    """A host and a container with a hosts file each; the container's first process started at `began`."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        (host.root / "etc" / "hosts").write_text("192.0.2.7 of.host\n")
+        self.own = host.own.with_name("hosts")
+        self.own.write_text("192.0.2.8 of.container\n")
+
+    def began(self, after_s: float) -> None:
+        """Have the process start so long after its hosts file was written."""
+        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        ticks = int((self.own.stat().st_ctime + after_s - boot) * os.sysconf("SC_CLK_TCK"))
+        (self.host.proc / "7" / "stat").write_text(f"7 (a) b) S {'0 ' * 18}{ticks} 0\n")
+
+    def names(self) -> set[str]:
+        """Return all names that are found."""
+        found = look([self.host.cgroup], self.host.root, self.host.proc).hosts
+        return set().union(*found.values())
+
+
+def test_a_containers_hosts_file_counts_as_it_was_at_its_start(host: Host) -> None:
+    """A program that is root in its container may write to it: what it writes opens nothing."""
+    hosts = Hosts(host)
+    hosts.began(1)
+    assert hosts.names() == {"of.host", "of.container"}
+    hosts.began(-1)
+    assert hosts.names() == {"of.host"}
+
+
+def test_a_hosts_file_that_is_a_link_is_not_followed(host: Host) -> None:
+    """A link in a container would lead to a file of the host's."""
+    hosts = Hosts(host)
+    hosts.began(1)
+    hosts.own.rename(hosts.own.with_name("elsewhere"))
+    hosts.own.symlink_to("elsewhere")
+    hosts.began(1)
+    assert hosts.names() == {"of.host"}

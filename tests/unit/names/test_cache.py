@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.fakes import ENUMS, packed
+from tracer.host.hosts_file import HostsFile, parse
 from tracer.model.destination import Peer, owner_of
 from tracer.model.records import Decoder
 from tracer.names.cache import (
@@ -21,7 +22,6 @@ from tracer.names.cache import (
     NameBook,
 )
 from tracer.names.dns import Address
-from tracer.names.hosts_file import HostsFile, parse
 
 if TYPE_CHECKING:
     from tracer.model.destination import Named
