@@ -122,7 +122,10 @@ def _log_fields(record: Mapping[str, Any]) -> dict[str, object]:
 
 def take_over(instance: str) -> Journal | None:
     """Have what is logged from now on go to the journal with fields; None where stderr leads elsewhere."""
-    if not (is_stderr() and SOCKET.is_socket()):
+    try:
+        if not (is_stderr() and SOCKET.is_socket()):
+            return None
+    except OSError:
         return None
     journal = Journal({"TATTLE_INSTANCE": instance})
     send_to(journal)

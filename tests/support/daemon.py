@@ -60,7 +60,13 @@ class Tattle:
         self.log = scratch / f"{self.instance}.jsonl"
         self.errors = scratch / f"{self.instance}.stderr"
         self.process: subprocess.Popen[bytes] | None = None
+        self.launcher = ("tracer",)  # the module that is run, with what comes before tattle's own words
         self.since = 0
+
+    @property
+    def own(self) -> tuple[str, str]:
+        """The option that has a command speak to this one."""
+        return "--instance", self.instance
 
     def start(self) -> Tattle:
         """Start and wait until it tells READY=1 (sd_notify(3))."""
@@ -78,7 +84,7 @@ class Tattle:
         words += ["--log-file", str(self.log), *self.options]
         with self.errors.open("ab") as errors:
             return subprocess.Popen(
-                command(*words),
+                [sys.executable, "-m", *self.launcher, *made_by(tuple(words))],
                 cwd=ROOT,
                 env={**os.environ, "NOTIFY_SOCKET": door},
                 stdin=subprocess.DEVNULL,

@@ -123,20 +123,19 @@ class ContainerEngines:
         """Find engines that have appeared, and let go of those that are gone."""
         with self._lock:
             self._found_at = time.monotonic()
-            try:
-                found, self._hidden = self._sources.find(deep=deep)
-            except FAULTS as error:
-                self.faults.note("engines", "looking for engines", error)
-                return
-            self.faults.well("engines", "looking for engines")
-            for source in self._followers.keys() - found:
-                self._followers.pop(source).stop()
-                self.index.replace(source, ())
-            for source in found - self._followers.keys():
-                one = Follower(source, self.index, self.faults, self._changed, self._quiet_s)
-                self._followers[source] = one
-                if self._follows:
-                    one.start()
+            with self.faults.survive("engines", "looking for engines"):
+                self._take(*self._sources.find(deep=deep))
+
+    def _take(self, found: set[Source], hidden: set[Family]) -> None:
+        self._hidden = hidden
+        for source in self._followers.keys() - found:
+            self._followers.pop(source).stop()
+            self.index.replace(source, ())
+        for source in found - self._followers.keys():
+            one = Follower(source, self.index, self.faults, self._changed, self._quiet_s)
+            self._followers[source] = one
+            if self._follows:
+                one.start()
 
     def _changed(self) -> None:
         self.generation += 1  # what was not known may be now

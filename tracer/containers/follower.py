@@ -18,7 +18,7 @@ QUIET_S: Final = 60.0
 """After so long without an event an engine is asked for all again: it may hang, or have lost some."""
 RETRY_S: Final = 0.25
 RETRY_MAX_S: Final = 8.0
-FAULTS: Final = (OSError, ValueError, RecursionError)  # the last: what json does of hostile nesting
+FAULTS: Final = (OSError, ValueError, RuntimeError)  # of the last: no more threads, hostile nesting of JSON
 
 
 class State(Enum):

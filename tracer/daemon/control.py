@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tracer.host.faults import Faults
     from tracer.model.process import ProcessInfo
 
 Json = dict[str, Any]
@@ -96,15 +97,18 @@ class ControlServer:
         selector: selectors.BaseSelector,
         answer: Callable[[Json, Client], Iterator[bytes]],
         lost: Callable[[str, int], None],
+        faults: Faults,
     ) -> None:
         """Listen at `path`; `answer` gives the lines of an answer, or raises TattleError."""
+        self._faults = faults
         self._path = path
         self._selector = selector
         self._answer = answer
         self._lost = lost
         self._clients: set[Client] = set()
         self._listener = _listen(path)
-        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._listens = False
+        self.listen()
 
     @property
     def watchers(self) -> list[Client]:
@@ -131,8 +135,23 @@ class ControlServer:
             if client.waiting:
                 self._send(client)
 
+    def listen(self) -> None:
+        """Take calls again, after a time in which none could be taken."""
+        if not self._listens:
+            self._listens = True
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
     def _accept(self, _: int) -> None:
-        sock, _address = self._listener.accept()
+        try:
+            sock, _address = self._listener.accept()
+        except BlockingIOError:  # it hung up before it was answered
+            return
+        except OSError as error:  # no descriptors are left: it would be told of the call again and again
+            self._faults.note("control", str(self._path), error)
+            self._selector.unregister(self._listener)
+            self._listens = False
+            return
+        self._faults.well("control", str(self._path))
         if len(self._clients) >= _CLIENTS_MAX:
             sock.close()
             return
@@ -197,7 +216,8 @@ class ControlServer:
         """Stop listening and hang up on everybody."""
         for client in list(self._clients):
             self._drop(client)
-        self._selector.unregister(self._listener)
+        if self._listens:
+            self._selector.unregister(self._listener)
         self._listener.close()
         self._path.unlink(missing_ok=True)
 

@@ -26,6 +26,7 @@ from tracer.daemon.control import Client, ControlServer, notice_now
 from tracer.errors import TattleError, UsageError
 from tracer.host import capabilities, cgroups
 from tracer.host.addresses import Changes
+from tracer.host.faults import SURVIVED, reason
 from tracer.host.syscalls import keep_heap_small
 from tracer.model.jsonlines import EVERYBODY, encode
 from tracer.session.session import Core, Line, engine_options
@@ -233,7 +234,9 @@ class Daemon:
         self._page = Page(core.accounts, ask, lambda: core.accounts.clock.boot_ns)
         self._server = MetricsServer(listening, keys)
         self._server.start(collector, self.ill, self._page.assets())
-        self._control = ControlServer(door, self._selector, self._answer, core.accounts.count_lost)
+        self._control = ControlServer(
+            door, self._selector, self._answer, core.accounts.count_lost, core.faults
+        )
         self._selector.register(self._signals.receiver, selectors.EVENT_READ, self._signalled)
         # Edge-triggered, in an epoll of its own: the ring is readable as long as anything is in it, but
         # only the kernel half's wake-up, at its fill mark, is a reason not to wait for the timer.
@@ -274,7 +277,13 @@ class Daemon:
         return f"{scheme}://{self._settings.listen}/"
 
     def ill(self) -> list[str]:
-        """Give what is wrong now, asked of the kernel: a line for each hook that is not attached."""
+        """Return what is wrong now, asked of the kernel, a line each; what cannot be asked is wrong, too."""
+        try:
+            return self._unattached() + self._unwritten()
+        except SURVIVED as error:
+            return [f"what is in force cannot be told: {reason(error)}"]
+
+    def _unattached(self) -> list[str]:
         with self._core.accounts.lock:
             if self._core.accounts.closed:
                 return ["tattle is stopping"]
@@ -282,25 +291,40 @@ class Daemon:
             policies = self._core.unenforced()
         return [f"hook {hook.hook} is not attached" for hook in hooks if not hook.attached] + policies
 
+    def _unwritten(self) -> list[str]:
+        trouble = self._recorder.trouble if self._recorder else ""
+        return [f"the history cannot be written: {trouble}"] if trouble else []
+
     def loop(self) -> None:
         """Run until a signal ends it."""
+        survive = self._core.faults.survive
         watchdog = sdnotify.watchdog_interval()
         tidy_at = alive_at = 0.0
         while not self._stop:
             listening = bool(self._log or self._teller or (self._control and self._control.watchers))
             for key, mask in self._selector.select(self._pause() if listening else IDLE_S):
-                key.data(mask)
-            self._pump(listening=listening)
+                with survive("loop", "an answer"):
+                    key.data(mask)
+            with survive("loop", "events"):
+                self._pump(listening=listening)
             now = time.monotonic()
             if now >= tidy_at:
                 tidy_at = now + TIDY_S
-                self._say_troubles()
-                self._core.tidy()
-                if self._page is not None:
-                    self._page.sample()
+                self._tidy()
             if watchdog and now >= alive_at:
                 alive_at = now + watchdog
                 sdnotify.notify("WATCHDOG=1")
+
+    def _tidy(self) -> None:
+        survive = self._core.faults.survive
+        self._say_troubles()
+        with survive("tidy", "what is kept"):
+            self._core.tidy()
+        if self._control is not None:
+            self._control.listen()
+        if self._page is not None:
+            with survive("tidy", "the page"):
+                self._page.sample()
 
     def _pause(self) -> float:
         return DRAIN_S if time.monotonic() - self._told_at < BUSY_S else QUIET_S

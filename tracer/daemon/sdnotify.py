@@ -13,11 +13,11 @@ def notify(*lines: str) -> None:
     if not path:
         return
     name = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             sock.sendto("\n".join(lines).encode(), name)
-        except OSError:  # a manager that went away must not take us along
-            return
+    except OSError:  # a manager that went away must not take us along
+        return
 
 
 def reloading() -> None:

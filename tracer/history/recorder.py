@@ -126,6 +126,11 @@ class Recorder:
         self._previous_ns = 0
         accounts.on_settle(self._leave, self._knock)
 
+    @property
+    def trouble(self) -> str:
+        """Why the history cannot be written now; empty where it can."""
+        return self._trouble
+
     def start(self) -> None:
         """Begin to look, in a thread."""
         self._thread.start()

@@ -7,15 +7,22 @@ that meets it goes on without what could not be had, and tries again by a plan o
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from tracer.errors import TattleError
 from tracer.model.text import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 log = structlog.get_logger("tattle")
 
+SURVIVED: Final = (OSError, ValueError, RuntimeError, TattleError)
+"""What the surroundings do to a program: refused calls, damaged files, no more threads (RuntimeError)."""
 _OPEN_MAX: Final = 256  # objects of which a fault is remembered
 _WHY_MAX: Final = 200  # characters
 
@@ -47,6 +54,16 @@ class Faults:
             was = self._open.pop((part, what), None)
         if was is not None:
             log.info("works again", part=part, what=what, was=was)
+
+    @contextlib.contextmanager
+    def survive(self, part: str, what: str) -> Iterator[None]:
+        """Do what follows; a fault that it meets is noted, and ends it, but nothing else."""
+        try:
+            yield
+        except SURVIVED as error:
+            self.note(part, what, error)
+        else:
+            self.well(part, what)
 
     def counts(self) -> dict[str, int]:
         """Return how many faults each part has had."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tracer.bpf.engine import Engine
+    from tracer.host.faults import Faults
     from tracer.host.resolv_conf import Resolvers
     from tracer.targets.finder import Finder, Selector, TargetBook
 
@@ -76,7 +77,12 @@ class State(NamedTuple):
 class Enforcement:
     """The policies of one engine, and the file that keeps them."""
 
-    def __init__(self, engine: Engine, finder: Finder, book: TargetBook) -> None:
+    def __init__(
+        self, engine: Engine, finder: Finder, book: TargetBook, faults: Faults | None = None
+    ) -> None:
+        """With `faults`, what was read of the file last stands in for one that cannot be read now."""
+        self._faults = faults
+        self._known: dict[str, Saved] | None = None
         self._engine = engine
         self._maps = engine.maps
         self._finder = finder
@@ -88,7 +94,16 @@ class Enforcement:
 
     def saved(self) -> dict[str, Saved]:
         """Read the policies that are kept, by target."""
-        return self._file.load()
+        try:
+            self._known = self._file.load()
+        except HostError as error:
+            if self._faults is None or self._known is None:
+                raise
+            self._faults.note("policies", str(self._file.path), error)
+        else:
+            if self._faults is not None:
+                self._faults.well("policies", str(self._file.path))
+        return dict(self._known)
 
     def locked(self) -> AbstractContextManager[None]:
         """Keep others from changing policies and targets meanwhile."""

@@ -64,6 +64,11 @@ class PolicyFile:
             raw = self.path.read_bytes()
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise HostError(
+                f"{self.path} cannot be read: {error.strerror}: the saved policies are unknown",
+                f"make it readable: ls -l {self.path}",
+            ) from None
         try:
             records = msgspec.convert(json.loads(raw), list[_Record])
         except (ValueError, msgspec.ValidationError) as error:

@@ -14,7 +14,7 @@ from tracer.bpf.engine import Engine, EngineOptions
 from tracer.containers.engines import ContainerEngines
 from tracer.host.cgroups import cgroup2_root
 from tracer.host.clock import BootClock
-from tracer.host.faults import Faults
+from tracer.host.faults import SURVIVED, Faults
 from tracer.model.jsonlines import encode, notice
 from tracer.model.records import Decoder
 from tracer.model.status import OBSERVE, TargetState
@@ -115,6 +115,7 @@ class Core:
         self._runtimes: dict[str, Runtime] = {}
         self._configured = tuple(configured)
         self._early = tuple(early)
+        self._states: list[TargetState] = []
         self._instance = options.instance
         self.engine = Engine.open(options, self._restore if state else self._name_early)
         self._purposes = Purposes()
@@ -131,7 +132,7 @@ class Core:
         self._losses = LossTeller(self.engine.maps)
 
     def _restore(self, engine: Engine) -> None:
-        self.enforcement = Enforcement(engine, self._finder, self.book)
+        self.enforcement = Enforcement(engine, self._finder, self.book, self.faults)
         failures = self.restore(self._configured)
         if failures and not engine.maps.enforcing():
             raise failures[0]
@@ -207,7 +208,16 @@ class Core:
         self.phases.apply({numbers[name]: one for name, one in self._runtimes.items()})
 
     def states(self) -> list[TargetState]:
-        """Tell how each target stands, asked of the kernel."""
+        """Tell how each target stands, asked of the kernel; what cannot be asked is not called enforced."""
+        try:
+            self._states = self._states_now()
+        except SURVIVED as error:
+            self.faults.note("status", "how targets stand", error)
+            return [one._replace(enforced=False) for one in self._states]
+        self.faults.well("status", "how targets stand")
+        return self._states
+
+    def _states_now(self) -> list[TargetState]:
         known = self.enforcement.states() if self.enforcement else []
         policies = {state.saved.policy.target: state for state in known}
         return [self._state(one, policies.get(one.selector)) for one in self.targeting.targets]

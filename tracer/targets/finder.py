@@ -238,7 +238,7 @@ class TargetBook:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._ids: dict[str, int] = {}
-        if file is not None and file.exists():
+        if file is not None:
             self._ids = self._read(file)
         self._names = {number: name for name, number in self._ids.items()}
 
@@ -247,6 +247,12 @@ class TargetBook:
         try:
             content = json.loads(file.read_bytes())
             return {str(name): int(number) for name, number in content.items()}
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise HostError(
+                f"{file} cannot be read: {error.strerror}: targets' numbers are unknown", f"ls -l {file}"
+            ) from None
         except (ValueError, AttributeError, TypeError):
             raise HostError(
                 f"{file} is damaged: targets' numbers are unknown", f"remove it: rm {file}"
@@ -254,8 +260,8 @@ class TargetBook:
 
     def reload(self) -> None:
         """Read the file again: another process may have written it."""
-        if self._file is not None and self._file.exists():
-            self._ids = self._read(self._file)
+        if self._file is not None:
+            self._ids = self._read(self._file) or self._ids
             self._names = {number: name for name, number in self._ids.items()}
 
     def name(self, number: int) -> str | None:
@@ -285,5 +291,10 @@ class TargetBook:
         if self._file is None:
             return
         fresh = self._file.with_suffix(".new")
-        write_whole(fresh, json.dumps(self._ids, indent=1).encode() + b"\n")
-        rename_whole(fresh, self._file)
+        try:
+            write_whole(fresh, json.dumps(self._ids, indent=1).encode() + b"\n")
+            rename_whole(fresh, self._file)
+        except OSError as error:
+            raise HostError(
+                f"cannot write {self._file}: {error.strerror}", f"make room in {self._file.parent}"
+            ) from None
