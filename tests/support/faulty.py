@@ -1,13 +1,14 @@
 """Tattle in surroundings that fail: `python -m tests.support.faulty RULES COMMAND...`.
 
 RULES is a JSON file, read again whenever it changes: `[{"call", "path", "errno"}]`. A call of this kind whose
-path fits the pattern fails so, where the program makes it. Calls: open, scandir, stat, connect, sendto, clock (a
-jump of ten years). How often a rule has struck stands in RULES.hits. What is done every half minute is done five
-times a second.
+path fits the pattern fails so, where the program makes it. Calls: open, scandir, stat, connect, sendto, clock
+(a jump of ten years). How often a rule has struck stands in RULES.hits. What is done
+every half minute is done five times a second.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -38,14 +39,19 @@ class Surroundings:
         _own.exempt = True
         text = ""
         while True:
-            now = self._file.read_text(encoding="ascii")
-            if now and now != text:
-                text, self._rules = now, json.loads(now)
-                self._hits.clear()
-            fresh = self._file.with_suffix(".fresh")
-            fresh.write_text(json.dumps({"rules": text, "hits": self._hits.total()}), encoding="ascii")
-            fresh.replace(self._file.with_suffix(".hits"))
             time.sleep(0.02)
+            with contextlib.suppress(OSError):  # those that the test causes
+                text = self._look(text)
+
+    def _look(self, text: str) -> str:
+        now = self._file.read_text(encoding="ascii")
+        if now and now != text:
+            text, self._rules = now, json.loads(now)
+            self._hits.clear()
+        fresh = self._file.with_suffix(".fresh")
+        fresh.write_text(json.dumps({"rules": text, "hits": self._hits.total()}), encoding="ascii")
+        fresh.replace(self._file.with_suffix(".hits"))
+        return text
 
     def strike(self, call: str, path: object) -> None:
         """Fail as a rule says, if one does."""

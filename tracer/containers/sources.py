@@ -128,7 +128,7 @@ class Sources:
         try:
             told = tomllib.loads(file.read_text(encoding="utf-8")).get("storage", {})
         except FileNotFoundError:
-            pass
+            self._faults.well("podman", str(file))
         except (OSError, ValueError) as error:
             self._faults.note("podman", str(file), error)
         else:
@@ -149,6 +149,7 @@ class Sources:
         except OSError as error:
             self._faults.note("podman", str(file), error)
             return
+        self._faults.well("podman", str(file))
         for line in lines:
             parts = line.split(":")
             if len(parts) > 5 and parts[2].isdigit() and _FIRST_USER <= int(parts[2]) != _NOBODY:  # noqa: PLR2004
@@ -169,10 +170,12 @@ class Sources:
 
     def _pids(self) -> list[Path]:
         try:
-            return [Path(entry.path) for entry in os.scandir(self._proc) if entry.name.isdigit()]
+            found = [Path(entry.path) for entry in os.scandir(self._proc) if entry.name.isdigit()]
         except OSError as error:
             self._faults.note("proc", str(self._proc), error)
             return []
+        self._faults.well("proc", str(self._proc))
+        return found
 
     def _is_there(self, source: Source) -> bool | None:
         """Tell whether an engine is there; None where that may not be looked at."""
