@@ -40,10 +40,20 @@ enum limits {
 	PIECES_ROOM = 16384, /* bytes of a stream that wait for the rest of their message; a power of two */
 	PIECE_LEN = 512,     /* so many are copied in one go */
 	OPEN_SECONDS_MAX = 86400,
-	PATH_LEN = 64,	   /* bytes of a request line that are looked at */
-	PHASE_ROOM = 8,	   /* counts of requests by phase; a power of two */
-	TALK_DEPTH = 8,	   /* requests that one connection may have in flight; a power of two */
-	GRACE_SECONDS = 5, /* a server that has begun to listen is starting up so much longer */
+	PATH_LEN = 64,	       /* bytes of a request line that are looked at */
+	PHASE_ROOM = 8,	       /* counts of requests by phase; a power of two */
+	TALK_DEPTH = 8,	       /* requests that one connection may have in flight; a power of two */
+	GRACE_SECONDS = 5,     /* a server that has begun to listen is starting up so much longer */
+	SET_MEMBERS = 4,       /* targets that one process or socket can be in */
+	SETS_FROM = 1 << 16,   /* numbers from here on stand for a set of targets */
+	SETS = 4096,	       /* sets that can be known */
+	TARGET_HELD = 1 << 30, /* bit of a target's number: undecided, its packets are dropped */
+	PART_LEN = 124,	    /* bytes of a part of an executable's path that a rule may name, with its NUL */
+	TEXT_LEN = 4096,    /* PATH_MAX, include/uapi/linux/limits.h */
+	PROGRAM_DEPTH = 32, /* parts of a path that are compared with rules */
+	GLOBS = 32,
+	GLOB_LEN = 56,	/* bytes before and behind the `*` of a pattern; whole words */
+	ARGUMENTS = 12, /* arguments that are searched for an interpreter's script */
 };
 
 enum event_kind {
@@ -121,6 +131,9 @@ enum loss_reason {
 	LOSS_PACKET_UNREADABLE, /* a packet of an unconnected socket had no readable addresses */
 	LOSS_SAMPLES_FULL,	/* a copy of a packet did not fit into its ring: a name is not known */
 	LOSS_OPENINGS_FULL,	/* no room for an address that an answer has opened: it stays closed */
+	LOSS_MARKS_FULL,	/* no room for a process of a target: it is in none */
+	LOSS_SETS_FULL,		/* no room for a set of targets: its members are held */
+	LOSS_NOTICES_FULL,	/* user space was not told of a candidate or of a new member */
 	LOSS_REASONS,
 };
 
@@ -164,6 +177,33 @@ enum care {
 	CARE_END = 128,	 /* older than we are and accepted: its packets tell when it ends */
 };
 
+/* What the policies of a socket's targets are, beside what they say. */
+enum manner {
+	MANNER_POLICED = 1, /* there is one */
+	MANNER_STRICT = 2,
+	MANNER_STRICT_ENFORCED = 4,
+	MANNER_NAMES = 8, /* it has rules by name */
+	MANNER_NAMES_ENFORCED = 16,
+	MANNER_ENFORCED = 32, /* one of them does not only count */
+};
+
+/* Why a candidate is held until user space has decided on it: index into `held`. */
+enum hold_reason {
+	HOLD_NONE = 0,
+	HOLD_CONTAINER, /* a cgroup of a container that no engine has told of yet */
+	HOLD_ARGUMENTS, /* a program whose arguments could not be read */
+	HOLD_SETS,	/* in more targets than can be told apart: never released by itself */
+	HOLD_REASONS,
+};
+
+/* What the ring `notices` tells. */
+enum notice_kind {
+	NOTICE_HELD_CGROUP = 1, /* `id` is a cgroup's, `reason` an enum hold_reason */
+	NOTICE_HELD_PROCESS,	/* `id` is a tgid */
+	NOTICE_APPEARED,	/* a process (tgid) has executed a program of a target */
+	NOTICE_MOVED,		/* a process (tgid) of a target has left its cgroup for `cgroup` */
+};
+
 enum cgroup_flags {
 	CGROUP_PATH_CUT = 1, /* the path is longer than CGROUP_PATH_LEN - 1 */
 };
@@ -199,9 +239,88 @@ struct process {
 
 /* Value of `cgroups`; the key there is the cgroup id. */
 struct cgroup_entry {
-	__u32 target;
-	__u32 flags;
-	char path[CGROUP_PATH_LEN];
+	__u32 target;		    /* a target's number, a set's, 0; with TARGET_HELD while undecided */
+	__u32 flags;		    /* enum cgroup_flags */
+	__u64 held_ns;		    /* CLOCK_BOOTTIME since when it is held */
+	__u32 reason;		    /* enum hold_reason */
+	__u32 node;		    /* of its path in the tree of patterns, see struct part_key; 0: in none */
+	char path[CGROUP_PATH_LEN]; /* its last bytes, where it is longer */
+};
+
+/* Value of `marks`, by tgid: the targets of a process beside those of its cgroup. */
+struct mark {
+	__u32 target;	/* as in struct cgroup_entry */
+	__u32 reason;	/* enum hold_reason */
+	__u64 start_ns; /* of the group leader, CLOCK_BOOTTIME; 0: whichever runs under this tgid */
+	__u64 held_ns;
+};
+
+/* Value of `sets`, by a number from SETS_FROM on: which targets it stands for, the nearest first. */
+struct target_set {
+	__u16 members[SET_MEMBERS];
+};
+
+/* Key of `unions`, to the number that stands for both. */
+struct target_pair {
+	__u32 one;
+	__u32 other;
+};
+
+/*
+ * Key of `parts`: trees of the parts of paths. One of programs, from the file's name upwards: its root is
+ * PROGRAM_ROOT, the empty part the root of the file system. One of cgroups, from CGROUP_ROOT downwards.
+ */
+struct part_key {
+	__u32 node;
+	char part[PART_LEN]; /* zero behind its end */
+};
+
+/* Bits of part_key.node: other tables that share the map, by target. */
+enum part_table {
+	PARTS_CLIENT = 1 << 29, /* first words with which the program is no member of this target; "": none */
+	PARTS_PARENT = 1 << 28, /* nor is it where its parent executes a file of this name */
+	PARTS_INTERPRETER = 1 << 27, /* names of programs whose argument is the program */
+	PROGRAM_ROOT = 1,
+	CGROUP_ROOT = 2,
+	NAME_ROOT = 3, /* the last part of a cgroup's path, wherever that is */
+};
+
+/* Value of `parts`: what a path with these parts means. */
+struct part_rule {
+	__u32 next;   /* node of the parts that follow; 0: none is named */
+	__u32 always; /* in this target or set */
+	__u32 asked;  /* in these, unless one of the tables above speaks against it */
+	__u32 reserved;
+};
+
+/* Value of `globs`: a part with one `*`. */
+struct part_glob {
+	__u32 node;
+	__u32 reserved;
+	__u32 head_len;
+	__u32 tail_len;
+	char head[GLOB_LEN];
+	char head_mask[GLOB_LEN]; /* all ones where head has a byte */
+	char tail[GLOB_LEN];
+	char tail_mask[GLOB_LEN];
+	struct part_rule rule;
+};
+
+/* What the ring `notices` carries. */
+struct notice {
+	__u64 time_ns; /* CLOCK_BOOTTIME */
+	__u64 id;
+	__u64 cgroup;
+	__u32 kind;   /* enum notice_kind */
+	__u32 target; /* what it is in now */
+	__u32 reason; /* enum hold_reason */
+	__u32 reserved;
+};
+
+/* Value of `held`, by enum hold_reason. */
+struct held_count {
+	__u64 candidates; /* that were held, ever */
+	__u64 packets;	  /* that were dropped meanwhile */
 };
 
 /* Key of `flows`. */
@@ -284,25 +403,29 @@ struct socket_state {
 	__u32 flags;
 	__u32 slot;		/* index into `slots`; 0: none */
 	__u32 generation;	/* of the policies when the socket was judged */
-	__u32 policed;		/* target of the socket's own cgroup, where that has a policy */
+	__u32 policed;		/* targets of its cgroup and its process, where one has a policy or is held */
 	__u32 asked_target;	/* for which target sendmsg has let `asked` pass, */
 	__u32 asked_generation; /* and under which policies */
 	__be16 asked_port;
 	__u16 rule; /* that denies it */
 	__u8 verdict;
 	__u8 mode;
-	__u8 care;	  /* enum care */
-	__u8 hello_seen;  /* packets of data that were looked at */
-	__u16 hello_left; /* bytes of a ClientHello that are still to come */
-	__u8 own_phase;	  /* of the requests that this connection serves, see socket.bpf.h; 0: not known */
-	__u8 reserved;
-	__u32 target;	     /* of the socket's own cgroup, as of `generation` */
+	__u8 care;	     /* enum care */
+	__u8 hello_seen;     /* packets of data that were looked at */
+	__u16 hello_left;    /* bytes of a ClientHello that are still to come */
+	__u8 own_phase;	     /* of the requests that this connection serves, see socket.bpf.h; 0: not known */
+	__u8 manner;	     /* enum manner */
+	__u32 target;	     /* whose phases it is counted by, as of `generation` */
 	__u32 name;	     /* the rule by name that has let it pass, see struct name_rules */
 	__u32 foreign_until; /* CLOCK_BOOTTIME, seconds: `asked` is no address of this host, a packet has
 				shown */
 	__u32 held_target;   /* whose opening this connection keeps; 0: none */
 	__u32 held_name;     /* and by which name */
 	__u32 sent_to;	     /* TCP's sequence number behind the payload that was sent, with SOCKET_SENT_TO */
+	__u32 marked;	     /* targets of the process that used it last */
+	__u32 denier;	     /* the target whose policy denies it */
+	__u32 named;	     /* the one of its targets whose rules by name its contents are held against */
+	__u32 reserved;
 };
 
 /* Key and value of `handshakes`: packets of a connection that nobody accepted yet. */
@@ -332,6 +455,10 @@ struct settings {
 	__u32 generation; /* grows with each change of a policy: sockets are judged anew; 0: never any */
 	__u32 ported_max; /* accepted flows that keep the port of their peer, see enum usage */
 	__u32 engine;	  /* enum engine: who made these programs */
+	__u32 marking;	  /* 1: processes are marked; 2: and births of unmarked ones are told, see `births` */
+	__u32 globs;	  /* how many of `globs` are in use */
+	__u32 hold;	  /* 1: cgroups of containers that are not known are held */
+	__u32 policed;	  /* 1: what is in a target's cgroup stays in it when it moves away */
 };
 
 /*
@@ -593,6 +720,8 @@ struct event {
 	__u8 flags; /* enum flow_flags */
 	__u8 phase; /* enum phase */
 	__u16 rule;
+	__u32 target; /* whose rule it is; 0: the process's own target */
+	__u32 reserved;
 };
 
 /*
@@ -622,7 +751,13 @@ struct sample {
 #define ABI_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " has changed its size")
 ABI_SIZE(struct process_key, 48);
 ABI_SIZE(struct process, 48 + 8 + COMM_LEN + CGROUP_PATH_LEN + 8 + EXE_LEN);
-ABI_SIZE(struct cgroup_entry, 8 + CGROUP_PATH_LEN);
+ABI_SIZE(struct cgroup_entry, 24 + CGROUP_PATH_LEN);
+ABI_SIZE(struct mark, 24);
+ABI_SIZE(struct target_set, 8);
+ABI_SIZE(struct part_key, 128);
+ABI_SIZE(struct part_glob, 32 + 4 * GLOB_LEN);
+ABI_SIZE(struct part_rule, 16);
+ABI_SIZE(struct notice, 40);
 ABI_SIZE(struct flow_key, 32);
 ABI_SIZE(struct flow, 120);
 ABI_SIZE(struct policy, 64);
@@ -633,7 +768,7 @@ ABI_SIZE(struct rule_key, 24);
 ABI_SIZE(struct rules, 4 + 8 * RULE_PORTS);
 ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct slot, 144);
-ABI_SIZE(struct socket_state, 136);
+ABI_SIZE(struct socket_state, 152);
 ABI_SIZE(struct opening, 16 * OPENINGS);
 ABI_SIZE(struct lookups, 32 * LOOKUPS + 32);
 ABI_SIZE(struct pieces, 16 + PIECES_ROOM + PIECE_LEN);
@@ -645,7 +780,7 @@ ABI_SIZE(struct message, 40);
 ABI_SIZE(struct talk, 24 + 2 * 40 + 16 * TALK_DEPTH);
 ABI_SIZE(struct handshake, 56);
 ABI_SIZE(struct descriptor, 32);
-ABI_SIZE(struct event, 112);
+ABI_SIZE(struct event, 120);
 ABI_SIZE(struct sample, 72);
 
 #endif /* TATTLE_ABI_H */

@@ -137,10 +137,11 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 	state = socket_create(sockets, ctx->sk);
 	if (!state) {
 		lost(LOSS_STORAGE_REFUSED);
-		return true;
+		return !manner_of(current_mark()); /* its packets would not tell whose it is */
 	}
 	open_fixed(state, remote, peer.port, peer.proto, identify(target), phase_of(target));
 	state->own_phase = only_phase(busy_phases(target));
+	state->marked = current_mark();
 	if (datagrams)
 		return true;
 	state->asked_target = target;
@@ -234,7 +235,7 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 	}
 	state = open_per_packet(state, peer.proto, loopback, target);
 	if (!state)
-		return true;
+		return !manner_of(current_mark());
 	__builtin_memcpy(state->asked, remote, ADDRESS_LEN);
 	state->asked_port = peer.port;
 	state->asked_target =

@@ -198,13 +198,26 @@ static __noinline bool query_allowed(struct __sk_buff *skb, const struct policy 
 	return true;
 }
 
+/* Targets that share a socket with the one whose names are read: what they deny does not leave. */
+static __always_inline __u64 judge_beside(const struct socket_state *state, const struct peer *asked)
+{
+	return judge_others((__u64)state->named << 32 | number_of(state->policed), asked->remote.halves[0],
+			    asked->remote.halves[1], peer_word(asked));
+}
+
+static __always_inline __u64 judge_asked(const struct socket_state *state, const struct peer *asked)
+{
+	return judge_one(state->named, asked->remote.halves[0], asked->remote.halves[1], peer_word(asked));
+}
+
 static __always_inline void query_denied(const struct socket_state *state, const struct policy *policy,
 					 const struct peer *asked, __u64 said)
 {
 	struct flow_key key;
 
 	flow_key_of(&key, state->flow.process, state->flow.phase, asked);
-	denied(&key, policy, verdict_of(said) == VERDICT_DENIED ? said : 0,
+	denied(&key,
+	       denied_by(state->named, policy, verdict_of(said) == VERDICT_DENIED ? said : VERDICT_DENIED),
 	       asked->proto == PROTO_TCP ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
 }
 
@@ -216,7 +229,7 @@ static __noinline bool query_passes(struct __sk_buff *skb, const struct socket_s
 	struct peer asked;
 
 	resolver_asked(state, peer, &asked);
-	said = judge(state->policed, &asked);
+	said = judge_asked(state, &asked);
 	if (start && query_allowed(skb, policy, &asked.remote, start << 32 | skb->len, said))
 		return true;
 	query_denied(state, policy, &asked, said);
@@ -327,7 +340,7 @@ checked_once int open_answers(struct __sk_buff *skb, __u32 target_lan, __u32 nam
 static __noinline void read_answer(struct __sk_buff *skb, const struct socket_state *state,
 				   const union address *resolver, __u32 start, __u32 stop)
 {
-	const struct policy *policy = policy_of(state->policed);
+	const struct policy *policy = policy_of(state->named);
 	struct dns_message message = {.stop = stop};
 	__u32 name, target_lan;
 	bool plain;
@@ -338,7 +351,7 @@ static __noinline void read_answer(struct __sk_buff *skb, const struct socket_st
 	    !was_asked(skb, &message, resolver))
 		return;
 	name = message.found;
-	target_lan = state->policed << 1 | name_opens_lan(policy->number, name);
+	target_lan = state->named << 1 | name_opens_lan(policy->number, name);
 	open_answers(skb, target_lan, name, (__u64)message.end << 32 | stop, message.answers);
 }
 

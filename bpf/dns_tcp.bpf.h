@@ -80,7 +80,7 @@ static __always_inline bool is_allowed(struct __sk_buff *skb, const struct socke
 	__u64 said;
 
 	__builtin_memcpy(&resolver.remote, state->flow.remote, ADDRESS_LEN);
-	said = judge(state->policed, &resolver);
+	said = judge_asked(state, &resolver);
 	return query_allowed(skb, policy, &resolver.remote, (__u64)query->start << 32 | query->stop, said);
 }
 
@@ -89,7 +89,7 @@ checked_once __u64 read_query(struct __sk_buff *skb, __u32 at)
 {
 	struct bpf_sock *sk = skb->sk;
 	const struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
-	const struct policy *policy = state ? policy_of(state->policed) : NULL;
+	const struct policy *policy = state ? policy_of(state->named) : NULL;
 	struct pieces *kept = pieces_of(skb);
 	struct place query = {};
 	bool waits = kept && kept->left;
@@ -157,7 +157,7 @@ static __noinline enum passage queries_pass(struct __sk_buff *skb, struct socket
 	if (passage == PASSAGE_YES)
 		return PASSAGE_YES;
 	__builtin_memcpy(&resolver.remote, state->flow.remote, ADDRESS_LEN);
-	query_denied(state, policy, &resolver, judge(state->policed, &resolver));
+	query_denied(state, policy, &resolver, judge_asked(state, &resolver));
 	if (policy->mode == POLICY_AUDIT)
 		return PASSAGE_YES;
 	state->verdict = VERDICT_DENIED;

@@ -54,7 +54,7 @@ static __always_inline void list_descriptor(struct bpf_iter__task_file *ctx)
 	inode = BPF_CORE_READ(file, f_inode);
 	if (!is_socket(inode))
 		return;
-	found.process = identify_task(task, target_of(cgroup_of(task)));
+	found.process = identify_task(task, target_of_task(task));
 	found.inode = BPF_CORE_READ(inode, i_ino);
 	found.tgid = BPF_CORE_READ(task, tgid);
 	found.fd = ctx->fd;

@@ -101,6 +101,26 @@ struct file {
 
 struct mm_struct {
 	struct file *exe_file;
+	unsigned long arg_start;
+	unsigned long arg_end;
+};
+
+struct linux_binprm {
+	struct file *file;
+	const char *filename;
+};
+
+struct fs_struct {
+	struct path pwd;
+};
+
+/* kernel/types.h: atomic_t */
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct signal_struct {
+	atomic_t live;
 };
 
 typedef struct {
@@ -134,6 +154,8 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct css_set *cgroups;
 	struct nsproxy *nsproxy;
+	struct fs_struct *fs;
+	struct signal_struct *signal;
 	char comm[16];
 };
 

@@ -58,6 +58,14 @@
 		__type(value, value_type);    \
 	} name SEC(".maps")
 
+#define MAP_SCRATCH(name, value_type, entries)       \
+	struct map_##name {                          \
+		MAP_KIND(BPF_MAP_TYPE_PERCPU_ARRAY); \
+		__uint(max_entries, entries);        \
+		__type(key, __u32);                  \
+		__type(value, value_type);           \
+	} name SEC(".maps")
+
 #define MAP_RING(name, bytes)                   \
 	struct map_##name {                     \
 		MAP_KIND(BPF_MAP_TYPE_RINGBUF); \
@@ -88,6 +96,34 @@ MAP_HASH(handshakes, struct handshake_key, struct handshake, 8192, 0);
 /* Preallocated: written by tracepoints, where 5.10 warns of anything else. */
 MAP_HASH(cgroups, __u64, struct cgroup_entry, 8192, 0);
 MAP_HASH(target_paths, cgroup_path, __u32, 1024, 0);
+/* The same by the last part of a path, wherever that stands: units, and containers that are known. */
+MAP_HASH(target_names, cgroup_path, __u32, 4096, 0);
+/* Processes of targets, whatever cgroup they are in (target.bpf.h). */
+MAP_HASH(marks, __u32, struct mark, 32768, 0);
+MAP_HASH(sets, __u32, struct target_set, SETS, 0);
+MAP_HASH(unions, struct target_pair, __u32, 2 * SETS, 0);
+/* 1: the target is named now; sockets forget those that are not. */
+MAP_ARRAY(targets, __u32, 1024);
+/* Parents of processes that no one has marked, by tgid; only while user space marks what runs. */
+MAP_HASH(births, __u32, __u32, 8192, 0);
+MAP_HASH(parts, struct part_key, struct part_rule, 4096, 0);
+MAP_ARRAY(globs, struct part_glob, GLOBS);
+MAP_ARRAY(held, struct held_count, HOLD_REASONS);
+/* How long candidates were held: by the logarithm of milliseconds; the last element sums microseconds. */
+MAP_ARRAY(held_times, __u64, 18);
+/* Where a path is looked at (path.bpf.h): one for programs, one for cgroups. */
+struct path_room {
+	struct part_key key;
+	__u32 part_len;
+	__u32 found; /* targets of the parts so far */
+	__u32 asked; /* the same, if nothing speaks against it */
+	__u32 node;
+	__u32 up; /* parts to leave out, after ".." */
+	__u32 reserved;
+	char name[CGROUP_PATH_LEN];
+	char text[TEXT_LEN + CGROUP_PATH_LEN];
+};
+MAP_SCRATCH(path_rooms, struct path_room, 2);
 /*
  * By an MPTCP socket that has connected (its address is its name): whose its later subflows are. An
  * LRU, since nothing tells of its end; whoever is evicted has a worker of the kernel instead.
@@ -148,6 +184,7 @@ struct map_talks {
 } talks SEC(".maps");
 MAP_RING(events, 2 << 20);
 MAP_RING(samples, 1 << 20);
+MAP_RING(notices, 1 << 16);
 
 static __always_inline struct blank *blank(void)
 {

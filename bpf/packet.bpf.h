@@ -372,7 +372,7 @@ static __noinline bool stranger(struct __sk_buff *skb, bool out)
 static __always_inline enum passage content_passes(struct __sk_buff *skb, struct socket_state *state,
 						   bool out)
 {
-	const struct policy *policy = policy_of(state->policed);
+	const struct policy *policy = policy_of(state->named);
 	struct peer peer = {.port = state->flow.remote_port, .proto = state->flow.proto};
 
 	if (state->care & CARE_SNI)

@@ -6,7 +6,7 @@
 #ifndef TATTLE_PHASE_BPF_H
 #define TATTLE_PHASE_BPF_H
 
-#include "maps.h"
+#include "target.bpf.h"
 
 static __always_inline struct phase_state *phase_state(__u32 target)
 {
@@ -18,6 +18,20 @@ static __always_inline const struct phased *phased_target(__u32 target)
 	const struct phased *told = target ? map_lookup(phased, &target) : NULL;
 
 	return told && told->phased ? told : NULL;
+}
+
+/* Of several targets the first whose phases are known. */
+checked_once __u32 phased_member(__u32 number)
+{
+	if (number < SETS_FROM)
+		return number;
+	for (int i = 0; i < SET_MEMBERS; i++) {
+		__u32 one = member_of(number, i);
+
+		if (!one || phased_target(one))
+			return one;
+	}
+	return 0;
 }
 
 /* Nobody listens: not started yet, or about to be started again. */
@@ -32,8 +46,9 @@ static __always_inline bool is_busy(const struct phase_state *state, enum phase 
 }
 
 /* Phases that have a request in flight, as bits. */
-checked_once __u32 busy_phases(__u32 target)
+checked_once __u32 busy_phases(__u32 number)
 {
+	__u32 target = phased_member(number_of(number));
 	const struct phase_state *state = phase_state(target);
 
 	if (!state || !phased_target(target))
@@ -56,8 +71,9 @@ static __always_inline __u32 only_phase(__u32 busy)
 	return PHASE_UNKNOWN;
 }
 
-checked_once __u32 phase_of(__u32 target)
+checked_once __u32 phase_of(__u32 number)
 {
+	__u32 target = phased_member(number_of(number));
 	const struct phased *told = phased_target(target);
 	const struct phase_state *state = phase_state(target);
 
@@ -76,8 +92,7 @@ checked_once __u32 phase_of(__u32 target)
 	return PHASE_IDLE;
 }
 
-/* Whatever listens in a target is counted, phased or not: it may become so later. */
-static __always_inline void listener_up(__u32 target)
+static __always_inline void count_listener_of(__u32 target)
 {
 	struct phase_state *state = phase_state(target);
 	const struct phased *told = phased_target(target);
@@ -91,7 +106,7 @@ static __always_inline void listener_up(__u32 target)
 	add(&state->listeners, 1);
 }
 
-static __always_inline void listener_down(__u32 target)
+static __always_inline void forget_listener_of(__u32 target)
 {
 	struct phase_state *state = phase_state(target);
 
@@ -99,6 +114,19 @@ static __always_inline void listener_down(__u32 target)
 		return;
 	add(&state->listeners, -1);
 	state->answers = 0;
+}
+
+/* Whatever listens in a target is counted, phased or not: it may become so later. */
+checked_once int listener_up(__u32 number)
+{
+	for_each_member(one, number_of(number)) count_listener_of(one);
+	return 0;
+}
+
+checked_once int listener_down(__u32 number)
+{
+	for_each_member(one, number_of(number)) forget_listener_of(one);
+	return 0;
 }
 
 /* The mask, where the compiler cannot drop it, is what 5.10 believes. */

@@ -109,6 +109,41 @@ static __always_inline const struct policy *policy_of(__u32 target)
 	return policy && policy->mode != POLICY_OBSERVE ? policy : NULL;
 }
 
+/* What the policies of these targets are (enum manner). */
+checked_once __u32 manner_of(__u32 number)
+{
+	__u32 found = 0;
+
+	for_each_member(one, number_of(number))
+	{
+		const struct policy *policy = policy_of(one);
+		bool is_enforced;
+
+		if (!policy)
+			continue;
+		is_enforced = policy->mode == POLICY_ENFORCE;
+		found |= MANNER_POLICED | (is_enforced ? MANNER_ENFORCED : 0);
+		if (policy->strict)
+			found |= MANNER_STRICT | (is_enforced ? MANNER_STRICT_ENFORCED : 0);
+		if (policy->names)
+			found |= MANNER_NAMES | (is_enforced ? MANNER_NAMES_ENFORCED : 0);
+	}
+	return found;
+}
+
+/* The target whose rules by name a socket's contents are held against: the first that has any. */
+checked_once __u32 with_names(__u32 number)
+{
+	for_each_member(one, number_of(number))
+	{
+		const struct policy *policy = policy_of(one);
+
+		if (policy && policy->names)
+			return one;
+	}
+	return 0;
+}
+
 /* What the rules by name say of a peer that the other rules deny by default. */
 static __always_inline __u64 judge_by_name(__u32 target, const struct policy *policy, const struct peer *peer)
 {
@@ -127,7 +162,7 @@ static __always_inline __u64 judge_by_name(__u32 target, const struct policy *po
 }
 
 /* What the policy is, beside what it says. */
-static __always_inline __u32 manner(const struct policy *policy)
+static __always_inline __u32 way_of(const struct policy *policy)
 {
 	return (policy->mode == POLICY_AUDIT ? AUDITED : 0) | (policy->strict ? STRICT : 0) |
 	       (policy->deny_scopes & SCOPE_HOST ? OWN_DENIED : 0);
@@ -154,26 +189,87 @@ static __always_inline __u64 ask_policy(__u32 target, const struct policy *polic
 	return judge_by_name(target, policy, peer);
 }
 
+/* A denial, with the target whose policy denies in the upper half. */
+static __always_inline __u64 denied_by(__u32 target, const struct policy *policy, __u64 answer)
+{
+	return (__u64)target << 32 | way_of(policy) | (__u32)answer;
+}
+
 /*
- * May this target speak to this peer? The address in two halves, then peer_word(). In the upper half of the
- * answer the name that has opened the address, if one has.
+ * May one target speak to this peer? The address in two halves, then peer_word(). In the upper half of the
+ * answer the name that has opened the address, if one has; of a denial the target.
  */
-checked_once __u64 judge_numbers(__u32 target, __u64 high, __u64 low, __u32 word)
+checked_once __u64 judge_one(__u32 target, __u64 high, __u64 low, __u32 word)
 {
 	struct peer peer = {
 		.remote.halves = {high, low}, .port = word >> 16, .host = word >> 8, .proto = word};
 	const struct policy *policy = policy_of(target);
+	__u64 answer;
 
-	return policy ? ask_policy(target, policy, &peer) | manner(policy) : VERDICT_ALLOWED;
+	if (!policy)
+		return VERDICT_ALLOWED;
+	answer = ask_policy(target, policy, &peer);
+	return verdict_of(answer) == VERDICT_DENIED ? denied_by(target, policy, answer)
+						    : answer | way_of(policy);
+}
+
+/* What two targets allow: the name that one of them asks for has to be told. */
+static __always_inline __u64 allowed_by_both(__u64 one, __u64 other)
+{
+	__u64 both = (one | other) & (ASK_NAME | ASK_DENIED | STRICT | SPOKEN | OWN_DENIED);
+	__u64 names = one >> 32 ? one : other;
+
+	if ((one & ASK_NOTHING || !(one & ASK_NAME)) && (other & ASK_NOTHING || !(other & ASK_NAME)))
+		both |= (one | other) & ASK_NOTHING;
+	return names >> 32 << 32 | both;
+}
+
+/* May these targets? What one denies is denied; by a policy that only counts, if no other one denies. */
+checked_once __u64 judge_numbers(__u32 number, __u64 high, __u64 low, __u32 word)
+{
+	__u64 allowed = 0, audited = 0;
+
+	if (number < SETS_FROM)
+		return judge_one(number, high, low, word);
+	for_each_member(one, number)
+	{
+		__u64 answer = judge_one(one, high, low, word);
+
+		if (verdict_of(answer) == VERDICT_ALLOWED)
+			allowed = allowed_by_both(allowed, answer);
+		else if (!(answer & AUDITED))
+			return answer;
+		else if (!audited)
+			audited = answer;
+	}
+	return audited ? audited : allowed;
 }
 
 static __always_inline __u64 judge(__u32 target, const struct peer *peer)
 {
-	return judge_numbers(target, peer->remote.halves[0], peer->remote.halves[1], peer_word(peer));
+	return judge_numbers(number_of(target), peer->remote.halves[0], peer->remote.halves[1],
+			     peer_word(peer));
+}
+
+/* What the targets of a set beside this one say: a denial, or 0. */
+checked_once __u64 judge_others(__u64 but_number, __u64 high, __u64 low, __u32 word)
+{
+	__u32 number = but_number, but = but_number >> 32;
+
+	if (number < SETS_FROM)
+		return VERDICT_ALLOWED;
+	for_each_member(one, number)
+	{
+		__u64 answer = one == but ? VERDICT_ALLOWED : judge_one(one, high, low, word);
+
+		if (verdict_of(answer) == VERDICT_DENIED && !(answer & AUDITED))
+			return answer;
+	}
+	return VERDICT_ALLOWED;
 }
 
 static __always_inline void report_denial(const struct flow_key *key, struct flow *flow, bool audit,
-					  __u16 rule)
+					  __u16 rule, __u32 target)
 {
 	__u64 total = flow->denied + flow->would_deny + flow->denied_packets;
 	struct event *event = event_new(EVENT_DENY, key, bpf_ktime_get_boot_ns());
@@ -184,6 +280,7 @@ static __always_inline void report_denial(const struct flow_key *key, struct flo
 	flow->denials_reported = total;
 	event->verdict = audit ? VERDICT_WOULD_DENY : VERDICT_DENIED;
 	event->rule = rule;
+	event->target = target;
 	event->result = audit ? RESULT_OK : EPERM;
 	event_send(event);
 }
@@ -193,8 +290,9 @@ static __always_inline void report_denial(const struct flow_key *key, struct flo
  * second: a program that tries 100,000 times a second floods nobody.
  */
 checked_once int denied_numbers(__u64 process, __u64 high, __u64 low, __u64 port_proto_direction,
-				__u32 rule_how)
+				__u64 target_rule_how)
 {
+	__u32 rule_how = target_rule_how;
 	union address remote = {.halves = {high, low}};
 	struct flow_key key = {.process = process,
 			       .remote_port = port_proto_direction >> 16,
@@ -222,24 +320,19 @@ checked_once int denied_numbers(__u64 process, __u64 high, __u64 low, __u64 port
 	if (flow->denial_ns && now - flow->denial_ns < DENY_REPORT_MS * 1000000ULL)
 		return 0;
 	flow->denial_ns = now;
-	report_denial(&key, flow, audit, rule_how >> 16);
+	report_denial(&key, flow, audit, rule_how >> 16, target_rule_how >> 32);
 	return 0;
 }
 
-static __always_inline void count_denial(const struct flow_key *key, __u32 judged, __u32 how)
+/* `judged`: a denial, with its target. */
+static __always_inline void denied(const struct flow_key *key, __u64 judged, __u32 how)
 {
 	const union address *remote = (const void *)key->remote;
 
 	denied_numbers(key->process, remote->halves[0], remote->halves[1],
 		       (__u64)key->phase << 32 | (__u64)key->remote_port << 16 | (__u32)key->proto << 8 |
 			       key->direction,
-		       (judged & 0xffff0000) | how);
-}
-
-static __always_inline void denied(const struct flow_key *key, const struct policy *policy, __u32 judged,
-				   __u32 how)
-{
-	count_denial(key, judged, how | (policy->mode == POLICY_AUDIT ? DENIED_NOT : 0));
+		       (judged & 0xffffffffffff0000) | how | (judged & AUDITED ? DENIED_NOT : 0));
 }
 
 static __always_inline void flow_key_of(struct flow_key *key, __u64 process, __u8 phase,
@@ -302,7 +395,7 @@ static __always_inline bool own_would_pass(__u32 target, const struct peer *peer
 /* `cookie` 0: a socket that nobody has spoken to yet. `unsure`: whether the address is this host's. */
 static __always_inline enum answer ask_call(const struct peer *peer, __u32 target, __u64 cookie, bool unsure)
 {
-	__u64 judged = judge(target, peer);
+	__u64 judged = is_held(target) ? VERDICT_ALLOWED : judge(target, peer); /* its packets are held */
 	bool audit = judged & AUDITED, is_denied = verdict_of(judged) == VERDICT_DENIED;
 	struct flow_key key;
 
@@ -313,7 +406,7 @@ static __always_inline enum answer ask_call(const struct peer *peer, __u32 targe
 	if (cookie && peer->proto == PROTO_UDP && !(judged & STRICT) && has_asked(cookie, peer))
 		return ANSWER_ONCE;
 	flow_key_of(&key, identify(target), phase_of(target), peer);
-	count_denial(&key, judged, DENIED_CALL | (audit ? DENIED_NOT : 0));
+	denied(&key, judged, DENIED_CALL);
 	return audit ? ANSWER_ONCE : ANSWER_NO;
 }
 

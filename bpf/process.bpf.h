@@ -8,7 +8,7 @@
 #ifndef TATTLE_PROCESS_BPF_H
 #define TATTLE_PROCESS_BPF_H
 
-#include "maps.h"
+#include "target.bpf.h"
 
 enum { PF_KTHREAD = 0x00200000 }; /* include/linux/sched.h */
 
@@ -63,18 +63,55 @@ static __always_inline __u32 target_of(__u64 cgroup)
 		_nearest;                                                \
 	})
 
+static __always_inline __u64 start_of(struct task_struct *task)
+{
+	return READ(task, group_leader, start_boottime);
+}
+
+/* Does a mark belong to the process that started then? Its number may be in use again. */
+static __always_inline bool is_marked(const struct mark *mark, __u64 start_ns)
+{
+	return mark && (!mark->start_ns || mark->start_ns == start_ns);
+}
+
+/* The targets that a process has by itself, whatever cgroup it is in. */
+static __always_inline __u32 mark_of(struct task_struct *task)
+{
+	const struct settings *now = setting();
+	__u32 tgid = READ(task, tgid);
+	const struct mark *mark;
+
+	if (!now || !now->marking)
+		return 0;
+	mark = map_lookup(marks, &tgid);
+	return is_marked(mark, start_of(task)) ? mark->target : 0;
+}
+
+checked_once __u32 current_mark(void)
+{
+	return mark_of(current_task());
+}
+
+/* All targets of a process that may not be the current one. */
+static __always_inline __u32 target_of_task(struct task_struct *task)
+{
+	return unite(mark_of(task), target_of(cgroup_of(task)));
+}
+
 /* For programs that run in a process (connect, sendmsg, bind, create). */
 checked_once __u32 current_target(void)
 {
 	const struct settings *now = setting();
 	const struct cgroup_entry *entry;
 	__u64 cgroup;
+	__u32 around;
 
 	if (!now || !now->targets)
 		return 0;
 	cgroup = cgroup_of(current_task());
 	entry = map_lookup(cgroups, &cgroup);
-	return entry ? entry->target : target_above(bpf_get_current_ancestor_cgroup_id, );
+	around = entry ? entry->target : target_above(bpf_get_current_ancestor_cgroup_id, );
+	return now->marking ? unite(current_mark(), around) : around;
 }
 
 /* Two words of it where that is a plain load. */
@@ -98,7 +135,7 @@ static __always_inline void read_key(struct task_struct *task, __u32 target, str
 	key->tgid = READ(task, tgid);
 	key->exec_id = READ(task, self_exec_id);
 	key->uid = READ(task, cred, euid.val);
-	key->target = target;
+	key->target = number_of(target);
 	read_comm(READ(task, group_leader), key);
 }
 
@@ -231,6 +268,51 @@ static __always_inline __u64 identify_task(struct task_struct *task, __u32 targe
 	process->key = key;
 	describe((__u64)BPF_CORE_READ(task, group_leader), id); /* read like this, it is a number */
 	return id;
+}
+
+/*
+ * The same process, in other targets: as another one. Its record is a copy; a reader who sees it before it
+ * has its own key sees that key and id do not fit.
+ */
+checked_once __u64 relabel(__u64 id, __u32 target)
+{
+	const struct process *old = map_lookup(processes, &id);
+	struct process_key key;
+	struct process *fresh;
+	__u64 new_id;
+
+	if (!old || old->key.target == target)
+		return id;
+	key = old->key;
+	key.target = target;
+	new_id = process_id(&key);
+	if (map_lookup(processes, &new_id))
+		return new_id;
+	map_insert(processes, &new_id, old);
+	fresh = map_lookup(processes, &new_id);
+	if (!fresh) {
+		lost(LOSS_PROCESSES_FULL);
+		return id;
+	}
+	fresh->key.target = target;
+	return new_id;
+}
+
+/* The mark of the process that a socket's flow belongs to; `known`: what it had when it was there. */
+checked_once __u32 mark_of_process(__u64 id, __u32 known)
+{
+	const struct process *process = map_lookup(processes, &id);
+	const struct settings *now = setting();
+	const struct mark *mark;
+	__u32 tgid;
+
+	if (!now || !now->marking)
+		return 0;
+	if (!process)
+		return still_named(known);
+	tgid = process->key.tgid;
+	mark = map_lookup(marks, &tgid);
+	return is_marked(mark, process->key.start_ns) ? mark->target : still_named(known);
 }
 
 /* `target`: what current_target() says, where a program may ask that. */

@@ -65,6 +65,22 @@ static __noinline void rephase(struct __sk_buff *skb, struct socket_state *state
 		slot->flags |= FLOW_OVERLAP;
 }
 
+/* The flow of a socket belongs to another process: what was counted so far stays with the old one. */
+static __always_inline void give_flow(struct socket_state *state, __u64 process)
+{
+	struct slot *slot;
+
+	if (state->flow.process == process)
+		return;
+	fold(state->slot);
+	state->flow.process = process;
+	slot = slot_at(state->slot);
+	if (!slot)
+		return;
+	slot->flow.process = process;
+	slot->first_ns = coarse_now();
+}
+
 /* Which packets of a socket that got this peer are worth more than counting. */
 static __always_inline __u8 cares_for(const struct flow_key *flow)
 {
@@ -152,7 +168,18 @@ static __always_inline __u32 listened_for(const struct socket_state *state)
 {
 	if (state->asked_target)
 		return state->asked_target;
-	return state->target ? state->target : target_of(cgroup_of(current_task()));
+	return state->target ? state->target : target_of_task(current_task());
+}
+
+/* The targets of the process that uses it: where they are others than before, it is judged anew. */
+static __always_inline void note_mark(struct socket_state *state)
+{
+	__u32 mark = current_mark();
+
+	if (state->marked == mark)
+		return;
+	state->marked = mark;
+	state->generation = ~generation();
 }
 
 /* A socket without a peer of its own, whose packets say where they go. */
@@ -169,6 +196,7 @@ static __always_inline struct socket_state *open_per_packet(struct socket_state 
 	if (loopback)
 		state->flags |= SOCKET_LOOPBACK;
 	note_sender(state, target);
+	note_mark(state);
 	return state;
 }
 

@@ -10,6 +10,7 @@
 #include "cgroup.bpf.h"
 #include "inventory.bpf.h"
 #include "packet.bpf.h"
+#include "program.bpf.h"
 #include "tcp.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -41,6 +42,11 @@ const enum phase *_phase __attribute__((used));
 const enum sum_address *_sum_address __attribute__((used));
 const enum sample_kind *_sample_kind __attribute__((used));
 const struct sample *_sample __attribute__((used));
+const struct notice *_notice __attribute__((used));
+const enum notice_kind *_notice_kind __attribute__((used));
+const enum hold_reason *_hold_reason __attribute__((used));
+const enum part_table *_part_table __attribute__((used));
+const enum manner *_manner __attribute__((used));
 
 static __always_inline void user_ipv4(struct bpf_sock_addr *ctx, union address *remote)
 {
@@ -196,6 +202,36 @@ SEC("raw_tp/cgroup_release")
 int cgroup_release(struct bpf_raw_tracepoint_args *ctx)
 {
 	cgroup_gone((struct cgroup *)ctx->args[0]);
+	return 0;
+}
+
+SEC("raw_tp/cgroup_attach_task")
+int attach_task(struct bpf_raw_tracepoint_args *ctx)
+{
+	moved((struct cgroup *)ctx->args[0], (struct task_struct *)ctx->args[2]);
+	return 0;
+}
+
+/* Programs that are targets; attached only while there are such, or policies (see tracer/targets/kernel.py).
+ */
+SEC("raw_tp/sched_process_exec")
+int process_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	executed((struct task_struct *)ctx->args[0], (struct linux_binprm *)ctx->args[2]);
+	return 0;
+}
+
+SEC("raw_tp/sched_process_fork")
+int process_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	forked((struct task_struct *)ctx->args[0], (struct task_struct *)ctx->args[1]);
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exit")
+int process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	exited((struct task_struct *)ctx->args[0]);
 	return 0;
 }
 

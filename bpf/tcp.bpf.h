@@ -96,7 +96,7 @@ static __always_inline __u64 thread_owner(__u64 above)
 {
 	__u64 owner = mptcp_owner(above);
 
-	return owner ? owner : identify(target_of(cgroup_of(current_task())));
+	return owner ? owner : identify(target_of_task(current_task()));
 }
 
 /* The SYN is about to leave. Mostly the connect hook has seen this socket. */
@@ -125,6 +125,7 @@ static __noinline void tcp_connecting(struct bpf_sock_ops *ops)
 		return;
 	}
 	open_fixed(state, &remote, remote_port(ops), PROTO_TCP, thread_owner(above), PHASE_UNKNOWN);
+	state->marked = mark_of_process(state->flow.process, state->marked);
 	follow_states(ops, state);
 	report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ops));
 }
@@ -152,7 +153,7 @@ static __noinline void tcp_listening(struct bpf_sock_ops *ops)
 	struct bpf_sock *sk = ops->sk;
 	struct socket_state *state;
 	union address local;
-	__u32 target = target_of(cgroup_of(current_task()));
+	__u32 target = target_of_task(current_task());
 	bool wanted = loopback_wanted(bpf_htons(ops->local_port), target);
 
 	local_of(ops, &local);
@@ -169,6 +170,7 @@ static __noinline void tcp_listening(struct bpf_sock_ops *ops)
 	state->flags = wanted ? SOCKET_LOOPBACK : 0;
 	state->mode = MODE_LISTENER;
 	state->asked_target = target;
+	state->marked = current_mark();
 	count_listener(ops, state, mptcp_above(sk));
 }
 
@@ -236,6 +238,8 @@ static __always_inline void tcp_accepted(struct bpf_sock_ops *ops, struct socket
 	remote_of(ops, &remote);
 	if (is_loopback(&remote) && !(state->flags & SOCKET_LOOPBACK)) {
 		state->mode = MODE_IGNORED;
+		state->verdict = VERDICT_ALLOWED; /* of its listener, it may be another one */
+		state->generation = 0;
 		return;
 	}
 	start_flow(state, state->flow.process, PROTO_TCP, DIRECTION_IN);

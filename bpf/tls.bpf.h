@@ -250,7 +250,7 @@ static __always_inline enum passage hello_passage(struct __sk_buff *skb, struct 
 static __noinline enum passage hello_passes(struct __sk_buff *skb, struct socket_state *state)
 {
 	__u32 offset = transport_header(skb) & 0xffff;
-	const struct policy *policy = policy_of(state->policed);
+	const struct policy *policy = policy_of(state->named);
 	struct flow_key key = state->flow;
 	enum passage passage;
 
@@ -266,7 +266,8 @@ static __noinline enum passage hello_passes(struct __sk_buff *skb, struct socket
 	state->flags |= SOCKET_NAMED;
 	if (passage == PASSAGE_YES)
 		return PASSAGE_YES;
-	denied(&key, policy, 0, DENIED_PACKET);
+	state->denier = state->named;
+	denied(&key, denied_by(state->named, policy, VERDICT_DENIED), DENIED_PACKET);
 	if (policy->mode == POLICY_AUDIT)
 		return PASSAGE_YES;
 	state->verdict = VERDICT_DENIED;

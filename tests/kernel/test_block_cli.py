@@ -89,19 +89,24 @@ def test_tattle_does_not_block_itself(cell: Jail) -> None:
     assert "tattle's own cgroup" in done.stderr
 
 
-def test_one_cgroup_has_one_policy(cell: Jail) -> None:
-    """Blocked under another name, it is refused; by the same name it is replaced."""
-    cell.block()
-    pid = subprocess.Popen(["sleep", "60"])
+def test_two_policies_of_one_process_both_bind(lab: Lab, cell: Jail) -> None:
+    """What either denies is denied; lifting one leaves the other in force."""
+    cell.block("--allow", "@internet", "--allow", "@lan")
+    assert WAYS["s01-tcp"](lab, cell.inside).said["errno"] != "EPERM"
+    shell = subprocess.Popen(["sleep", "60"])
     try:
-        (cell.inside / "cgroup.procs").write_text(str(pid.pid))
-        told = tattle(cell.daemon.instance, "block", f"pid:{pid.pid}", code=2)
-        assert f"blocked as '{cell.selector}'" in told
+        (cell.inside / "cgroup.procs").write_text(str(shell.pid))
+        other = f"cgroup:/lab-{lab.token}/*"
+        tattle(cell.daemon.instance, "block", other)
+        assert WAYS["s01-tcp"](lab, cell.inside).said["errno"] == "EPERM"
+        assert {one["state"] for one in cell.daemon.ask("status")["targets"]} == {"enforced"}
+        cell.block("--default", "allow")
+        assert WAYS["s01-tcp"](lab, cell.inside).said["errno"] == "EPERM"
+        tattle(cell.daemon.instance, "unblock", other)
+        assert WAYS["s01-tcp"](lab, cell.inside).said["errno"] != "EPERM"
     finally:
-        pid.kill()
-        pid.wait()
-    cell.block("--allow", "203.0.113.1")
-    assert cell.state()["rules"] == ["allow 203.0.113.1"]
+        shell.kill()
+        shell.wait()
     assert tattle(cell.daemon.instance, "unblock", "cgroup:/not/blocked", code=2)
 
 

@@ -52,7 +52,7 @@ def flow(remote: str = "203.0.113.7", **changes: Any) -> FlowRow:
 def event(**changes: Any) -> EventTuple:
     """Give a connect to 203.0.113.7:443 of process 1."""
     row = EventTuple(
-        10**9, 1, 77, 0, 0, 0, 0, 0, bytes(16), packed("203.0.113.7"), 0, 443, -1, 1, 6, 0, 0, 0, 0, 0
+        10**9, 1, 77, 0, 0, 0, 0, 0, bytes(16), packed("203.0.113.7"), 0, 443, -1, 1, 6, 0, 0, 0, 0, 0, 0
     )
     return row._replace(**changes)
 
@@ -70,7 +70,7 @@ class FakeMaps:
         self,
         flows: Iterable[FlowRow] = (),
         processes: Iterable[ProcessRow] = (process(),),
-        cgroups: Iterable[CgroupRow] = (CgroupRow(5, 0, 0, b"/system.slice/demo.service"),),
+        cgroups: Iterable[CgroupRow] = (CgroupRow(5, 0, 0, 0, 0, b"/system.slice/demo.service"),),
         flows_max: int = 100,
     ) -> None:
         self.rows = list(flows)

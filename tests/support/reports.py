@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tracer import __version__
-from tracer.bpf.engine import HOOKS
+from tracer.bpf.hooks import HOOKS
 from tracer.proof import canonical, evidence
 
 Json = dict[str, Any]

@@ -47,6 +47,9 @@ _ENUMS = (
     "sum_address",
     "name_kinds",
     "name_form",
+    "notice_kind",
+    "hold_reason",
+    "part_table",
 )
 
 
@@ -78,6 +81,10 @@ class Abi:
     numbered_address: Layout
     opening: Layout
     hosted: Layout
+    mark: Layout
+    part_key: Layout
+    part_glob: Layout
+    notice: Layout
     enums: dict[str, dict[str, int]]
 
     @classmethod

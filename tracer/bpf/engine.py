@@ -12,7 +12,6 @@ packet is missed. Else it attaches its own, starting at zero, before it removes 
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
 import fcntl
 import os
@@ -22,6 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from tracer.bpf import inventory, libbpf
+from tracer.bpf.hooks import (
+    CGROUPS,
+    HOOKS,
+    MOVES,
+    ON_DEMAND,
+    PACKETS,
+    PROCESSES,
+    PROGRAMS,
+    SOCKETS,
+    Hook,
+    HookSpec,
+    Kind,
+)
 from tracer.bpf.loader import programs
 from tracer.bpf.maps.tables import Maps
 from tracer.bpf.ringbuf import Ring
@@ -41,44 +53,6 @@ OBJECT: Final = Path(__file__).parents[1] / "objects" / "tattle.bpf.o"
 FLUSH: Final = "flush"
 FILL: Final = "fill"
 INVENTORY: Final = "inventory"
-
-
-class Kind(enum.Enum):
-    """How a program is attached."""
-
-    CGROUP = "cgroup"
-    RAW_TRACEPOINT = "raw tracepoint"
-
-
-class HookSpec(NamedTuple):
-    """One row of the hook table: the hook's name and its program's, which may not share a section's."""
-
-    hook: str
-    program: str
-    kind: Kind
-
-
-_CGROUPS: Final = tuple(
-    HookSpec(name, name, Kind.RAW_TRACEPOINT) for name in ("cgroup_mkdir", "cgroup_release")
-)
-_SOCKETS: Final = (
-    *(
-        HookSpec(name, name, Kind.CGROUP)
-        for name in (
-            "connect4",
-            "connect6",
-            "sendmsg4",
-            "sendmsg6",
-            "post_bind4",
-            "post_bind6",
-            "sock_create",
-            "sock_release",
-        )
-    ),
-    HookSpec("sockops", "sock_ops", Kind.CGROUP),
-)
-_PACKETS: Final = tuple(HookSpec(name, name, Kind.CGROUP) for name in ("ingress", "egress"))
-HOOKS: Final = (*_CGROUPS, *_SOCKETS, *_PACKETS)
 
 
 @dataclass(frozen=True)
@@ -116,17 +90,6 @@ class EngineOptions:
         }
 
 
-class Hook(NamedTuple):
-    """What the kernel says of one hook; `link_id` 0 and no `program` where it is missing."""
-
-    hook: str
-    program: str
-    attached: bool
-    link_id: int
-    runs: int
-    run_ns: int
-
-
 class Engine:
     """Programs and maps in the kernel, held by descriptors and pins; a context manager."""
 
@@ -138,6 +101,8 @@ class Engine:
         self._root = root
         self._owner = owner
         self._pinned: set[str] = set()
+        self._late: set[int] = set()
+        self._closed: set[int] = set()
         self._links: dict[str, int] = {}
         self._programs: dict[str, int] = {}
         self._map_fds: dict[str, int] = {}
@@ -201,15 +166,90 @@ class Engine:
     def hooks(self) -> list[Hook]:
         """Ask the kernel what is attached and how often it ran: nothing here is remembered."""
         here = cgroups.cgroup_id(self._root)
-        return [self._hook(spec, here) for spec in HOOKS]
+        with contextlib.ExitStack() as stack:
+            marking = self._marking_links(stack)
+            wanted = [spec for spec in ON_DEMAND if spec.hook in self._wanted() | marking.keys()]
+            return [self._hook(spec, here, marking) for spec in (*HOOKS, *wanted)]
+
+    def _marking_links(self, stack: contextlib.ExitStack) -> dict[str, int]:
+        """Open the links of what marks processes as they are now: another process may have made them."""
+        found = {spec.hook: self._links[spec.hook] for spec in ON_DEMAND if spec.hook in self._links}
+        for spec in ON_DEMAND:
+            fd = libbpf.open_pin(self._paths.pins / spec.hook) if self._is_pinned else None
+            if fd is not None:
+                stack.callback(os.close, fd)
+                found[spec.hook] = fd
+        return found
+
+    def _wanted(self) -> set[str]:
+        """Say which hooks the kernel half's settings need."""
+        settings = self.maps.settings
+        specs = PROCESSES if settings.marking else ()
+        return {spec.hook for spec in (*specs, *(MOVES if settings.policed else ()))}
+
+    @property
+    def follows_processes(self) -> bool:
+        """Whether programs are matched when they are executed, and their children marked."""
+        with contextlib.ExitStack() as stack:
+            found = self._marking_links(stack)
+            return all(spec.hook in found for spec in (*PROCESSES, *PROGRAMS))
+
+    def follow_processes(self, *, programs: bool, moves: bool = False) -> None:
+        """Attach what marks processes, as far as it is not, or take it away.
+
+        `programs`: a target names programs. `moves`: what is in a target's cgroup stays in it when it leaves.
+        KernelError where the kernel refuses it; what is pinned outlives this process.
+        """
+        wanted = (
+            *(PROCESSES if programs or moves else ()),
+            *(PROGRAMS if programs else ()),
+            *(MOVES if moves else ()),
+        )
+        with contextlib.ExitStack() as stack:
+            found = self._marking_links(stack)
+            for spec in wanted:
+                if spec.hook not in found or not self._is_ours(spec, found[spec.hook]):
+                    self._attach_marking(spec)
+        for spec in ON_DEMAND:
+            if spec not in wanted:
+                self._detach(spec.hook)
+
+    def _is_ours(self, spec: HookSpec, link: int) -> bool:
+        """Say whether a link runs the program that we hold: a predecessor's ends with it."""
+        known = self._programs.get(spec.program)
+        return known is None or libbpf.link_info(link).program_id == libbpf.program_info(known).id
+
+    def _attach_marking(self, spec: HookSpec) -> None:
+        if spec.program not in self._programs:
+            raise KernelError(f"the program {spec.program} is not loaded", "restart tattle", hook=spec.hook)
+        link = libbpf.link_raw_tracepoint(spec.hook, self._programs[spec.program], spec.hook)
+        self._links[spec.hook] = self._own(link)
+        self._late.add(link)
+        if self._is_pinned:
+            libbpf.pin(link, self._paths.pins / spec.hook)
+            self._pinned.add(spec.hook)
+
+    def _detach(self, hook: str) -> None:
+        link = self._links.pop(hook, None)
+        if link in self._late:  # others are closed with all that was opened; this process ends soon
+            self._late.discard(link)
+            os.close(link)
+            self._closed.add(link)
+        if self._is_pinned:
+            (self._paths.pins / hook).unlink(missing_ok=True)
+            self._pinned.discard(hook)
+
+    @property
+    def _is_pinned(self) -> bool:
+        return bool(self._pinned) or not self._owner
 
     def links(self) -> dict[str, tuple[int, int]]:
         """Ask the kernel for the ids of each hook's link and of the program behind it now."""
         found = {hook: libbpf.link_info(fd) for hook, fd in self._links.items()}
         return {hook: (info.id, info.program_id) for hook, info in found.items()}
 
-    def _hook(self, spec: HookSpec, root_id: int) -> Hook:
-        link = self._links.get(spec.hook)
+    def _hook(self, spec: HookSpec, root_id: int, marking: dict[str, int]) -> Hook:
+        link = marking.get(spec.hook) or self._links.get(spec.hook)
         if link is None:
             return Hook(spec.hook, "", attached=False, link_id=0, runs=0, run_ns=0)
         info = libbpf.link_info(link)
@@ -308,7 +348,7 @@ class Engine:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
     def _load(self, chosen: programs.Programs, options: EngineOptions) -> None:
-        hooks = {spec.program: spec.hook for spec in HOOKS}
+        hooks = {spec.program: spec.hook for spec in (*HOOKS, *ON_DEMAND)}
         with contextlib.ExitStack() as stack:
             old = _open_pins(self._paths, stack) if options.pin else _Pins({}, {}, {})
             loaded = programs.load(chosen, options.sizes, options.allow_missing, hooks, old.maps)
@@ -326,8 +366,14 @@ class Engine:
                 self._links[spec.hook] = self._own(os.dup(links[spec.hook]))
 
     def _own(self, fd: int) -> int:
-        self._resources.callback(os.close, fd)
+        self._resources.callback(self._let_go, fd)
         return fd
+
+    def _let_go(self, fd: int) -> None:
+        if fd in self._closed:
+            self._closed.discard(fd)
+        else:
+            os.close(fd)
 
     def _attach_all(self, options: EngineOptions, prepare: Callable[[Engine], None] | None) -> None:
         self._make_maps(self._paths if options.pin else None)
@@ -338,15 +384,15 @@ class Engine:
         self._tell(options)
         root = self._own(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         allowed = options.allow_missing
-        self._attach(_CGROUPS, root, allowed)
+        self._attach(CGROUPS, root, allowed)
         self._fill_cgroups()
         if prepare is not None:
             prepare(self)
-        self._attach(_SOCKETS, root, allowed)
+        self._attach(SOCKETS, root, allowed)
         if INVENTORY in self._programs:
             kind = self._attach_types[INVENTORY]
             inventory.take_in(self.maps, self.abi, self._programs[INVENTORY], kind)
-        self._attach(_PACKETS, root, allowed)
+        self._attach(PACKETS, root, allowed)
         if options.pin:
             self._pin_all()
 
@@ -399,7 +445,8 @@ class Engine:
         """Pin everything in place of a predecessor's, then remove what only the predecessor had."""
         pins = self._paths.pins
         pins.mkdir(mode=0o700, exist_ok=True)
-        unhooked = {name: self._programs[name] for name in (FLUSH, INVENTORY) if name in self._programs}
+        later = (FLUSH, INVENTORY, *(spec.program for spec in ON_DEMAND))
+        unhooked = {name: self._programs[name] for name in later if name in self._programs}
         for name, fd in (self._map_fds | self._links | unhooked).items():
             libbpf.pin(fd, pins / name)
             self._pinned.add(name)

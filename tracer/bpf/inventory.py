@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.bpf import libbpf
@@ -71,6 +72,10 @@ class Found(NamedTuple):
         return self.remote != bytes(16) and not self.listening
 
 
+MembersOf = Callable[[int], tuple[int, ...]]
+"""Returns the targets that a number stands for."""
+
+
 class _Seen(NamedTuple):
     """Where anybody listens, by namespace and port; whether traffic on loopback is of interest."""
 
@@ -88,22 +93,29 @@ def take_in(maps: Maps, abi: Abi, program: int, attach_type: int) -> int:
 
 
 def take_in_targets(
-    maps: Maps, abi: Abi, program: int, attach_type: int, targets: Collection[int]
+    maps: Maps, abi: Abi, lister: tuple[int, int], targets: Collection[int], members: MembersOf
 ) -> dict[int, int]:
     """Give the streams of these targets their state, also on loopback; count who listens.
 
-    Returns the number of listening sockets by target, without those that the kernel half has counted.
+    `lister` is the program that lists sockets, and its attach type. Returns the number of listening sockets
+    by target, without those that the kernel half has counted.
     """
-    held = first_of_each(holders(abi, program, attach_type))
+    held = first_of_each(holders(abi, *lister))
     rows = {process: maps.process(process) for process in {one.process for one in held}}
-    owners = {number: row.target for number, row in rows.items() if row and row.target in targets}
+    owners = {
+        number: one
+        for number, row in rows.items()
+        for one in (members(row.target) if row else ())
+        if one in targets
+    }
     held = [one for one in held if one.process in owners]
     listening = {(found.namespace, found.local_port) for _, _, found in _sockets(held) if found.listening}
     counted = dict.fromkeys(owners.values(), 0)
     for one, fd, found in _sockets(held):
         if found.listening:
             known = one.counted or _counted_for(maps, abi, fd)
-            counted[owners[found.process]] += known != owners[found.process]
+            owner = owners[found.process]
+            counted[owner] += owner not in members(known)
         if found.stream:
             _take(maps, abi, fd, found, _Seen(listening, loopback=True))
     return counted

@@ -134,6 +134,12 @@ def _account(instance: str, policy: Policy, done: Blocked) -> str:
         for path in done.cgroups
         if path not in done.present
     ]
+    if done.processes and not done.present:
+        lines.append(
+            f"  in force for {done.processes} process{'es' if done.processes > 1 else ''} that run now"
+        )
+    if not done.processes and not done.cgroups:
+        lines.append("  nothing of it runs; covered when it appears, wherever that is")
     if done.resolvers:
         asked = ", ".join(address(one) for one in done.resolvers)
         lines.append(f"  names may be asked of: {asked}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracer.bpf import libbpf
-from tracer.bpf.engine import HOOKS, Engine, EngineOptions
+from tracer.bpf.engine import Engine, EngineOptions
+from tracer.bpf.hooks import HOOKS
 from tracer.bpf.loader import bcc
 from tracer.cli.command import Command, add_json, print_json
 from tracer.errors import HostError, TattleError

@@ -15,6 +15,7 @@ from tracer.policy.enforcement import MAPS, POLICIES, Enforcement
 from tracer.policy.rules import Mode
 from tracer.policy.store import PolicyFile
 from tracer.targets.finder import BOOK, Finder, TargetBook
+from tracer.targets.kernel import Membership
 from tracer.targets.phases import MAPS as PHASES
 from tracer.targets.phases import UNKNOWN, Phases
 
@@ -72,12 +73,17 @@ def _targets(engine: Engine) -> list[Json]:
     book = TargetBook(engine.paths.state / BOOK)
     states = Enforcement(engine, Finder(engine.root), book).states()
     told = {state.saved.policy.target for state in states}
-    cgroups: dict[str | None, list[int]] = {}
-    for row in engine.maps.cgroups():
-        if row.target and book.name(row.target) not in told:
-            cgroups.setdefault(book.name(row.target), []).append(row.id)
-    watched = [_target(name, sorted(ids), active=True) for name, ids in sorted(cgroups.items(), key=str)]
-    blocked = [_target_of(state.saved, list(state.cgroup_ids), active=state.active) for state in states]
+    members = Membership(engine, book)
+    blocked = [
+        _target_of(state.saved, list(state.cgroup_ids), active=state.active)
+        | {"state": state.state, "members": members.shown(book.number(state.saved.policy.target))}
+        for state in states
+    ]
+    watched = [
+        _target(name, members.cgroups(number), active=True) | {"members": members.shown(number)}
+        for number in members.tables.named()
+        if (name := book.name(number)) not in told
+    ]
     phases = Phases(engine) if {*PHASES} <= engine.pinned() else None
     return [one | _doing(phases, book, one["target"]) for one in (*blocked, *watched)]
 
@@ -97,7 +103,8 @@ def _kept(instance: str) -> list[Json]:
 def _target_of(saved: Saved, cgroups: list[int], *, active: bool) -> Json:
     policy = saved.policy
     told = _target(policy.target, cgroups, active=active)
-    return told | {"mode": policy.mode, "default": policy.default, "rules": policy.rule_texts()}
+    said = {"mode": policy.mode, "default": policy.default, "rules": policy.rule_texts()}
+    return told | said | {"state": "waiting"}
 
 
 def _target(name: str | None, cgroups: list[int], *, active: bool) -> Json:
@@ -108,6 +115,9 @@ def _target(name: str | None, cgroups: list[int], *, active: bool) -> Json:
         "default": None,
         "rules": [],
         "active": active,
+        "members": [],
+        "state": None,
+        "until": None,
         **UNKNOWN._asdict(),
     }
 

@@ -34,6 +34,7 @@ class ProcessInfo(NamedTuple):
     unit: str | None
     container: str | None
     target: str | None
+    targets: tuple[str, ...] = ()
 
 
 # What processes have in common that differ by their numbers only

@@ -32,6 +32,7 @@ class EventTuple(NamedTuple):
     flags: int
     phase: int
     rule: int
+    target: int
 
 
 class SampleTuple(NamedTuple):
@@ -98,11 +99,16 @@ class ProcessRow(NamedTuple):
 
 
 class CgroupRow(NamedTuple):
-    """`struct cgroup_entry` with its key, the cgroup id; `path` starts at the cgroup v2 root."""
+    """`struct cgroup_entry` with its key, the cgroup id; `path` starts at the cgroup v2 root.
+
+    `target` may stand for several, and say that the cgroup is held (bpf/target.bpf.h).
+    """
 
     id: int
     target: int
     flags: int
+    held_ns: int
+    node: int
     path: bytes
 
 

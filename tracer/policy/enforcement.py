@@ -7,16 +7,14 @@ the way leaves the old policy as it was.
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
-from tracer.errors import HostError, KernelError, TargetRefused, TattleError, UsageError
+from tracer.errors import HostError, TargetRefused, TattleError, UsageError
 from tracer.host import cgroups, resolv_conf
 from tracer.host.addresses import by_namespace
-from tracer.host.cgroups import members, walk_cgroups
 from tracer.host.files import locked
 from tracer.model.text import escape
 from tracer.policy.openings import Openings
@@ -24,13 +22,14 @@ from tracer.policy.own_addresses import OwnAddresses
 from tracer.policy.reset import cut
 from tracer.policy.rules import Mode, Policy, compile_policy
 from tracer.policy.store import PolicyFile, Saved, Source
-from tracer.policy.tables import PolicyTables, heirs
+from tracer.policy.tables import PolicyTables
 from tracer.targets.finder import Target, parse
-from tracer.targets.membership import nearest, spread
+from tracer.targets.kernel import Membership
+from tracer.targets.meaning import Meaning, meaning
 from tracer.targets.phases import Phases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -53,10 +52,11 @@ POLICIES: Final = "policies.json"
 
 
 class Blocked(NamedTuple):
-    """What `block` did: the target's cgroups, which of them exist, and how many connections were cut."""
+    """What `block` did: the target's cgroups, which of them exist, its processes, connections cut."""
 
     cgroups: tuple[str, ...]
     present: tuple[str, ...]
+    processes: int
     cut: int
     resolvers: tuple[bytes, ...]  # that may be asked for names, 16 bytes each
 
@@ -66,7 +66,15 @@ class State(NamedTuple):
 
     saved: Saved
     cgroup_ids: tuple[int, ...]
+    processes: tuple[int, ...]
     active: bool
+
+    @property
+    def state(self) -> str:
+        """Say how it stands, in the words of the contract: enforced, waiting or partial."""
+        if not self.active:
+            return "partial" if self.cgroup_ids or self.processes else "waiting"
+        return "enforced" if self.cgroup_ids or self.processes else "waiting"
 
     @property
     def enforced(self) -> bool:
@@ -91,6 +99,7 @@ class Enforcement:
         self._own = OwnAddresses(engine.maps, engine.abi)
         self._openings = Openings(engine.maps, engine.abi)
         self._file = PolicyFile(engine.paths.state / POLICIES)
+        self._members = Membership(engine, book)
 
     def saved(self) -> dict[str, Saved]:
         """Read the policies that are kept, by target."""
@@ -124,11 +133,13 @@ class Enforcement:
             before = policies.get(policy.target)
             fresh = Saved(policy, Source.COMMAND, self._places(parse(policy.target), before))
             with self._file.replaced({**policies, policy.target: fresh}):
-                self._put(fresh, before, {*policies, policy.target})
+                self._put(fresh)
             self.know_addresses()
             present = tuple(path for path in fresh.cgroups if self._directory(path).is_dir())
+            running = self._members.processes(self._book.number(policy.target))
         asked = tuple(self._resolvers(fresh).named) if compile_policy(policy).names else ()
-        return Blocked(fresh.cgroups, present, self.cut(policy) if cut_open else 0, asked)
+        done = self.cut(policy) if cut_open else 0
+        return Blocked(fresh.cgroups, present, len(running), done, asked)
 
     def unblock(self, text: str, *, watched: bool) -> Saved:
         """Take a target's policy away; its cgroups stay in the target where it is `watched` anyway.
@@ -140,9 +151,10 @@ class Enforcement:
             name = find_policy(text, policies)
             gone = policies.pop(name)
             with self._file.replaced(policies):
-                self.inherit(self._maps.target_paths(), policies)
+                self._keep(policies)
                 if not watched:
-                    self._leave(self._book.number(name), ())
+                    self._members.unname([self._book.number(name)])
+                self._members.follow()
         return gone
 
     def restore(self, configured: Iterable[Policy] | None) -> list[TattleError]:
@@ -156,34 +168,28 @@ class Enforcement:
             wanted = dict(old) if configured is None else _merged(old, configured)
             for name, one in wanted.items():
                 try:
-                    wanted[name] = self._renewed(one, old.get(name), set(wanted))
+                    wanted[name] = self._renewed(one, old.get(name))
                 except TattleError as error:
                     wanted[name] = old.get(name, one)  # what may still be in force, not what was wished for
                     failures.append(error)
             try:
                 with self._file.replaced(wanted):
-                    self.inherit(self._maps.target_paths(), wanted)
+                    self._keep(wanted)
             except HostError as error:
-                self.inherit(self._maps.target_paths(), wanted)
+                self._keep(wanted)
                 failures.append(error)
-            for name in old.keys() - wanted.keys():
-                self._leave(self._book.number(name), ())
+            self._members.unname(self._book.number(name) for name in old.keys() - wanted.keys())
         self.know_addresses()
         return failures
 
     def know_addresses(self) -> None:
         """Tell the kernel which addresses are the host's own, where those that have a policy are now."""
-        directories = [self._directory(path) for one in self.saved().values() for path in one.cgroups]
-        pids = [pid for directory in directories for pid in members(directory)]
+        pids = [str(pid) for name in self.saved() for pid in self._members.processes(self._book.number(name))]
         self._own.follow(by_namespace((os.getpid(), *pids)))
 
-    def inherit(self, paths: dict[bytes, int], policies: Iterable[str]) -> None:
-        """Give what is watched inside of a blocked target its policy; take policies away that nobody has."""
-        owners = {self._book.number(name) for name in policies}
-        inside = heirs(paths, owners)
-        for heir, owner in inside.items():
-            self._tables.share(owner, [heir])
-        self._tables.remove(self._tables.in_force().keys() - owners - inside.keys())
+    def _keep(self, policies: Iterable[str]) -> None:
+        """Take policies away that these targets do not have."""
+        self._tables.remove(self._tables.in_force().keys() - {self._book.number(name) for name in policies})
 
     def renew(self) -> None:
         """Have every socket judged anew, after cgroups have changed their target."""
@@ -199,11 +205,14 @@ class Enforcement:
         """Cut the open connections that a policy denies; returns how many."""
         if policy.mode is not Mode.ENFORCE:
             return 0
-        owners = {self._book.number(name) for name in self.saved()}
         owner = self._book.number(policy.target)
-        inside = heirs(self._maps.target_paths(), owners)
-        numbers = {owner, *(heir for heir, of in inside.items() if of == owner)}
-        return cut(self._engine, numbers, compile_policy(policy), self._openings.opened(owner))
+        members = self._members.tables.members
+        return cut(
+            self._engine,
+            lambda number: owner in members(number),
+            compile_policy(policy),
+            self._openings.opened(owner),
+        )
 
     def tidy(self) -> None:
         """Forget addresses whose time is over, and follow a host whose resolvers have changed."""
@@ -267,39 +276,19 @@ class Enforcement:
         """
         awaited = self._finder.expected(selector)
         try:
-            found = self._finder.find(selector)
+            found = self._finder.own(selector)
         except TargetRefused:
             raise
         except HostError:
             found = before.cgroups if before and not awaited else ()
-            if not found and not awaited:
+            if not found and not self._finder.is_awaited(selector):
                 raise
-        paths = tuple(dict.fromkeys((*found, *awaited)))
-        self._refuse(selector, paths)
-        return paths
+        return tuple(dict.fromkeys((*found, *awaited)))
 
-    def _refuse(self, selector: Selector, paths: Iterable[str]) -> None:
-        longest = self._maps.shape("target_paths").key_size - 1
-        taken = self._maps.target_paths()
-        blocked = {self._book.number(name): name for name in self.saved()}
-        for path in paths:
-            raw = os.fsencode(path)
-            other = blocked.get(taken.get(raw, 0), selector.text)
-            if other != selector.text:
-                raise UsageError(
-                    f"'{escape(selector.text)}' is {escape(path)}, which is blocked as '{escape(other)}'",
-                    f"unblock it first: tattle unblock {escape(other)}",
-                )
-            if len(raw) > longest:
-                raise TargetRefused(
-                    f"the path of '{escape(selector.text)}' has {len(raw)} bytes, {longest} are the most",
-                    "block a cgroup above it",
-                )
-
-    def _renewed(self, one: Saved, before: Saved | None, owners: set[str]) -> Saved:
+    def _renewed(self, one: Saved, before: Saved | None) -> Saved:
         self._require_hooks_to_come()
         fresh = Saved(one.policy, one.source, self._places(parse(one.policy.target), before))
-        self._put(fresh, before, owners)
+        self._put(fresh)
         return fresh
 
     def _require_hooks_to_come(self) -> None:
@@ -310,80 +299,41 @@ class Enforcement:
                 f"nothing can be blocked: this kernel refuses hook {lacking[0]}", "tattle doctor says more"
             )
 
-    def _put(self, fresh: Saved, before: Saved | None, owners: set[str]) -> None:
+    def _put(self, fresh: Saved) -> None:
+        """Name the target, then put its policy in force; where that fails it is named as before."""
         number = self._book.number(fresh.policy.target)
         table = compile_policy(fresh.policy)
-        entered = self._enter(number, fresh.cgroups)
+        was_named = number in self._members.tables.named()
+        self._members.name({number: self._meaning(fresh)})
         try:
             self._tables.put(number, table, self._resolvers(fresh) if table.names else None)
         except TattleError:
-            for path, old in entered.items():
-                self._maps.set_target(path, old)
-            spread(self._maps)
+            if not was_named:
+                self._members.unname([number])
             raise
-        self.inherit(self._maps.target_paths(), owners)
-        if before is not None:
-            self._leave(number, fresh.cgroups)
+        self._members.follow()
 
-    def _enter(self, number: int, paths: Iterable[str]) -> dict[bytes, int]:
-        """Put cgroups into a target: by path first, then those that exist; returns what paths had before."""
-        present = self._maps.target_paths()
-        old: dict[bytes, int] = {}
-        for raw in map(os.fsencode, paths):
-            old[raw] = present.get(raw, 0)
-            if old[raw] != number:
-                self._maps.set_target(raw, number)
-        for path in paths:
-            for cgroup, where in self._below(path):
-                self._know(cgroup, where)
-        spread(self._maps)
-        return old
-
-    def _know(self, cgroup: int, path: bytes) -> None:
-        try:
-            self._maps.add_cgroup(cgroup, path)
-        except KernelError as error:
-            if error.errno != errno.E2BIG:
-                raise
-            # The kernel half then looks for a target above it; `active` says that it is not sure.
-            log.warning("no room for a cgroup", cgroup=path, hint="raise limits.cgroups")
-
-    def _leave(self, number: int, kept: Iterable[str]) -> None:
-        keep = set(map(os.fsencode, kept))
-        for path, target in self._maps.target_paths().items():
-            if target == number and path not in keep:
-                self._maps.set_target(path, 0)
-        spread(self._maps)
-
-    def _below(self, path: str) -> Iterator[tuple[int, bytes]]:
-        """Yield (id, path) of a cgroup and all below it, if it exists."""
-        directory = self._directory(path)
-        if directory.is_dir():
-            base = os.fsencode(path)
-            for number, below in walk_cgroups(directory):
-                yield number, base + (below if below != b"/" else b"")
+    def _meaning(self, one: Saved) -> Meaning:
+        return meaning(parse(one.policy.target), one.cgroups)
 
     def _directory(self, path: str) -> Path:
         return self._engine.root / path.lstrip("/")
 
     def _state(self, one: Saved, *, hooked: bool) -> State:
         number = self._book.number(one.policy.target)
-        paths = self._maps.target_paths()
-        below = [found for path in one.cgroups for found in self._below(path)]
+        what = self._meaning(one)
         in_force = self._tables.in_force().get(number)
+        cgroups = self._members.covered(number, what)
         whole = (
             hooked
             and in_force is not None
             and in_force[1:4] == (one.policy.mode, one.policy.default_allow, one.policy.strict)
-            and all(paths.get(os.fsencode(path)) == number for path in one.cgroups)
-            and all(self._is_covered(cgroup, path, number, paths) for cgroup, path in below)
+            and cgroups is not None
+            and self._members.is_told(number, what)
+            and not self._engine.maps.losses()["marks_full"]
         )
-        return State(one, tuple(sorted(cgroup for cgroup, _ in below)), whole)
-
-    def _is_covered(self, cgroup: int, path: bytes, number: int, paths: dict[bytes, int]) -> bool:
-        """Say whether the kernel has a cgroup in the target, or in another one that is nearer to it."""
-        row = self._maps.cgroup(cgroup)
-        return row is not None and row.target == (nearest(path, paths) or number)
+        processes = self._members.processes(number)
+        return State(one, tuple(sorted(cgroups or ())), tuple(sorted(processes)), whole)
 
 
 def find_policy(text: str, policies: dict[str, Saved]) -> str:

@@ -20,6 +20,8 @@ from tracer.host import syscalls
 from tracer.model.scope import Scope, scope
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tracer.bpf.abi import Abi
     from tracer.bpf.engine import Engine
     from tracer.policy.rules import Table
@@ -36,8 +38,10 @@ class _Connection(NamedTuple):
     outward: bool
 
 
-def cut(engine: Engine, targets: set[int], table: Table, opened: set[bytes]) -> int:
-    """Cut every TCP connection that a process of these targets holds and the policy denies.
+def cut(engine: Engine, is_member: Callable[[int], bool], table: Table, opened: set[bytes]) -> int:
+    """Cut every TCP connection that a process of a target holds and the policy denies.
+
+    `is_member` says whether a number that the kernel half knows processes by stands for the target.
 
     `opened` are addresses that answers have opened: of connections to them the kernel half knows by which
     name, and whether it may still be used. Returns how many were cut. Datagram sockets need nothing: their
@@ -52,7 +56,7 @@ def cut(engine: Engine, targets: set[int], table: Table, opened: set[bytes]) -> 
         inode = one.inode
         holders[inode].append((one.tgid, one.fd))
         row = engine.maps.process(one.process) if inode not in ours else None
-        if row is not None and row.target in targets:
+        if row is not None and is_member(row.target):
             ours.add(inode)
     return sum(_cut_one(engine, table, opened, holders[inode], inode) for inode in ours)
 

@@ -77,15 +77,6 @@ class PolicyTables:
         if self._maps.renew_verdicts():
             self._sweep()
 
-    def share(self, owner: int, heirs: Iterable[int]) -> None:
-        """Let other targets have the very policy of `owner`."""
-        value = self._lookup(owner)
-        new = [heir for heir in heirs if value is not None and self._lookup(heir) != value]
-        for heir in new:
-            libbpf.update(self._policies, struct.pack("<I", heir), value or b"")
-        if new:
-            self._maps.renew_verdicts()
-
     def remove(self, targets: Iterable[int]) -> int:
         """Take the policies of these targets away; returns how many had one."""
         gone = sum(libbpf.delete(self._policies, struct.pack("<I", target)) for target in targets)
@@ -194,26 +185,3 @@ class PolicyTables:
 
 def _mask(scopes: dict[ScopeBit, int]) -> int:
     return sum(1 << bit for bit in scopes)
-
-
-def heirs(paths: dict[bytes, int], owners: set[int]) -> dict[int, int]:
-    """Say which targets without a policy lie inside of one that has one: {heir: owner}.
-
-    The kernel asks the nearest target only. What is merely watched inside a blocked target has to be
-    blocked as well.
-    """
-    found = {}
-    for path, number in paths.items():
-        if number not in owners:
-            owner = _above(path, paths, owners)
-            if owner is not None:
-                found[number] = owner
-    return found
-
-
-def _above(path: bytes, paths: dict[bytes, int], owners: set[int]) -> int | None:
-    while path:
-        path = path.rpartition(b"/")[0]
-        if paths.get(path) in owners:
-            return paths[path]
-    return None

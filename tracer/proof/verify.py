@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict
 import msgspec
 
 from tracer import __version__
-from tracer.bpf.engine import HOOKS
+from tracer.bpf.hooks import HOOKS
 from tracer.errors import UsageError
 from tracer.model.text import escape
 from tracer.proof import canonical, evidence

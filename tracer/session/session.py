@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -11,6 +10,7 @@ import structlog
 
 from tracer import config
 from tracer.bpf.engine import Engine, EngineOptions
+from tracer.bpf.maps.members import MemberMaps
 from tracer.containers.engines import ContainerEngines
 from tracer.host.cgroups import cgroup2_root
 from tracer.host.clock import BootClock
@@ -85,9 +85,10 @@ def readers(
 ) -> tuple[Accounts, Targeting]:
     """Put together what reads an engine's maps; `purposes` explain the destinations of targets."""
     decoder = Decoder(engine.abi.enums, purposes)
-    registry = Registry(engine.maps, engine.abi.enums, book.name, finder.engines)
+    members = MemberMaps(engine.maps, engine.abi).members
+    registry = Registry(engine.maps, engine.abi.enums, book.name, finder.engines, members)
     accounts = Accounts(engine.maps, registry, decoder, BootClock())
-    return accounts, Targeting(engine.maps, finder, book)
+    return accounts, Targeting(engine, finder, book)
 
 
 class Core:
@@ -138,7 +139,7 @@ class Core:
             raise failures[0]
 
     def _name_early(self, engine: Engine) -> None:
-        targeting = Targeting(engine.maps, self._finder, self.book)
+        targeting = Targeting(engine, self._finder, self.book)
         targeting.apply(targeting.find(self._early, absent_ok=False))
 
     def restore(self, configured: Iterable[Policy]) -> list[TattleError]:
@@ -163,6 +164,7 @@ class Core:
         targets = self.targeting.find(texts, absent_ok=True)
         if self.enforcement is None:
             self.targeting.apply(targets)
+            self.targeting.renew()
             self._know_runtimes()
             self._tell_phases()
             return
@@ -171,12 +173,8 @@ class Core:
             saved = self.enforcement.saved()
             policies = self.enforcement.targets()
             self._policies = {name: one.policy for name, one in saved.items()}
-            coming = {os.fsencode(path): one.id for one in (*targets, *policies) for path in one.cgroups}
-            self.enforcement.inherit(self.engine.maps.target_paths() | coming, saved)
             self.targeting.apply(targets, policies)
-            self.enforcement.inherit(self.engine.maps.target_paths(), saved)
-            if saved:
-                self.enforcement.renew()
+            self.enforcement.renew()
             self._know_runtimes()
             self._tell_phases()
 
@@ -290,7 +288,7 @@ class Core:
         """Name the rule that denied, or would have."""
         if not row.verdict or who is None or who.target is None:
             return None
-        policy = self._policies.get(who.target)
+        policy = self._policies.get(self.book.name(row.target) or who.target)
         return policy.rule_text(row.rule) if policy else None
 
     def losses(self) -> Iterator[bytes]:

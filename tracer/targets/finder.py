@@ -1,8 +1,8 @@
 """Targets: what the user names, found as cgroups.
 
-A selector is `ollama` (a profile), `unit:ollama.service`, `cgroup:/path`, `pid:N` or `container:NAME`. The
-kernel knows a target by a small number; which number means which selector is kept in the state directory, so
-that a successor who adopts the maps reads them right.
+A selector is `ollama` (a profile), `exe:NAME`, `unit:ollama.service`, `cgroup:/path`, `pid:N` or
+`container:NAME`. The kernel knows a target by a small number; which number means which selector is kept in
+the state directory, so that a successor who adopts the maps reads them right.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,12 +26,14 @@ from tracer.runtimes.detect import Recognizer
 from tracer.runtimes.profiles import runtimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tracer.runtimes.profiles import Runtime
 
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.@\\-]+\Z")  # systemd.unit(5): what a unit name may be made of
-_FORMS: Final = "a runtime's name, unit:NAME, cgroup:/PATH, pid:N or container:NAME"
+_PART_MAX: Final = 123  # bytes: PART_LEN of bpf/abi.h
+_SIDE_MAX: Final = 56  # bytes before and behind a `*`: GLOB_LEN of bpf/abi.h
+_FORMS: Final = "a runtime's name, exe:NAME, exe:/PATH, unit:NAME, cgroup:/PATH, pid:N or container:NAME"
 
 
 class Kind(StrEnum):
@@ -41,6 +44,11 @@ class Kind(StrEnum):
     CGROUP = "cgroup"
     PID = "pid"
     CONTAINER = "container"
+    EXE = "exe"
+
+
+_WHOLE: Final = frozenset({Kind.UNIT, Kind.CGROUP, Kind.CONTAINER})
+"""Selectors that mean whole cgroups, with all that is in them."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,10 @@ def parse(text: str) -> Selector:
         return _profile(text)
     check = {
         "unit": lambda: _UNIT.match(value) is not None,
-        "cgroup": lambda: value.startswith("/") and ".." not in value.split("/"),
+        "cgroup": lambda: value.startswith("/") and _are_parts(value),
         "pid": lambda: value.isascii() and value.isdigit() and int(value) > 0,
         "container": lambda: ContainerPattern.parse(value) is not None,
+        "exe": lambda: _is_program(value),
     }.get(prefix)
     if check is None or not check():
         raise UsageError(f"'{escape(text)}' is no target", f"give {_FORMS}")
@@ -79,6 +88,23 @@ def parse(text: str) -> Selector:
     if prefix == "cgroup":
         value = "/" + "/".join(part for part in value.split("/") if part not in ("", "."))
     return Selector(text, Kind(prefix), value)
+
+
+def _are_parts(path: str) -> bool:
+    """Tell whether a path's parts are such as the kernel half compares: no `..`, at most one `*` in each."""
+    parts = path.split("/")
+    return ".." not in parts and all(map(_is_part, parts if "*" in path else ()))
+
+
+def _is_part(part: str) -> bool:
+    sides = [len(os.fsencode(side)) for side in part.split("*")]
+    return sides[0] <= _PART_MAX if len(sides) == 1 else len(sides) == 2 and max(sides) <= _SIDE_MAX  # noqa: PLR2004
+
+
+def _is_program(value: str) -> bool:
+    parts = value.strip("/").split("/")
+    fits = all(part and len(os.fsencode(part)) <= _PART_MAX for part in parts)
+    return fits and ("/" not in value or value.startswith("/")) and _are_parts(value)
 
 
 def _profile(text: str) -> Selector:
@@ -103,27 +129,41 @@ class Finder:
 
         Raises HostError that names what is absent, or why the cgroup cannot be a target.
         """
-        paths = {
+        paths: Iterable[str] = {
             Kind.PROFILE: self._by_profile,
             Kind.UNIT: self._by_unit,
             Kind.CGROUP: self._by_path,
             Kind.PID: self._by_pid,
             Kind.CONTAINER: self._by_container,
+            Kind.EXE: self._by_nothing,
         }[selector.kind](selector.value)
-        for path in paths:
+        for path in paths if selector.kind in _WHOLE else ():
             self._refuse(selector, path)
         return tuple(paths)
 
+    def own(self, selector: Selector) -> tuple[str, ...]:
+        """Give the cgroups of which all is in the target now; raises as `find` does.
+
+        Of programs that run in others' cgroups (a terminal's, a session's) there are none.
+        """
+        found = self.find(selector)
+        if selector.kind in _WHOLE:
+            return found
+        if selector.kind is not Kind.PROFILE:
+            return ()
+        by = runtimes()[selector.value].find
+        return tuple(path for path in found if self.recognizer.is_place(path, by))
+
     def expected(self, selector: Selector) -> tuple[str, ...]:
         """Give the cgroups where an absent target will appear, as far as its selector tells."""
-        if selector.kind is Kind.CGROUP:
+        if selector.kind is Kind.CGROUP and "*" not in selector.value:
             self._refuse(selector, selector.value)
             return (selector.value,)
-        if selector.kind is Kind.UNIT:
-            return (f"/system.slice/{selector.value}",)
-        if selector.kind is Kind.PROFILE:
-            return tuple(f"/system.slice/{unit}" for unit in runtimes()[selector.value].find.units)
         return ()
+
+    def is_awaited(self, selector: Selector) -> bool:
+        """Tell whether the kernel half knows by itself when an absent target appears."""
+        return selector.kind not in {Kind.CONTAINER, Kind.PID}
 
     def _refuse(self, selector: Selector, path: str) -> None:
         if path == "/":
@@ -153,7 +193,13 @@ class Finder:
         for directory, _, _ in os.walk(self.root):
             yield directory[len(str(self.root)) :] or "/"
 
+    def _by_nothing(self, _: str) -> list[str]:
+        """Find no cgroup: what is meant are processes, whatever cgroup they are in."""
+        return []
+
     def _by_path(self, value: str) -> list[str]:
+        if "*" in value:
+            return _outermost([path for path in self._walk() if _meets(path, value)])
         if not (self.root / value.lstrip("/")).is_dir():
             raise HostError(
                 f"no such cgroup: {escape(value)} (below {self.root})",
@@ -162,7 +208,8 @@ class Finder:
         return [value]
 
     def _by_unit(self, value: str) -> list[str]:
-        found = [path for path in self._walk() if path.rpartition("/")[2] == value]
+        instances = value.replace("@.", "@*.") if "@." in value else value
+        found = [path for path in self._walk() if fnmatchcase(path.rpartition("/")[2], instances)]
         if not found:
             raise HostError(
                 f"unit {escape(value)} has no cgroup: it does not run", f"systemctl start {escape(value)}"
@@ -223,6 +270,12 @@ class Finder:
         return self.recognizer.runtime(target.cgroups)
 
 
+def _meets(path: str, pattern: str) -> bool:
+    """Tell whether a cgroup's path is of a pattern, whose `*` stays within a part."""
+    parts, wanted = path.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
 def _outermost(paths: list[str]) -> list[str]:
     """Leave out what lies below another one: the kernel passes a target on to cgroups below."""
     return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
@@ -266,6 +319,8 @@ class TargetBook:
 
     def name(self, number: int) -> str | None:
         """Give the selector with this number, as the user gave it; None for 0 and for unknown ones."""
+        if number and number not in self._names:
+            self.reload()  # another process has named it: what is not known now is not unknown for ever
         return self._names.get(number)
 
     def number(self, selector: str) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import structlog
 
 from tracer.bpf import inventory, libbpf
+from tracer.bpf.maps.members import MemberMaps
 from tracer.errors import KernelError
 from tracer.runtimes.profiles import runtimes
 
@@ -168,10 +169,11 @@ class Phases:
         """Count what listens in targets that were not looked at so far; their sockets get their state."""
         listeners = dict.fromkeys(fresh, 0)
         program = self._engine.inventory()
+        members = MemberMaps(self._maps, self._abi).members
         if not fresh or program is None:
             return listeners
         try:
-            return listeners | inventory.take_in_targets(self._maps, self._abi, *program, fresh)
+            return listeners | inventory.take_in_targets(self._maps, self._abi, program, fresh, members)
         except KernelError as error:
             log.warning(
                 "what was open in new targets before is not seen",

@@ -32,10 +32,13 @@ class Registry:
         enums: dict[str, dict[str, int]],
         target_name: Callable[[int], str | None],
         engines: ContainerEngines | None = None,
+        members: Callable[[int], tuple[int, ...]] = lambda number: (number,),
     ) -> None:
+        """Use `target_name` for a target's number, and `members` for those that a number stands for."""
         self._maps = maps
         self._exe_cut = enums["process_flags"]["PROCESS_EXE_CUT"]
         self._target_name = target_name
+        self._members = members
         self._engines = engines or ContainerEngines()
         self._known: dict[int, ProcessInfo] = {}
         self._generation = self._engines.generation
@@ -79,6 +82,7 @@ class Registry:
 
     def _info(self, row: ProcessRow) -> ProcessInfo:
         cgroup, unit, container = self._place(row.cgroup, row.cgroup_path)
+        targets = tuple(filter(None, map(self._target_name, self._members(row.target))))
         return ProcessInfo(
             pid=row.tgid,
             ppid=row.ppid,
@@ -89,7 +93,8 @@ class Registry:
             cgroup=cgroup,
             unit=unit,
             container=container,
-            target=self._target_name(row.target),
+            target=targets[0] if targets else None,
+            targets=targets,
         )
 
     def _place(self, number: int, path_then: bytes) -> tuple[str | None, str | None, str | None]:

@@ -139,8 +139,8 @@ def test_registry_names_containers() -> None:
     maps = FakeMaps(
         processes=[process(1, cgroup=8), process(2, cgroup=9)],
         cgroups=[
-            CgroupRow(8, 0, 0, f"/docker/{ID}".encode()),
-            CgroupRow(9, 0, 0, f"/docker/{other}".encode()),
+            CgroupRow(8, 0, 0, 0, 0, f"/docker/{ID}".encode()),
+            CgroupRow(9, 0, 0, 0, 0, f"/docker/{other}".encode()),
         ],
     )
     engines = Engines()

@@ -6,14 +6,11 @@ import errno
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tracer.errors import HostError
 from tracer.policy import store as saved
 from tracer.policy.rules import Mode, Policy
 from tracer.policy.store import PolicyFile, Saved, Source
-from tracer.policy.tables import heirs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,21 +70,3 @@ def test_a_damaged_file_is_named(damage: bytes, tmp_path: Path) -> None:
     file.path.write_bytes(damage)
     with pytest.raises(HostError, match=r"policies\.json is damaged"):
         file.load()
-
-
-def test_what_lies_inside_is_an_heir() -> None:
-    """A target without a policy has that of the nearest one above that has one; others have none."""
-    paths = {b"/a": 1, b"/a/b": 2, b"/a/b/c": 3, b"/ab": 4, b"/d/e": 5, b"/d": 6}
-    assert heirs(paths, {1}) == {2: 1, 3: 1}
-    assert heirs(paths, {1, 2}) == {3: 2}
-    assert heirs(paths, {6}) == {5: 6}
-    assert heirs(paths, set()) == {}
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=5), st.integers(1, 5))
-def test_an_heir_is_below_its_owner(parts: list[str], at: int) -> None:
-    """Whatever the tree looks like, and never by half a name."""
-    path = "".join(f"/{part}" for part in parts).encode()
-    above = "".join(f"/{part}" for part in parts[:at]).encode()
-    found = heirs({path: 1, above: 2} if path != above else {path: 1}, {2})
-    assert found == ({1: 2} if above and path != above else {})

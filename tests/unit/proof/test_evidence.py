@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.reports import flow, hook, nothing, observed
-from tracer.bpf.engine import HOOKS
+from tracer.bpf.hooks import HOOKS
 from tracer.proof import evidence
 
 Json = dict[str, Any]

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.container_engine import ContainerEngine
-from tests.support.fakes import FakeMaps
 from tracer.containers.engines import ContainerEngines
 from tracer.containers.sources import Sources
 from tracer.errors import HostError, UsageError
 from tracer.host.faults import Faults
 from tracer.model.process import NOBODY
-from tracer.model.rows import CgroupRow
 from tracer.targets.finder import Finder, Kind, TargetBook, parse
-from tracer.targets.membership import Targeting, chooser
+from tracer.targets.membership import chooser
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +102,6 @@ def test_targets_are_found(host: Finder, text: str, cgroups: tuple[str, ...]) ->
         ("container:gone", "no such container: gone"),
         ("vllm", "vllm does not run"),
         ("cgroup:/", "root cgroup"),
-        ("pid:8", "root cgroup"),
         ("cgroup:/tattle", "tattle's own cgroup"),
     ],
 )
@@ -148,31 +145,20 @@ def test_numbers_stay(tmp_path: Path) -> None:
         TargetBook(file)
 
 
-def rows(*paths: str) -> list[CgroupRow]:
-    """Give cgroups with ids from 10 on."""
-    return [CgroupRow(number, 0, 0, path.encode()) for number, path in enumerate(paths, 10)]
+def test_a_program_in_others_cgroups_owns_none(host: Finder) -> None:
+    """What runs in a terminal's cgroup is a member by itself; units and containers are as a whole."""
+    assert host.own(parse("llama.cpp")) == ()
+    assert host.own(parse("pid:7")) == ()
+    assert host.own(parse("exe:llama-server")) == ()
+    assert host.own(parse("ollama")) == ("/system.slice/ollama.service",)
+    assert host.own(parse("cgroup:/user.slice/a")) == ("/user.slice/a",)
 
 
-def test_kernel_is_told_the_nearest_target(host: Finder) -> None:
-    """Cgroups below a target are in it, unless a nearer one is a target of its own."""
-    maps = FakeMaps(cgroups=rows("/", "/user.slice", "/user.slice/a", "/user.slice/a/b", "/other"))
-    targeting = Targeting(maps, host, TargetBook())
-    targeting.apply(targeting.find(["cgroup:/user.slice", "cgroup:/user.slice/a"], absent_ok=False))
-    assert [maps.groups[number].target for number in range(10, 15)] == [0, 1, 2, 2, 0]
-    targeting.apply(targeting.find(["cgroup:/user.slice"], absent_ok=False))
-    assert [maps.groups[number].target for number in range(10, 15)] == [0, 1, 1, 1, 0]
-    assert maps.paths == {b"/user.slice": 1}
-
-
-def test_absent_targets_are_awaited_by_the_daemon(host: Finder) -> None:
-    """Where they will appear, if their selector tells; else that they are absent is an error."""
-    maps = FakeMaps(cgroups=rows("/"))
-    targeting = Targeting(maps, host, TargetBook())
-    targeting.apply(targeting.find(["cgroup:/later", "vllm"], absent_ok=True))
-    assert maps.paths == {b"/later": 1, b"/system.slice/vllm.service": 2}
-    for text in ("pid:999", "cgroup:/tattle"):
-        with pytest.raises(HostError):
-            targeting.find([text], absent_ok=True)
+@pytest.mark.parametrize("text", ["exe:a/b", "exe:", "exe:/a/../b", f"exe:{'x' * 124}", "cgroup:/a/x*y*z"])
+def test_what_the_kernel_cannot_compare_is_refused(text: str) -> None:
+    """A part of a path that is too long, or that has more than one `*`."""
+    with pytest.raises(UsageError, match="is no target"):
+        parse(text)
 
 
 def test_chooser_takes_names_and_places() -> None:

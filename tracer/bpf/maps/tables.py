@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.bpf import libbpf
-from tracer.bpf.abi import KEY_FIELDS
+from tracer.bpf.abi import KEY_FIELDS, process_id
 from tracer.errors import KernelError
 from tracer.host import syscalls
 from tracer.model.rows import CgroupRow, FlowRow, ProcessRow
@@ -28,6 +28,10 @@ COUNTED: Final = (
     "processes",
     "cgroups",
     "target_paths",
+    "target_names",
+    "marks",
+    "sets",
+    "parts",
     "handshakes",
     "policies",
     "names",
@@ -45,6 +49,10 @@ class Settings(NamedTuple):
     generation: int
     ported_max: int
     engine: int
+    marking: int
+    globs: int
+    hold: int
+    policed: int
 
 
 class Maps:
@@ -186,7 +194,7 @@ class Maps:
             if value is None:
                 return None
             row = self._process_row(number, value)
-            if row.flags & self._ready:
+            if row.flags & self._ready and process_id(value[: self._abi.process_key.size]) == number:
                 return row
         return None
 
@@ -231,9 +239,9 @@ class Maps:
 
         Raises KernelError (E2BIG) where the map is full.
         """
-        cut = path[: self._path_length - 1]
+        cut = path[-(self._path_length - 1) :]
         flags = self._abi.enums["cgroup_flags"]["CGROUP_PATH_CUT"] if cut != path else 0
-        record = struct.pack(self._abi.cgroup_entry.format, target, flags, cut)
+        record = struct.pack(self._abi.cgroup_entry.format, target, flags, 0, 0, cut)
         return libbpf.update(self._fds["cgroups"], struct.pack("<Q", number), record, libbpf.NOEXIST)
 
     def set_target(self, cgroup: int | bytes, target: int) -> bool:
@@ -248,6 +256,16 @@ class Maps:
             return False
         self._announce_targets(target)
         record = struct.pack("<I", target) + value[4:]
+        return libbpf.update(self._fds["cgroups"], struct.pack("<Q", cgroup), record, libbpf.EXIST)
+
+    def set_place(self, cgroup: int, target: int, node: int) -> bool:
+        """Say which targets a cgroup is in, by the number for them, and its node; False: it is not known."""
+        value = self._lookup("cgroups", struct.pack("<Q", cgroup))
+        if value is None:
+            return False
+        row = self._cgroup_row(cgroup, value)
+        layout = self._abi.cgroup_entry
+        record = struct.pack(layout.format, target, row.flags, row.held_ns, node, row.path)
         return libbpf.update(self._fds["cgroups"], struct.pack("<Q", cgroup), record, libbpf.EXIST)
 
     def _set_target_path(self, path: bytes, target: int) -> bool:

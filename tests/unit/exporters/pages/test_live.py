@@ -33,7 +33,7 @@ class Scene:
 
     def __init__(self, *flows: FlowRow, states: list[TargetState] | None = None) -> None:
         ours, other = process(1, b"ollama", target=7), process(2, b"curl")
-        self.maps = FakeMaps(flows, (ours, other), (CgroupRow(5, 0, 0, b"/demo"),), flows_max=10**6)
+        self.maps = FakeMaps(flows, (ours, other), (CgroupRow(5, 0, 0, 0, 0, b"/demo"),), flows_max=10**6)
         names = {7: "ollama"}.get
         decoder = Decoder(ENUMS)
         self.accounts = Accounts(self.maps, Registry(self.maps, ENUMS, names), decoder, BootClock())
