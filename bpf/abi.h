@@ -29,6 +29,7 @@ enum limits {
 	SAMPLE_SHORT = 512, /* bytes of a packet that a sample of either size has room for */
 	SAMPLE_LONG = 2048,
 	HELLO_PACKETS = 8,   /* of data, that a client's socket is looked at for its first words */
+	HELLO_PIECES = 64,   /* so many, once a TLS hello has begun */
 	HELLO_DATAGRAMS = 3, /* so many, of QUIC: a hello may need two */
 	NAME_LEN = 120,	     /* bytes of a name in a rule, as DNS writes it (RFC 1035 3.1) */
 	LABELS = 16,	     /* labels of a name that may match a rule */

@@ -15,6 +15,7 @@ enum {
 	TLS_RECORD = 5,	    /* bytes of a record's header */
 	TLS_MESSAGE = 4,    /* and of a handshake message's */
 	TLS_RECORDS = 8,    /* room for headers of further records of a hello in several */
+	HELLO_LONG = 16384, /* bytes of a hello that are copied */
 };
 
 struct short_sample {
@@ -140,18 +141,32 @@ struct tls_start {
 	__u8 message_length[3];
 } __attribute__((packed));
 
-/* Bytes of the hello that are not in this packet, as far as its beginning tells. */
+/* Bytes of the hello that are not in this packet; if its beginning does not tell, as many as there may be. */
 static __always_inline __u32 hello_missing(struct __sk_buff *skb, __u32 offset, __u32 payload)
 {
 	struct tls_start start = {};
 	__u32 whole;
 
 	if (payload < sizeof(start) || bpf_skb_load_bytes(skb, offset, &start, sizeof(start)))
-		return SAMPLE_LONG;
+		return HELLO_LONG;
 	whole = TLS_RECORD + TLS_MESSAGE + (start.message_length[1] << 8 | start.message_length[2]);
 	if (whole > TLS_RECORD + (__u32)bpf_ntohs(start.record_length))
 		whole += TLS_RECORDS * TLS_RECORD;
+	if (whole > HELLO_LONG)
+		whole = HELLO_LONG;
 	return whole > payload ? whole - payload : 0;
+}
+
+/* A packet that is longer than a sample is copied in several. */
+static __always_inline void take_samples(struct __sk_buff *skb, struct sampled *what)
+{
+	for (int i = 0; i < HELLO_LONG / SAMPLE_LONG; i++) {
+		take_sample(skb, what);
+		if (skb->len - what->offset <= SAMPLE_LONG)
+			return;
+		what->offset += SAMPLE_LONG;
+		what->sequence += SAMPLE_LONG;
+	}
 }
 
 /*
@@ -176,9 +191,9 @@ static __noinline void sample_hello(struct __sk_buff *skb, struct socket_state *
 	if (!header || skb->len <= what.offset || bpf_skb_load_bytes(skb, what.offset, &first, 1))
 		return;
 	state->hello_seen++;
-	if (state->hello_seen >= (datagrams ? HELLO_DATAGRAMS : HELLO_PACKETS))
-		state->care &= ~CARE_HELLO;
 	hello = !datagrams && (state->hello_left || first == TLS_HANDSHAKE);
+	if (state->hello_seen >= (datagrams ? HELLO_DATAGRAMS : hello ? HELLO_PIECES : HELLO_PACKETS))
+		state->care &= ~CARE_HELLO;
 	if (!hello && !datagrams && state->hello_seen > 1)
 		return;
 	if (state->hello_left)
@@ -189,7 +204,10 @@ static __noinline void sample_hello(struct __sk_buff *skb, struct socket_state *
 		state->care &= ~CARE_HELLO;
 	if (state->flow.proto == PROTO_TCP && load(skb, transport_at(header) + 4, &sequence))
 		what.sequence = bpf_ntohl(sequence);
-	take_sample(skb, &what);
+	if (hello)
+		take_samples(skb, &what);
+	else
+		take_sample(skb, &what);
 }
 
 /* The first datagrams of a socket that names its peer with each. */

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.cgroups import Jail
 from tests.support.daemon import until
+from tests.support.hellos import padded
 from tests.support.named_world import (
     AAAA,
     ALLOWED,
@@ -277,18 +278,6 @@ def in_records(hello: bytes, at: int) -> bytes:
     """Put a hello into two records (RFC 8446 5.1): a header stands among its bytes."""
     head, message = hello[:3], hello[5:]
     return b"".join(head + struct.pack(">H", len(part)) + part for part in (message[:at], message[at:]))
-
-
-def padded(hello: bytes, size: int, *, first: bool = False) -> bytes:
-    """Make a hello longer by an extension of `size` bytes that no server knows, the first one or the last."""
-    at = 9 + 34
-    for width in (1, 2, 1):  # session id, cipher suites, compression methods
-        at += width + int.from_bytes(hello[at : at + width])
-    extensions, more = hello[at + 2 :], struct.pack(">HH", 0x5A5A, size) + bytes(size)
-    extensions = more + extensions if first else extensions + more
-    message = hello[9:at] + struct.pack(">H", len(extensions)) + extensions
-    record = b"\x01" + len(message).to_bytes(3) + message
-    return hello[:3] + struct.pack(">H", len(record)) + record
 
 
 HELLO, OTHERS = client_hello(ALLOWED), client_hello(OTHER)

@@ -269,13 +269,16 @@ def test_nobody_renames_loopback(world: World) -> None:
     assert not [one for one in loops if one["name"]]
 
 
-@pytest.mark.parametrize("cuts", [(1,), (100, 130, 140)], ids=str)
-def test_a_hello_in_pieces(cuts: tuple[int, ...], world: World) -> None:
-    """Sent in several writes, each a packet of its own."""
-    from tests.support.hellos import client  # noqa: PLC0415
+@pytest.mark.parametrize("first", [False, True], ids=["name-first", "name-last"])
+@pytest.mark.parametrize("cuts", [(), (1,), (100, 130, 140), tuple(range(40, 1640, 40))], ids=len)
+@pytest.mark.parametrize("more", [0, 1500, 15000])
+def test_a_hello_in_pieces(cuts: tuple[int, ...], more: int, first: bool, world: World) -> None:  # noqa: FBT001 - a parameter
+    """Sent in several writes, each a packet of its own, and longer than a packet."""
+    from tests.support.hellos import client, padded  # noqa: PLC0415
 
-    name = world.name(f"p{len(cuts)}")
-    said = client(name)
+    name = world.name(f"p{len(cuts)}-{more}-{first:d}")
+    said = padded(client(name), more, first=first)
+    cuts = tuple(cut for cut in cuts if cut < len(said))
     edges = [0, *cuts, len(said)]
     pieces = [said[edges[at] : edges[at + 1]].hex() for at in range(len(edges) - 1)]
     world.lab.run("named.py", op="hello", host=LONE, port=world.port, pieces=pieces)

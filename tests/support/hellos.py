@@ -70,3 +70,15 @@ def quic(name: str, version: int = QUIC_V1) -> list[bytes]:
     connection = QuicConnection(configuration=known)
     connection.connect(("198.51.100.1", 443), now=0.0)
     return [datagram for datagram, _ in connection.datagrams_to_send(now=0.0)]
+
+
+def padded(hello: bytes, size: int, *, first: bool = False) -> bytes:
+    """Make a hello longer by an extension of `size` bytes that no server knows, the first one or the last."""
+    at = 9 + 34
+    for width in (1, 2, 1):  # session id, cipher suites, compression methods
+        at += width + int.from_bytes(hello[at : at + width])
+    extensions, more = hello[at + 2 :], struct.pack(">HH", 0x5A5A, size) + bytes(size)
+    extensions = more + extensions if first else extensions + more
+    message = hello[9:at] + struct.pack(">H", len(extensions)) + extensions
+    record = b"\x01" + len(message).to_bytes(3) + message
+    return hello[:3] + struct.pack(">H", len(record)) + record

@@ -237,7 +237,8 @@ class Namer:
             self._heard(head, found.hello)
             if found.over:
                 self._hellos.close(head.socket)
-                return
+            if found.over or tls.may_be_tls(data[:2]):
+                return  # what stands behind a gap in a hello is a part of it
 
     def _heard(self, head: SampleTuple, said: tls.Hello | None) -> None:
         if said is None:

@@ -71,7 +71,7 @@ def read(data: bytes, starts: Sequence[int] = (0,)) -> Found:
     after = _HEAD_END.search(data) if plain is not None else None
     places = sorted({*starts, *([after.end()] if after else [])})
     for at in places:
-        if at < len(data) and _may_be_tls(data[at : at + 2]):
+        if at < len(data) and may_be_tls(data[at : at + 2]):
             found = client_hello(data[at:])
             if found is not None:
                 return Found(found, over=True)
@@ -79,7 +79,8 @@ def read(data: bytes, starts: Sequence[int] = (0,)) -> Found:
     return Found(plain, over=False) if plain else _WAIT
 
 
-def _may_be_tls(data: bytes) -> bool:
+def may_be_tls(data: bytes) -> bool:
+    """Say whether these bytes may begin a TLS record of a handshake."""
     return bytes((_HANDSHAKE, _MAJOR)).startswith(data)
 
 
@@ -106,7 +107,7 @@ def client_hello(data: bytes) -> Hello | None:
     at = 0
     while len(message) < 4 or len(message) < 4 + int.from_bytes(message[1:4]):  # noqa: PLR2004 - RFC 8446 4: type, length
         head = data[at : at + 5]
-        if not _may_be_tls(head[:2]) or len(message) > HELLO_MAX:
+        if not may_be_tls(head[:2]) or len(message) > HELLO_MAX:
             return BROKEN
         size = int.from_bytes(head[3:5])
         if len(head) == 5 and not 0 < size <= _RECORD_MAX:  # noqa: PLR2004 - a record's header, RFC 8446 5.1
