@@ -183,7 +183,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch, root = Path(name), Path(name) / "root"
         pip("wheel", "--no-deps", "--wheel-dir", scratch, ROOT)
-        (wheel,) = scratch.glob("tattle-*.whl")
+        (wheel,) = scratch.glob("tattle_ebpf-*.whl")
         libraries(wheel, MACHINES[arch], scratch / "pythons", root / LIBRARY)
         completions(root)
         pages(root)

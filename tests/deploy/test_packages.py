@@ -157,7 +157,7 @@ def unpack(root: Root, wheels: Path) -> str:
     """Put the wheels into /tmp/wheels there; give tattle's."""
     root.run("mkdir", "/tmp/wheels")  # noqa: S108 - of the root's own
     root.run("tar", "-xf", root.put(wheels, "wheels.tar"), "-C", "/tmp/wheels")  # noqa: S108 - likewise
-    return root.run("sh", "-c", "ls /tmp/wheels/tattle-*.whl").strip()
+    return root.run("sh", "-c", "ls /tmp/wheels/tattle_ebpf-*.whl").strip()
 
 
 @pytest.mark.parametrize("root", SUITES, indirect=True)

@@ -56,7 +56,7 @@ def wheel(builder: Path, source: Path, out: Path, bare: Path | None = None) -> P
     """Build the wheel of `source` into `out`."""
     pip = (builder / "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out)
     succeed(*pip, source, bare=bare)
-    return next(out.glob("tattle-*.whl"))
+    return next(out.glob("tattle_ebpf-*.whl"))
 
 
 def test_wheel_runs_where_there_is_no_clang(builder: Path, checkout: Path, tmp_path: Path) -> None:
@@ -67,6 +67,7 @@ def test_wheel_runs_where_there_is_no_clang(builder: Path, checkout: Path, tmp_p
     assert "exporters/pages/static/page.js" in packed, "the page for people travels, too"
     sources = {f"tracer/sources/{path.name}" for path in (ROOT / "bpf").glob("*.[ch]")}
     assert sources <= packed, "and what bcc compiles"
+    assert {"tracer/py.typed", "exporters/py.typed"} <= packed, "type checkers read the annotations"
     venv = tmp_path / "venv"
     succeed(sys.executable, "-m", "venv", venv)
     succeed(venv / "bin" / "pip", "install", "--quiet", built)
@@ -79,12 +80,12 @@ def test_wheel_runs_where_there_is_no_clang(builder: Path, checkout: Path, tmp_p
 def test_sdist_carries_the_object_for_hosts_without_clang(
     builder: Path, checkout: Path, tmp_path: Path
 ) -> None:
-    """`pip install tattle-*.tar.gz` needs no clang either: the object travels inside."""
+    """`pip install tattle_ebpf-*.tar.gz` needs no clang either: the object travels inside."""
     hatchling = (
         "import os, sys, hatchling.build; os.chdir(sys.argv[1]); hatchling.build.build_sdist(sys.argv[2])"
     )
     succeed(builder / "python", "-c", hatchling, checkout, tmp_path)
-    sdist = next(tmp_path.glob("tattle-*.tar.gz"))
+    sdist = next(tmp_path.glob("tattle_ebpf-*.tar.gz"))
     with tarfile.open(sdist) as archive:
         inside = next(name for name in archive.getnames() if name.endswith(OBJECT))
         packed = archive.extractfile(inside)
