@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from tests.support import links
+from tests.support.links import End
+
 NAME = "tattle-bench"
 CLIENT = f"{NAME}-client"
 SERVER = f"{NAME}-server"
@@ -68,22 +71,20 @@ def _only_one() -> TextIO:
 def _clear(cgroup: Path) -> None:
     """Remove what this or a killed bench made."""
     for namespace in (CLIENT, SERVER):
-        if Path("/run/netns", namespace).exists():
-            command("ip", "netns", "del", namespace)
+        links.remove(namespace)
     if cgroup.exists():
         cgroup.rmdir()
 
 
 def _build_network() -> None:
     for namespace in (CLIENT, SERVER):
-        command("ip", "netns", "add", namespace)
-        command("ip", "-n", namespace, "link", "set", "lo", "up")
-    command("ip", "-n", CLIENT, "link", "add", "v0", "type", "veth", "peer", "name", "v0", "netns", SERVER)
+        links.make(namespace)
+    links.join(End(CLIENT, "v0"), End(SERVER, "v0"))
     for namespace, address in ((CLIENT, "198.51.100.1/24"), (SERVER, "198.51.100.2/24")):
-        command("ip", "-n", namespace, "address", "add", address, "dev", "v0")
-        command("ip", "-n", namespace, "link", "set", "v0", "up")
-    command("ip", "-n", CLIENT, "route", "add", "203.0.113.0/24", "via", "198.51.100.2")
-    command("ip", "-n", SERVER, "route", "add", "blackhole", "203.0.113.0/24")
+        links.assign(End(namespace, "v0"), address)
+        links.up(End(namespace, "v0"))
+    links.route(CLIENT, "203.0.113.0/24", via="198.51.100.2")
+    links.no_route(SERVER, "203.0.113.0/24", "blackhole")
 
 
 @contextlib.contextmanager

@@ -35,6 +35,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[place] = item
 
 
+def take_down_when_terminated() -> None:
+    """Have SIGTERM run the finalizers; a child of this process (pyroute2 makes some) just ends."""
+    owner = os.getpid()
+
+    def terminated(*_: object) -> None:
+        if os.getpid() != owner:
+            os._exit(0)
+        pytest.exit("terminated")
+
+    signal.signal(signal.SIGTERM, terminated)
+
+
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory that ordinary users can look into: some traffic programs become one."""
@@ -49,7 +61,7 @@ def lab(scratch: Path) -> Iterator[Lab]:
     """Set the lab up; it is taken down whatever happens."""
     if os.geteuid():
         pytest.fail("kernel tests need root")
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated"))  # so that finalizers run
+    take_down_when_terminated()
     sweep()
     made = Lab(scratch)
     try:

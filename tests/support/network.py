@@ -16,9 +16,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from tests.support import links
+from tests.support.links import End
 from tests.support.packet_counters import CLIENT4, CLIENT6, Namespace, Wire, die_with_parent, enter, wires
 
 __all__ = ["CLIENT4", "CLIENT6", "Lab", "Namespace", "Program", "Wire", "wires"]
@@ -162,7 +165,7 @@ def sweep(cgroup_root: Path) -> None:
         _, token, pid, _ = namespace.name.split("-")
         if Path(f"/proc/{pid}").exists():
             continue
-        subprocess.run(["ip", "netns", "delete", namespace.name], check=False, capture_output=True)
+        links.remove(namespace.name)
         for directory in sorted((cgroup_root / f"lab-{token}").glob("**/"), reverse=True):
             directory.rmdir()
 
@@ -197,26 +200,27 @@ class Lab:
     def cable(self, left: tuple[Namespace, str], right: tuple[Namespace, str]) -> None:
         """Join two namespaces by a veth pair with all offloads off."""
         (one, one_device), (two, two_device) = left, right
-        pair = ["type", "veth", "peer", "name", two_device, "netns", two.name]
-        one.run("ip", "link", "add", one_device, *pair)
+        links.join(End(one.name, one_device), End(two.name, two_device))
         for namespace, device in (left, right):
-            namespace.run("ip", "link", "set", device, "up")
+            links.up(End(namespace.name, device))
             offloads = ["gso", "off", "tso", "off", "gro", "off", "tx-udp-segmentation", "off"]
             namespace.run("ethtool", "-K", device, *offloads)
 
     def _wire_up(self) -> None:
         self.cable((self.client, "wire"), (self.peer_ns, "wire"))
         for namespace, four, six in ((self.client, CLIENT4, CLIENT6), (self.peer_ns, PEER4, PEER6)):
-            namespace.run("ip", "addr", "add", f"{four}/24", "brd", "+", "dev", "wire")
-            namespace.run("ip", "addr", "add", f"{six}/64", "dev", "wire", "nodad")
+            wire = End(namespace.name, "wire")
+            links.assign(
+                wire, f"{four}/24", broadcast=str(ip_interface(f"{four}/24").network.broadcast_address)
+            )
+            links.assign(wire, f"{six}/64")
             namespace.sysctl(tcp_fastopen=519, ping_group_range="0 2147483647", tcp_syn_retries=1)
             self._quiet(namespace)
-        for address in (*MORE4, SILENT4):
-            self.peer_ns.run("ip", "addr", "add", f"{address}/32", "dev", "wire")
-        self.peer_ns.run("ip", "addr", "add", f"{SILENT6}/64", "dev", "wire", "nodad", "preferred_lft", "0")
-        self.client.run("ip", "route", "add", "203.0.113.0/24", "via", PEER4)
-        self.client.run("ip", "route", "add", "unreachable", UNREACHABLE4)
-        self.client.run("ip", "route", "add", "224.0.0.0/4", "dev", "wire")
+        links.assign(End(self.peer_ns.name, "wire"), *(f"{one}/32" for one in (*MORE4, SILENT4)))
+        links.assign(End(self.peer_ns.name, "wire"), f"{SILENT6}/64", preferred_lft=0)
+        links.route(self.client.name, "203.0.113.0/24", via=PEER4)
+        links.no_route(self.client.name, UNREACHABLE4, "unreachable")
+        links.route(self.client.name, "224.0.0.0/4", device="wire")
 
     def port(self) -> int:
         """Return a port that no other row uses, below the kernel's ephemeral range."""
@@ -225,8 +229,7 @@ class Lab:
 
     def peer_mac(self) -> str:
         """Return the link address of the peer's end of the wire."""
-        found: str = json.loads(self.peer_ns.run("ip", "-j", "link", "show", "wire"))[0]["address"]
-        return found
+        return links.mac_of(End(self.peer_ns.name, "wire"))
 
     @staticmethod
     def parent() -> dict[str, object]:
@@ -262,11 +265,10 @@ class Lab:
         mine, device = f"2001:db8:59:{number}::2", f"big{number}"
         if most not in self._offloaded:
             self._offloaded[most] = f"2001:db8:59:{number}::1"
-            pair = ["type", "veth", "peer", "name", device, "netns", self.peer_ns.name]
-            self.client.run("ip", "link", "add", device, *pair)
+            links.join(End(self.client.name, device), End(self.peer_ns.name, device))
             for namespace, address in ((self.client, mine), (self.peer_ns, self._offloaded[most])):
-                namespace.run("ip", "addr", "add", f"{address}/64", "dev", device, "nodad")
-                namespace.run("ip", "link", "set", device, "up", "gso_max_size", str(most))
+                links.assign(End(namespace.name, device), f"{address}/64")
+                links.up(End(namespace.name, device), gso_max_size=most)
         return self._offloaded[most]
 
     def container(self, parent: str = "docker") -> Container:
@@ -274,8 +276,8 @@ class Lab:
         if self._container is None:
             self._container = self._namespace("k")
             self.cable((self._container, "eth0"), (self.peer_ns, "inner"))
-            self._container.run("ip", "addr", "add", f"{CONTAINER4}/26", "dev", "eth0")
-            self.peer_ns.run("ip", "addr", "add", f"{CONTAINER_PEER4}/26", "dev", "inner")
+            links.assign(End(self._container.name, "eth0"), f"{CONTAINER4}/26")
+            links.assign(End(self.peer_ns.name, "inner"), f"{CONTAINER_PEER4}/26")
         name = secrets.token_hex(32)
         leaf = f"docker-{name}.scope" if parent.endswith(".slice") else name
         return Container(name, self.cgroup(f"{parent}/{leaf}"), self._container)
@@ -283,10 +285,10 @@ class Lab:
     def _quiet(self, namespace: Namespace) -> None:
         """Have nothing on the wire but the programs' own: no address resolution, no router discovery."""
         other = self.peer_ns if namespace is self.client else self.client
-        mac = json.loads(other.run("ip", "-j", "link", "show", "wire"))[0]["address"]
+        mac = links.mac_of(End(other.name, "wire"))
         four, six = (PEER4, PEER6) if namespace is self.client else (CLIENT4, CLIENT6)
         for address in (four, six):
-            namespace.run("ip", "neigh", "replace", address, "lladdr", mac, "dev", "wire", "nud", "permanent")
+            links.know(End(namespace.name, "wire"), address, mac)
         for name in ("router_solicitations=0", "accept_ra=0", "autoconf=0"):
             namespace.run("sysctl", "-q", "-w", f"net.ipv6.conf.wire.{name}")
 

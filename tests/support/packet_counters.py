@@ -13,6 +13,8 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.support import links
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -77,9 +79,8 @@ class Namespace:
 
     def __init__(self, name: str, extra_rules: str = "") -> None:
         self.name = name
-        subprocess.run(["ip", "netns", "add", name], check=True)
+        links.make(name)
         self.fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        self.run("ip", "link", "set", "lo", "up")
         self.run("ethtool", "-K", "lo", "gso", "off", "tso", "off", "gro", "off")
         self.run("nft", "-f", "-", text=_TABLE.format(extra=extra_rules))
 
@@ -122,7 +123,7 @@ class Namespace:
     def close(self) -> None:
         """Delete the namespace; its devices go with it."""
         os.close(self.fd)
-        subprocess.run(["ip", "netns", "delete", self.name], check=False, capture_output=True)
+        links.remove(self.name)
 
 
 _NUMBERS = {"tcp": "6", "udp": "17", "udplite": "136", "icmp": "1", "ipv6-icmp": "58", "gre": "47"}

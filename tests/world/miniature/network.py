@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.support import links
+from tests.support.links import End
 from tests.world.miniature import layout
 from tests.world.miniature.layout import HOST, HOST_LINK, NET, NET_LINK
 
+HOST_END, NET_END = End(HOST, HOST_LINK), End(NET, NET_LINK)
 NETNS_ETC = Path("/etc/netns") / HOST  # bound over /etc by `ip netns exec` (ip-netns(8))
 SYSCTLS = ("disable_ipv6=0", "accept_dad=0")
 
@@ -29,35 +32,24 @@ def attempt(*command: str) -> int:
     return subprocess.run(command, check=False, capture_output=True).returncode
 
 
-def ip(namespace: str, *words: str) -> None:
-    """Configure NAMESPACE by one command of iproute2."""
-    run("ip", "-n", namespace, *words)
-
-
 def make_namespace(name: str) -> None:
     """Make a namespace whose IPv6 addresses are usable at once (no duplicate address detection)."""
-    run("ip", "netns", "add", name)
-    ip(name, "link", "set", "lo", "up")
+    links.make(name)
     settings = [f"net.ipv6.conf.{scope}.{setting}" for scope in ("all", "default") for setting in SYSCTLS]
     run("ip", "netns", "exec", name, "sysctl", "-qw", *settings)
 
 
-def address(namespace: str, link: str, *addresses: str) -> None:
-    """Give LINK its addresses, each with a prefix length."""
-    for one in addresses:
-        ip(namespace, "address", "add", one, "dev", link, *(["nodad"] if ":" in one else []))
-
-
 def make_link() -> None:
     """Join the namespaces by a veth pair and route everything of world-host into world-net."""
-    run("ip", "link", "add", HOST_LINK, "netns", HOST, "type", "veth", "peer", "name", NET_LINK, "netns", NET)
-    address(HOST, HOST_LINK, f"{layout.HOST_V4}/24", f"{layout.HOST_V6}/64")
-    address(NET, NET_LINK, f"{layout.NET_V4}/24", f"{layout.NET_V6}/64")
-    for namespace, link in ((HOST, HOST_LINK), (NET, NET_LINK)):
-        ip(namespace, "link", "set", link, "up")
-        run("ip", "netns", "exec", namespace, "ethtool", "-K", link, "tso", "off", "gso", "off", "gro", "off")
-    ip(HOST, "route", "add", "default", "via", layout.NET_V4)
-    ip(HOST, "-6", "route", "add", "default", "via", layout.NET_V6)
+    links.join(HOST_END, NET_END)
+    links.assign(HOST_END, f"{layout.HOST_V4}/24", f"{layout.HOST_V6}/64")
+    links.assign(NET_END, f"{layout.NET_V4}/24", f"{layout.NET_V6}/64")
+    for end in (HOST_END, NET_END):
+        links.up(end)
+        off = [word for feature in ("tso", "gso", "gro") for word in (feature, "off")]
+        run("ip", "netns", "exec", end.namespace, "ethtool", "-K", end.device, *off)
+    links.route(HOST, "0.0.0.0/0", via=layout.NET_V4)
+    links.route(HOST, "::/0", via=layout.NET_V6)
 
 
 def serve_addresses() -> None:
@@ -65,8 +57,8 @@ def serve_addresses() -> None:
 
     DNS sits on the link: neighbour discovery answers for the interface's own addresses only.
     """
-    address(NET, NET_LINK, f"{layout.DNS_V4}/24", f"{layout.DNS_V6}/64")
-    address(NET, "lo", *(f"{one}/{128 if ':' in one else 32}" for one in layout.addresses()))
+    links.assign(NET_END, f"{layout.DNS_V4}/24", f"{layout.DNS_V6}/64")
+    links.assign(End(NET, "lo"), *layout.addresses())
 
 
 def resolve_inside() -> None:
@@ -83,10 +75,8 @@ def remove() -> None:
     shutil.rmtree(NETNS_ETC, ignore_errors=True)
     with suppress(OSError):
         NETNS_ETC.parent.rmdir()
-    existing = run("ip", "netns", "list").split()
     for name in (HOST, NET):
-        if name in existing:
-            run("ip", "netns", "del", name)
+        links.remove(name)
 
 
 @contextmanager
