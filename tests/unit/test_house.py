@@ -258,7 +258,7 @@ def test_each_folder_says_what_it_holds(folder: str) -> None:
     """A README each, with every file at the top of the folder in it by name."""
     text = (ROOT / folder / "README.md").read_text()
     files = {path.name for path in (ROOT / folder).iterdir() if path.is_file() and path.suffix != ".pyc"}
-    unsaid = {name for name in files - {"README.md", "__init__.py"} if name not in text}
+    unsaid = {name for name in files - {"README.md", "__init__.py", "py.typed"} if name not in text}
     assert not unsaid, f"{folder}/README.md does not speak of {sorted(unsaid)}"
 
 
