@@ -56,6 +56,10 @@ def _state(target: Json) -> str:
 
 def _switch(switch: Json) -> Text:
     places = ", ".join(f"{one['where']}: {one['value']}" for one in switch["places"]) or "not set"
+    current = {one["value"] for one in switch["places"] if one["where"].startswith("environment")}
+    for one in switch["next_start"]:
+        if one["value"] not in current:
+            places += f"; from its next start {one['variable']}={one['value']}, {one['file']}"
     mark = ("on ", "green") if switch["private"] else ("off", "yellow")
     return Text.assemble("  ", mark, f"  {switch['setting']} stops {switch['stops']} ({places})")
 

@@ -250,7 +250,7 @@ def test_folders_are_those_of_the_design() -> None:
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
     assert folders - {"build", "dist", "tattle.egg-info"} <= {"bpf", "tracer", "exporters", "tests", "deploy"}
     kinds = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("*.*"))}
-    assert kinds - {"__pycache__"} <= {"unit", "kernel", "vm", "bench", "world", "deploy", "support"}
+    assert kinds - {"__pycache__"} <= {"unit", "kernel", "vm", "bench", "world", "study", "deploy", "support"}
 
 
 @pytest.mark.parametrize("folder", ["bpf", "tracer", "exporters", "tests", "deploy"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,31 +19,21 @@ from tracer.model.text import escape
 from tracer.runtimes.profiles import runtimes
 from tracer.runtimes.proxies import proxies
 from tracer.runtimes.purposes import explain, hosts
+from tracer.runtimes.spelling import is_private
 from tracer.runtimes.switches import Address, addresses, is_set, listening, seen
+from tracer.runtimes.units import UNIT_PATHS, settings, unit_file
 from tracer.targets.finder import Finder
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
+    from pathlib import Path
 
     from tracer.runtimes.profiles import PurposeTable, Runtime
     from tracer.runtimes.switches import Seen
 
 Json = dict[str, Any]
 
-# systemd.unit(5): where units of the system stand
-UNIT_PATHS: Final = tuple(
-    map(
-        Path,
-        (
-            "/etc/systemd/system",
-            "/run/systemd/system",
-            "/usr/local/lib/systemd/system",
-            "/usr/lib/systemd/system",
-            "/lib/systemd/system",
-        ),
-    )
-)
 _DNS_PORT: Final = 53
 
 
@@ -66,7 +55,8 @@ def survey(instance: str, finder: Finder | None = None, units: Iterable[Path] = 
     answer = _flows(instance, found, finder)
     since = answer["since"] if answer else None
     flows = answer["flows"] if answer else []
-    return {"since": since, "targets": [_document(finder, one, flows, since) for one in found]}
+    units = tuple(units)
+    return {"since": since, "targets": [_document(finder, one, flows, since, units) for one in found]}
 
 
 def _find(finder: Finder, runtime: Runtime, units: tuple[Path, ...]) -> list[Found]:
@@ -99,9 +89,9 @@ def _placed(finder: Finder, runtime: Runtime, cgroup: str) -> Found:
 
 def _installed(runtime: Runtime, units: tuple[Path, ...]) -> str | None:
     """Say how a runtime that does not run is there: its unit's file, or its program on the path."""
-    for path in (place / unit for unit in runtime.find.units for place in units):
-        if path.exists():
-            return f"installed: {path}"
+    unit = _unit(runtime, units)
+    if unit is not None:
+        return f"installed: {unit_file(unit, units)}"
     plain = (exe for exe in runtime.find.exes if not set("*?[/") & set(exe))
     program = next((where for exe in plain if (where := shutil.which(exe))), None)
     return f"installed: {program}" if program else None
@@ -117,12 +107,21 @@ def _flows(instance: str, found: list[Found], finder: Finder) -> Json | None:
         return None
 
 
-def _document(finder: Finder, found: Found, flows: list[Json], since: str | None) -> Json:
+def _unit(runtime: Runtime, units: tuple[Path, ...]) -> str | None:
+    """Return the runtime's unit of the system that has a file."""
+    return next((unit for unit in runtime.find.units if unit_file(unit, units)), None)
+
+
+def _document(
+    finder: Finder, found: Found, flows: list[Json], since: str | None, units: tuple[Path, ...]
+) -> Json:
     runtime, cgroup = found.runtime, found.cgroup
     process = finder.proc / str(found.pids[0]) if found.pids else None
     found_at = _api(finder, found) if process else ()
     used = proxies((finder.proc / str(pid) for pid in found.pids), finder.engines)
-    set_to = seen(process, runtime, found_at) if process else {}
+    nothing: dict[str, tuple[Seen, ...]] = {one.name: () for one in runtime.switches}
+    set_to = seen(process, runtime, found_at) if process else nothing
+    later = _next_start(found, units)
     contacts = _contacts(found, flows)
     container = finder.engines.of(cgroup) if cgroup else None
     return {
@@ -138,7 +137,7 @@ def _document(finder: Finder, found: Found, flows: list[Json], since: str | None
         "others": found.others,
         "proxies": [one.document for one in used],
         "api": [{"address": one.host, "port": one.port, "source": one.source} for one in found_at],
-        "switches": [_switch(runtime, name, places) for name, places in set_to.items()],
+        "switches": [_switch(runtime, name, places, later[name]) for name, places in set_to.items()],
         "contacts": contacts,
         "purposes": [_purpose(runtime, one) for one in runtime.purposes],
         "anywhere": [msgspec.structs.asdict(one) for one in runtime.anywhere],
@@ -170,7 +169,29 @@ def _purpose(runtime: Runtime, purpose: PurposeTable) -> Json:
     }
 
 
-def _switch(runtime: Runtime, name: str, places: tuple[Seen, ...]) -> Json:
+def _next_start(found: Found, units: tuple[Path, ...]) -> dict[str, list[Json]]:
+    """Return what a unit's files set each switch to: in force from its next start on, if it runs already."""
+    runtime = found.runtime
+    is_unit = found.how == "unit" or found.how.endswith(".service")
+    unit = _unit(runtime, units) if is_unit else None
+    names = {name for one in runtime.switches for name in one.variables}
+    told = settings(unit, names, units) if unit else {}
+    return {
+        one.name: [
+            {
+                "variable": name,
+                "value": told[name].value,
+                "file": escape(told[name].file),
+                "private": is_private(told[name].value, one.private, one.spelling),
+            }
+            for name in one.variables
+            if name in told
+        ]
+        for one in runtime.switches
+    }
+
+
+def _switch(runtime: Runtime, name: str, places: tuple[Seen, ...], later: list[Json]) -> Json:
     one = next(switch for switch in runtime.switches if switch.name == name)
     return {
         "name": name,
@@ -178,6 +199,7 @@ def _switch(runtime: Runtime, name: str, places: tuple[Seen, ...]) -> Json:
         "stops": one.stops,
         "private": is_set(one, places),
         "places": [{"where": at.where, "value": at.value, "private": at.private} for at in places],
+        "next_start": later,
     }
 
 

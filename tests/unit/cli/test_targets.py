@@ -19,14 +19,11 @@ from tracer.model.containers import Container, Place, places
 from tracer.model.scope import ASKER, QUESTIONS
 from tracer.runtimes.detect import named
 from tracer.runtimes.profiles import SHIPPED, read
-from tracer.runtimes.spelling import is_private
 from tracer.runtimes.switches import LISTENING, Address, addresses, environment, is_set, listening, seen
 from tracer.targets.finder import Finder, Target, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tracer.runtimes.profiles import Spelling
 
 PROFILES = read((SHIPPED,))
 OLLAMA = PROFILES["ollama"]
@@ -210,22 +207,6 @@ def test_only_the_wanted_variables_are_read(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "private", "holds"),
-    [
-        ("1", "1", True),
-        ("TRUE", "1", True),
-        ("0", "1", False),
-        ("", "1", False),
-        ("False", "false", True),
-        ("1", "false", False),
-    ],
-)
-def test_values_have_many_spellings(value: str, private: str, *, holds: bool) -> None:
-    """Where a runtime is not known to be strict, all of them count."""
-    assert is_private(value, private) is holds
-
-
-@pytest.mark.parametrize(
     ("value", "host_", "port"),
     [
         ("0.0.0.0", "0.0.0.0", 11434),
@@ -351,29 +332,6 @@ def test_listening_sockets_are_found_and_held_against_the_process(host: Host) ->
     assert listening([made]) == ()
 
 
-@pytest.mark.parametrize(
-    ("spelling", "private", "values"),
-    [
-        (
-            "go, else true",
-            "1",
-            {"1": 1, "banana": 1, "yes": 1, "'0'": 0, " false ": 0, "F": 0, "": 0, "fAlse": 1},
-        ),
-        ("exact", "1", {"1": 1, "true": 0, " 1": 0}),
-        ("exact", "off", {"off": 1, "OFF": 0}),
-        ("python", "true", {"True": 1, "1": 0, "yes": 0, " true": 0}),
-        ("python", "false", {"false": 1, "0": 1, "banana": 1, "TRUE": 0}),
-        ("huggingface", "1", {"1": 1, "yes": 1, "On": 1, "true": 1, "y": 0, "2": 0}),
-        ("llama.cpp", "", {"1": 1, "on": 1, "enabled": 1, "ON": 0, "": 0}),
-    ],
-)
-def test_values_are_read_as_the_runtime_reads_them(
-    spelling: Spelling, private: str, values: dict[str, int]
-) -> None:
-    """Each in its own way: what one takes for yes is no to another."""
-    assert {value: int(is_private(value, private, spelling)) for value in values} == values
-
-
 def test_of_variables_that_stand_in_for_one_another_the_first_that_says_something_counts(host: Host) -> None:
     """VLLM_DO_NOT_TRACK=0 beats DO_NOT_TRACK=1; an empty one does not. Others do the same beside it."""
     vllm = PROFILES["vllm"]
@@ -464,6 +422,31 @@ def test_the_survey_says_what_is_done_all_the_same(
     text = capsys.readouterr().out
     assert "OLLAMA_NO_CLOUD=1, yet 3 connections" in text
     assert "UNEXPECTED" in text
+
+
+def test_what_a_service_will_be_started_with_is_told_beside_what_it_has(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A drop-in that was written after the start changes nothing until the next one: not set, and said so."""
+
+    def absent(*_: object) -> dict[str, Any]:
+        raise DaemonAbsent("no daemon", "start it")
+
+    monkeypatch.setattr(surveys.control, "flows", absent)
+    host.process(7, "/usr/bin/ollama", "serve", cgroup="/system.slice/ollama.service")
+    (tmp_path / "units/ollama.service.d").mkdir(parents=True)
+    (tmp_path / "units/ollama.service").write_text("[Service]\n")
+    part = tmp_path / "units/ollama.service.d/override.conf"
+    part.write_text(f"[Service]\nEnvironment=OLLAMA_NO_CLOUD=1 K={SECRET}\n")
+    document = surveys.survey("tattle", host.finder, (tmp_path / "units",))
+    (switch,) = next(one for one in document["targets"] if one["running"])["switches"]
+    assert (switch["private"], switch["places"]) == (False, [])
+    later = {"variable": "OLLAMA_NO_CLOUD", "value": "1", "file": str(part), "private": True}
+    assert switch["next_start"] == [later]
+    print_targets(document)
+    text = capsys.readouterr().out.replace("\n", " ")
+    assert "from its next start OLLAMA_NO_CLOUD=1" in text
+    assert SECRET not in text
 
 
 def test_without_a_daemon_it_says_so(
