@@ -69,7 +69,9 @@ def _print_contacts(out: Console, contacts: list[Json]) -> None:
     for one in contacts:
         why = Text("UNEXPECTED", style="bold red") if one["unexpected"] else Text(one["purpose"] or "")
         made.add_row(
-            Text(f"  {one['name']}", style="bold red" if one["unexpected"] else ""),
+            Text(
+                "  " + " or ".join((one["name"], *one["also"])), style="bold red" if one["unexpected"] else ""
+            ),
             *(Text(str(one[key])) for key in ("connections", "denied")),
             *(Text(size(one[key])) for key in ("bytes_out", "bytes_in")),
             Text(one["last_seen"][:19] + "Z"),

@@ -13,6 +13,7 @@ from tracer.daemon import control
 from tracer.errors import DaemonAbsent
 from tracer.host.cgroups import cgroup2_root
 from tracer.model.containers import places
+from tracer.model.destination import SNI
 from tracer.model.process import unit_of
 from tracer.model.scope import Scope
 from tracer.model.text import escape
@@ -204,17 +205,19 @@ def _switch(runtime: Runtime, name: str, places: tuple[Seen, ...], later: list[J
 
 
 def _contacts(found: Found, flows: list[Json]) -> list[Json]:
-    """Sum up by destination what a runtime's processes of now have started towards others."""
-    sums: dict[str, Json] = {}
+    """Sum up by destination what a runtime's processes of now have started towards others.
+
+    What went to an address that the runtime called by several names is the sum of these.
+    """
+    sums: dict[tuple[str, ...], Json] = {}
     pids = set(found.pids)
     for flow in flows:
         if flow["pid"] not in pids or flow["direction"] != "out" or flow["scope"] in ("loopback", "host"):
             continue
         if flow["remote_port"] == _DNS_PORT:
             continue
-        name = flow["name"] or flow["remote_addr"]
-        sums.setdefault(name, _contact(found.runtime, name, flow))
-        one = sums[name]
+        names = _called(flow)
+        one = sums.setdefault(names, _contact(found.runtime, names, flow))
         for key, count in (
             ("connections", "attempts"),
             ("denied",) * 2,
@@ -227,13 +230,22 @@ def _contacts(found: Found, flows: list[Json]) -> list[Json]:
     return sorted(sums.values(), key=lambda one: one["last_seen"], reverse=True)
 
 
-def _contact(runtime: Runtime, name: str, flow: Json) -> Json:
-    purpose = explain(runtime, name)
+def _called(flow: Json) -> tuple[str, ...]:
+    """Return what the runtime itself called this address, the best name first; else the address."""
+    best = flow["name"] or flow["remote_addr"]
+    said = {one["name"] for one in flow.get("names", ()) if one["own"] and one["source"] == SNI}
+    return (best, *sorted(said - {best}))
+
+
+def _contact(runtime: Runtime, names: tuple[str, ...], flow: Json) -> Json:
+    told = [explain(runtime, name) for name in names]
+    purpose = "; ".join(dict.fromkeys(text for text in told if text)) or None
     counts = dict.fromkeys(("connections", "denied", "bytes_out", "bytes_in"), 0)
     return {
-        "name": name,
+        "name": names[0],
+        "also": list(names[1:]),
         "purpose": purpose,
-        "unexpected": purpose is None and flow["scope"] == Scope.INTERNET,
+        "unexpected": None in told and flow["scope"] == Scope.INTERNET,
         **counts,
         "first_seen": flow["first_seen"],
         "last_seen": flow["last_seen"],
@@ -247,7 +259,10 @@ def _despite(
     holding = {one.name: one.setting for one in runtime.switches if is_set(one, set_to.get(one.name, ()))}
     said = []
     for contact in contacts:
-        stopped = {name for host in hosts(runtime, contact["name"]) for name in host.off}
+        names = (contact["name"], *contact["also"])
+        stopped = set.intersection(
+            *({off for host in hosts(runtime, name) for off in host.off} for name in names)
+        )
         for name in sorted(stopped & holding.keys()):
             count = contact["connections"]
             words = f"{count} connection{'' if count == 1 else 's'} to {contact['name']}"
@@ -260,15 +275,20 @@ Find the model runtimes that run or are installed here, and show how each was fo
 what its privacy switches are set to, and, if a daemon runs, whom it contacts and why: a destination that
 its profile does not name is UNEXPECTED, and one that a switch should have stopped is told in words.
 
-Of a process's environment only the switches that its profile names are read and shown. A runtime that tells
-its settings itself (Ollama: GET /api/status) is asked, on loopback only.
+Of a process's environment only the switches that its profile names and the address of a proxy are read and
+shown, and as the runtime itself reads them. A runtime that tells its settings (Ollama: GET /api/status) is
+asked, on loopback only, at a socket that it listens on. A proxy comes first: its traffic leaves from another
+process.
 
 JSON (--json): since (of the daemon's counts; null: no daemon) and targets, each with runtime, title,
 running, how (unit, container, session, process, "installed: FILE"), cgroup, unit, container, image, pids,
-others (processes in its cgroup that are not its own), api (address, port, source), switches (name, setting,
-stops, private: whether it holds; places: where, value, private), contacts (name, purpose, unexpected,
-connections, denied, bytes_out, bytes_in, first_seen, last_seen: of processes that run now), despite (lines:
-what is done although a switch is set), profile (file, checked)."""
+others (processes in its cgroup that are not its own), proxies (variable, address, port, local, pids, server:
+pid, comm, selector; note), api (address, port, source: listening, or what says so), switches (name, setting,
+stops, private: whether it holds; places: where, value, private; next_start: variable, value, file, private,
+as its service's files say), contacts (name, also: other names of that address, purpose, unexpected,
+connections, denied, bytes_out, bytes_in, first_seen, last_seen: of processes that run now), purposes (name,
+what, phases; hosts: name, purpose, requests, plain: what block keeps open), anywhere (what may go to any
+host), despite (lines: what is done although a switch is set), profile (file, checked)."""
 
 
 def _targets(arguments: argparse.Namespace) -> int:

@@ -376,6 +376,11 @@ def flow(name: str | None, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - 
     return made | changes
 
 
+def said(name: str, *, own: bool = True) -> dict[str, Any]:
+    """Give a name of a flow, as TLS told it."""
+    return {"name": name, "own": own, "source": "sni"}
+
+
 def test_the_survey_says_what_is_done_all_the_same(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -392,6 +397,9 @@ def test_the_survey_says_what_is_done_all_the_same(
         flow("ollama.com", phase="idle"),
         flow(None),
         flow("ollama.com", pid=8),
+        flow(
+            "registry.ollama.ai", names=[said("registry.ollama.ai"), said("ollama.com"), said("x", own=False)]
+        ),
     ]
     rows += [flow("x.example", direction="in"), flow(None, remote_port=53), flow(None, scope="loopback")]
     asked: list[list[str]] = []
@@ -406,7 +414,8 @@ def test_the_survey_says_what_is_done_all_the_same(
     (one,) = [target for target in document["targets"] if target["running"]]
     assert (one["runtime"], one["how"], one["unit"], one["pids"]) == ("ollama", "unit", "ollama.service", [7])
     contacts = {contact["name"]: contact for contact in one["contacts"]}
-    assert set(contacts) == {"ollama.com", "203.0.113.7"}
+    assert set(contacts) == {"ollama.com", "203.0.113.7", "registry.ollama.ai"}
+    assert contacts["registry.ollama.ai"]["also"] == ["ollama.com"]
     assert (contacts["ollama.com"]["connections"], contacts["ollama.com"]["unexpected"]) == (3, False)
     assert contacts["203.0.113.7"]["unexpected"]
     assert one["despite"] == ["OLLAMA_NO_CLOUD=1, yet 3 connections to ollama.com since 2026-01-01T00:00:00Z"]
@@ -422,6 +431,7 @@ def test_the_survey_says_what_is_done_all_the_same(
     text = capsys.readouterr().out
     assert "OLLAMA_NO_CLOUD=1, yet 3 connections" in text
     assert "UNEXPECTED" in text
+    assert "registry.ollama.ai or ollama.com" in text
 
 
 def test_what_a_service_will_be_started_with_is_told_beside_what_it_has(
