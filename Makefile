@@ -25,7 +25,7 @@ needs-root = $(if $(filter-out 0,$(shell id -u)),$(error $@ needs root. Type: su
 give-back  = @[ -z "$$SUDO_UID" ] || find . -path ./.git -prune -o -user root -exec chown -h "$$SUDO_UID:$$SUDO_GID" {} +
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-kernel test-world test-vm test-deploy fuzz bench bpf dashboards lint format docs venv dev install uninstall deb clean
+.PHONY: help run test test-unit test-kernel test-world test-vm test-deploy fuzz bench study bpf dashboards lint format docs venv dev install uninstall deb clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +83,14 @@ bench: ## what it costs, against empty hooks and nftables (root)
 	@deploy/packages.sh bench
 	@$(MAKE) dev bpf
 	@$(BIN)/python -m tests.bench.run $(ARGS)
+
+study: ## what runtimes contact, and when, in the miniature internet (root; OLLAMA=/path/ollama runs the real one, too)
+	$(needs-root)
+	@deploy/packages.sh test
+	@$(MAKE) dev bpf
+	@$(BIN)/python tests/world/install.py
+	@OLLAMA="$(OLLAMA)" $(BIN)/python -m tests.study.run
+	$(give-back)
 
 bpf: ## compile the kernel half into tracer/objects
 	@$(MAKE) -C bpf

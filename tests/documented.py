@@ -1,6 +1,6 @@
 """The commands that the pages of this repository show, and the results that the README quotes.
 
-`make docs` puts the latest results into the README: the tables of tests/vm and tests/bench.
+`make docs` puts the latest results into the README: the tables of tests/study, tests/vm and tests/bench.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {
+    "study": "tests/study/RESULTS.md",
     "vm": "tests/vm/RESULTS.md",
     "engines": "tests/bench/results/ENGINES.md",
     "bench": "tests/bench/results/LATEST.md",
 }
-QUOTED = {"bench": ("daemon", "promises")}
+QUOTED = {"bench": ("daemon", "promises"), "study": ("Does it phone home?",)}
 """Of which not all tables are quoted."""
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
 

@@ -66,6 +66,7 @@ async def ollama_com(request: web.Request, body: bytes) -> web.StreamResponse:
         },
         "/api/tags": {"models": [{"name": name, "model": name} for name in CLOUD_MODELS]},
         "/api/show": {"model_info": {"general.architecture": "cloud"}, "capabilities": ["completion"]},
+        "/api/me": {"id": "0" * 8, "name": "nobody", "email": "nobody@v4only.example", "plan": "free"},
         "/api/web_search": {"results": []},
         "/api/web_fetch": {"results": []},
     }

@@ -1,0 +1,1 @@
+"""What real runtimes contact, and when: `make study`."""
