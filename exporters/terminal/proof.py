@@ -9,14 +9,15 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
 from rich.text import Text
 
-from exporters.terminal.views import SCOPE_STYLES, WIDE, endpoint, size, table, who
+from exporters.terminal.views import SCOPE_STYLES, WIDE, Terminal, endpoint, size, table, who
 from tracer.model.text import escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
 
 Json = dict[str, Any]
 
@@ -32,10 +33,10 @@ _NUMBERS: Final = frozenset({"attempts", "denied", "out", "data", "in", "request
 
 
 def _console(*, to_stderr: bool) -> Console:
-    plain = Console(highlight=False, markup=False, emoji=False, stderr=to_stderr)
+    plain = Terminal(highlight=False, markup=False, emoji=False, stderr=to_stderr)
     if plain.is_terminal and not os.environ.get("NO_COLOR"):
         return plain
-    return Console(highlight=False, markup=False, emoji=False, stderr=to_stderr, width=WIDE, no_color=True)
+    return Terminal(highlight=False, markup=False, emoji=False, stderr=to_stderr, width=WIDE, no_color=True)
 
 
 def print_proof(report: Json, *, to_stderr: bool) -> None:

@@ -30,13 +30,22 @@ SCOPE_STYLES: Final = {
 _MARKS: Final = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red")}
 
 
+class Terminal(Console):
+    """A console whose reader may leave, as `head` does: BrokenPipeError then, where rich exits with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to who asked for the output, and knows the exit code."""
+        self.quiet = True
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Give standard output: with colours on a terminal, plain and as wide as needed elsewhere."""
-    found = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    found = Terminal(highlight=False, markup=False, emoji=False, soft_wrap=False)
     return (
         found
         if found.is_terminal
-        else Console(highlight=False, markup=False, emoji=False, width=WIDE, no_color=True)
+        else Terminal(highlight=False, markup=False, emoji=False, width=WIDE, no_color=True)
     )
 
 

@@ -11,7 +11,7 @@ from tracer.bpf import libbpf
 from tracer.bpf.engine import Engine, EngineOptions
 from tracer.bpf.hooks import HOOKS
 from tracer.bpf.loader import bcc
-from tracer.cli.command import Command, add_json, print_json
+from tracer.cli.command import Command, add_json, print_json, told
 from tracer.errors import HostError, TattleError
 from tracer.host import capabilities, cgroups
 from tracer.model.text import escape
@@ -212,13 +212,16 @@ def _statistics() -> Check:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     report = examine(arguments.instance)
-    if arguments.json:
-        print_json(report.document())
-    else:
-        from exporters.terminal.views import print_report
+    return told(report.exit_code, lambda: _print(report.document(), as_json=arguments.json))
 
-        print_report(report.document())
-    return report.exit_code
+
+def _print(document: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    from exporters.terminal.views import print_report
+
+    print_report(document)
 
 
 COMMAND: Final = Command(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tracer.cli.command import TARGETS, Command, add_engine, add_json, print_json, seconds
+from tracer.cli.command import TARGETS, Command, add_engine, add_json, print_json, seconds, told
 from tracer.errors import HostError, UsageError
 from tracer.model.text import escape
 from tracer.proof import evidence
@@ -59,8 +59,8 @@ def _prove(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
     )
     report = observe(options, _key(arguments.key))
-    _hand_out(report, arguments)
-    return evidence.EXIT_CODES[report["verdict"]]
+    _write_all(report, arguments)
+    return told(evidence.EXIT_CODES[report["verdict"]], lambda: _print(report, arguments))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -94,12 +94,15 @@ def _make_key(path: Path) -> int:
     return 0
 
 
-def _hand_out(report: Json, arguments: argparse.Namespace) -> None:
-    """Write what was asked for; the page for people goes where the command's own output does not."""
+def _write_all(report: Json, arguments: argparse.Namespace) -> None:
     for path in arguments.report:
         _write(path, _page(report) if path.suffix.lower() in _HTML else _text(report))
     for path in arguments.html:
         _write(path, _page(report))
+
+
+def _print(report: Json, arguments: argparse.Namespace) -> None:
+    """Print what was asked for; the page for people goes where the command's own output does not."""
     if arguments.json:
         print_json(report)
         return

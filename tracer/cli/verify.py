@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracer.cli.command import Command, add_json, print_json
-from tracer.proof.verify import examine, read
+from tracer.cli.command import Command, add_json, print_json, told
+from tracer.proof.verify import Finding, examine, read
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +26,11 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     found = examine(read(arguments.report), arguments.trust)
-    if arguments.json:
+    return told(1 if found.wrong else 0, lambda: _print(found, as_json=arguments.json))
+
+
+def _print(found: Finding, *, as_json: bool) -> None:
+    if as_json:
         print_json(
             {
                 "good": not found.wrong,
@@ -40,7 +44,6 @@ def _verify(arguments: argparse.Namespace) -> int:
         from exporters.terminal.proof import print_check
 
         print_check(found.report, found.wrong, found.signer, known=found.known)
-    return 1 if found.wrong else 0
 
 
 COMMAND: Final = Command(

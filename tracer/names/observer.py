@@ -239,6 +239,8 @@ class Namer:
                 self._hellos.close(head.socket)
             if found.over or tls.may_be_tls(data[:2]):
                 return  # what stands behind a gap in a hello is a part of it
+        if not any(tls.unfinished(*run) for run in stream.runs()):
+            self._hellos.drop(head.socket)  # a thousand plain connections keep nothing
 
     def _heard(self, head: SampleTuple, said: tls.Hello | None) -> None:
         if said is None:

@@ -28,6 +28,7 @@ _ECH: Final = 0xFE0D  # RFC 9849: encrypted_client_hello
 _MAJOR: Final = 3  # of all versions on the wire, RFC 8446 5.1
 
 _REQUEST: Final = re.compile(rb"([A-Z]{3,16}) ([!-~]{1,8192}) HTTP/1\.[01]\r?\n")
+_REQUEST_BEGINS: Final = re.compile(rb"[A-Z]{1,16}\Z|[A-Z]{3,16} ")
 _HOST: Final = re.compile(rb"\n[Hh][Oo][Ss][Tt]:[ \t]*([!-~]{1,300})[ \t]*\r?\n")
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _PORT: Final = re.compile(rb":\d{0,5}\Z")
@@ -59,6 +60,18 @@ class Found(NamedTuple):
 
 BROKEN: Final = Hello(Kind.BROKEN)
 _WAIT: Final = Found(None, over=False)
+
+
+def unfinished(data: bytes, starts: Sequence[int] = (0,)) -> bool:
+    """Tell whether what a client has said so far, `read` not being over, is part of a hello or a request.
+
+    Whatever else it has said can be forgotten: the next segment may begin with a hello all the same.
+    """
+    end = _HEAD_END.search(data)
+    if end is None and _REQUEST_BEGINS.match(data):
+        return len(data) < HELLO_MAX
+    places = {*starts, *([end.end()] if end else [])}
+    return any(may_be_tls(data[at : at + 2]) for at in places if at < len(data))
 
 
 def read(data: bytes, starts: Sequence[int] = (0,)) -> Found:

@@ -22,9 +22,15 @@ EXIT_CODES: Final = {NO_EGRESS: 0, EGRESS: 1, INCOMPLETE: 4}
 LEAVES: Final = frozenset({"lan", "internet", "multicast", "unknown"})
 COUNTERS: Final = (*SUMS, "established", "packets_out", "packets_in")
 DNS_PORTS: Final = frozenset({53, 853})  # RFC 1035 4.2, RFC 7858 3.1 (over TLS)
-# Names that were forgotten for want of room, anybody's on this host: a flow then shows its address. And what
-# became of the history on disk, which no proof is made of.
-NO_EVIDENCE: Final = frozenset({"names_full", "history_full", "history_unwritten", "history_reset"})
+# What strangers can fill, and no proof is made of: names that were forgotten for want of room (a flow then shows
+# its address), packets of handshakes that nobody accepted (they are counted, in one sum). And what became of the
+# history on disk.
+NO_EVIDENCE: Final = frozenset(
+    {
+        *("names_full", "hellos_full", "streams_full", "lookups_full", "handshakes_full"),
+        *("history_full", "history_unwritten", "history_reset"),
+    }
+)
 # What tells that two rows of two instances are of the same flow
 _SAME: Final = (
     "pid",
