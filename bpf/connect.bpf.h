@@ -57,8 +57,10 @@ static __always_inline long bind_to4(struct bpf_sock_addr *ctx, __be32 ip)
 static __always_inline long bind_to6(struct bpf_sock_addr *ctx, __u64 high, __u64 low)
 {
 	union address address = {.halves = {high, low}};
-	struct socket_address6 here = {.family = AF_INET6};
+	struct socket_address6 here = {};
 
+	here.family = AF_INET6; /* an initializer would be a constant, which 5.10 does not know */
+	asm volatile("" : : "r"(&here) : "memory");
 	__builtin_memcpy(here.address, &address, sizeof(address));
 	return bpf_bind(ctx, (void *)&here, sizeof(here));
 }

@@ -168,6 +168,11 @@ struct map_pieces {
 	__type(value, struct pieces);
 } pieces SEC(".maps");
 /* An LRU, for what it forgets is a permission. */
+/*
+ * By a connection's cookie: the phases, as bits, in which its target contacts the name that the client has
+ * said on it. Written by user space; for an LRU what it forgets is counted in the target's phase.
+ */
+MAP_LRU(named_phases, __u64, __u32, 4096);
 /* By its two ports: who has connected within this host. For an LRU what it forgets is counted twice. */
 MAP_LRU(inner_clients, __u64, __u64, 4096);
 MAP_LRU(asked_peers, struct peer_key, __u64, 8192);

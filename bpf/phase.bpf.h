@@ -57,18 +57,19 @@ checked_once __u32 busy_phases(__u32 number)
 	       is_busy(state, PHASE_ACCOUNT) << PHASE_ACCOUNT;
 }
 
-/* The only phase of these; PHASE_UNKNOWN: there are none, or several. */
+/*
+ * The only phase of these; PHASE_UNKNOWN: there are none, or several. The barriers keep the compiler from
+ * making a table of it: 5.10 knows no constants.
+ */
 static __always_inline __u32 only_phase(__u32 busy)
 {
-	switch (busy) {
-	case 1 << PHASE_INFERENCE:
-		return PHASE_INFERENCE;
-	case 1 << PHASE_PULL:
-		return PHASE_PULL;
-	case 1 << PHASE_ACCOUNT:
-		return PHASE_ACCOUNT;
-	}
-	return PHASE_UNKNOWN;
+	__u32 inference = busy == 1 << PHASE_INFERENCE, pull, account;
+
+	asm volatile("" : "+r"(inference), "+r"(busy));
+	pull = busy == 1 << PHASE_PULL;
+	asm volatile("" : "+r"(pull), "+r"(busy));
+	account = busy == 1 << PHASE_ACCOUNT;
+	return inference * PHASE_INFERENCE + pull * PHASE_PULL + account * PHASE_ACCOUNT;
 }
 
 checked_once __u32 phase_of(__u32 number)

@@ -43,11 +43,30 @@ static __always_inline void change_phase(struct socket_state *state, struct slot
 	slot->first_ns = coarse_now();
 }
 
+/* What was counted since the last fold belongs to this phase, too: only now it is known. */
+static __always_inline void correct_phase(struct socket_state *state, struct slot *slot, __u8 phase)
+{
+	state->own_phase = state->flow.phase = phase;
+	if (!slot)
+		return;
+	slot->flow.phase = phase;
+	slot->flags &= ~FLOW_OVERLAP;
+}
+
+/* Of the phases in which requests are in flight, the one for which the name said here is contacted. */
+static __noinline __u32 phase_by_name(struct __sk_buff *skb, __u32 busy)
+{
+	__u64 cookie = bpf_get_socket_cookie(skb);
+	const __u32 *named = map_lookup(named_phases, &cookie);
+
+	return named ? only_phase(busy & *named) : PHASE_UNKNOWN;
+}
+
 /*
  * In which phase does this packet pass? A connection belongs to the requests that were in flight when it
  * was opened, or when it last sent data, if they were all of one phase; to that as long as one of them is.
- * So a pull's bytes are a pull's while a prompt is answered. What cannot be told apart goes to the
- * target's phase, and its flow says so.
+ * So a pull's bytes are a pull's while a prompt is answered. Else the name that was said on it may tell.
+ * What cannot be told apart goes to the target's phase, and its flow says so.
  */
 static __noinline void rephase(struct __sk_buff *skb, struct socket_state *state, bool out)
 {
@@ -58,6 +77,13 @@ static __noinline void rephase(struct __sk_buff *skb, struct socket_state *state
 	if (only && out && state->own_phase != only && has_payload(skb))
 		state->own_phase = only;
 	owned = busy >> (state->own_phase & (PHASE_ROOM - 1)) & 1;
+	if (busy && !only && !owned) {
+		phase = phase_by_name(skb, busy);
+		if (phase) {
+			correct_phase(state, slot, phase);
+			return;
+		}
+	}
 	phase = owned ? state->own_phase : phase_of(state->target);
 	if (state->flow.phase != phase)
 		change_phase(state, slot, phase);

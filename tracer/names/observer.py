@@ -81,6 +81,7 @@ class Namer:
         self._inward = decoder.inward
         self.refusals = Refusals()
         self.on_refusal: Callable[[Refused], None] | None = None
+        self.on_name: Callable[[SampleTuple, str], None] | None = None  # what a client says
         self._closed = False
 
     def drain(self, *, wanted: bool) -> list[Told]:
@@ -255,6 +256,8 @@ class Namer:
             encrypted = said.kind is tls.Kind.ECH
             peer = Peer(head.process, head.remote, head.remote_port)
             self._book.said(head.socket, peer, said.name, head.time_ns, encrypted=encrypted)
+            if self.on_name is not None:
+                self.on_name(head, said.name)
 
     def _refuse(self, head: SampleTuple, name: str, port: int | None) -> None:
         who = self._registry.get(head.process)

@@ -22,9 +22,9 @@ EXIT_CODES: Final = {NO_EGRESS: 0, EGRESS: 1, INCOMPLETE: 4}
 LEAVES: Final = frozenset({"lan", "internet", "multicast", "unknown"})
 COUNTERS: Final = (*SUMS, "established", "packets_out", "packets_in")
 DNS_PORTS: Final = frozenset({53, 853})  # RFC 1035 4.2, RFC 7858 3.1 (over TLS)
-# What strangers can fill, and no proof is made of: names that were forgotten for want of room (a flow then shows
-# its address), packets of handshakes that nobody accepted (they are counted, in one sum). And what became of the
-# history on disk.
+# What strangers can fill, and no proof is made of: names that were forgotten for want of room (a flow then
+# shows its address), packets of handshakes that nobody accepted (they are counted, in one sum). And
+# what became of the history on disk.
 NO_EVIDENCE: Final = frozenset(
     {
         *("names_full", "hellos_full", "streams_full", "lookups_full", "handshakes_full"),

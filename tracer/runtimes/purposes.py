@@ -50,6 +50,16 @@ class Purposes:
         text = self.text(target, contact.name, contact.phase)
         return Purpose(text, unexpected=text is None and contact.scope == Scope.INTERNET)
 
+    def phases(self, target: str | None, name: str) -> frozenset[str]:
+        """Say in which phases a target contacts a name; empty: its profile does not tell, or any."""
+        runtime = self._runtimes.get(target) if target is not None else None
+        known = hosts(runtime, name) if runtime else []
+        return (
+            frozenset(phase for one in known for phase in one.phases)
+            if all(one.phases for one in known)
+            else frozenset()
+        )
+
     def text(self, target: str | None, name: str | None, phase: str = NO_PHASE) -> str | None:
         """Say why a target contacts a name; None where its profile does not tell."""
         if target is None or name is None or target not in self._runtimes:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tracer.model.destination import Explainer
     from tracer.model.process import ProcessInfo
     from tracer.model.records import Json
-    from tracer.model.rows import EventTuple
+    from tracer.model.rows import EventTuple, SampleTuple
     from tracer.policy.enforcement import State
     from tracer.policy.refusals import Refused
     from tracer.policy.rules import Policy
@@ -128,6 +128,7 @@ class Core:
             self.engine.samples(), accounts.registry, accounts.decoder, accounts.clock, accounts.count_lost
         )
         self.namer.on_refusal = self._tell_refusal
+        self.namer.on_name = self._tell_name
         accounts.errors = self.faults.counts
         accounts.named, accounts.nameless = self.namer.flow, self.namer.unread
         self._losses = LossTeller(self.engine.maps)
@@ -240,6 +241,12 @@ class Core:
         command = self._allowing(one)
         if command is not None:
             log.warning("name refused", target=one.target, name=one.name, hint=f"to allow it: {command}")
+
+    def _tell_name(self, head: SampleTuple, name: str) -> None:
+        """Tell the kernel in which phases the target contacts what it has just called by name."""
+        who = self.accounts.registry.get(head.process)
+        if phases := self._purposes.phases(who.target if who else None, name):
+            self.phases.name(head.socket, phases)
 
     def tidy(self) -> None:
         """Make room in the kernel's tables, and follow what has changed on the host."""

@@ -19,7 +19,7 @@ from tracer.errors import KernelError
 from tracer.runtimes.profiles import runtimes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from tracer.bpf.engine import Engine
     from tracer.runtimes.profiles import PhaseRule, Runtime
@@ -90,6 +90,11 @@ class Phases:
             self._tell(number, phased=False)
         if moved or fresh or gone:
             self._maps.renew_verdicts()
+
+    def name(self, socket: int, phases: Collection[str]) -> None:
+        """Say in which phases the name is contacted that was said on a connection, by its cookie."""
+        bits = sum(1 << number for number, name in self._names.items() if name in phases)
+        libbpf.update(self._maps.fd("named_phases"), struct.pack("<Q", socket), struct.pack("<I", bits))
 
     def now(self, target: int) -> Activity:
         """Ask the kernel what a target does now; `unknown` where its API is not."""

@@ -4,28 +4,34 @@ Asks one line of JSON on standard input at a time and answers each with one:
 {"do": "listen", "host": H, "mptcp": B}    another listening socket, answers {"port": N}
 {"do": "hush"}                       close all of them
 {"do": "upstream", "host": H, "port": P}   a connection that stays, answers {}
+{"do": "child"}                      a child of this program that serves the same, answers {"port": N}
 {"do": "send", "bytes": N}           N bytes on it, now
 {"do": "connect", "host": H, "port": P}    a connection that is closed at once
 {"do": "connections"}                how many it serves, "open"
 {"do": "records"}                    what was served: "client" (ADDRESS PORT), number there, path, times (s)
 
 How a request is answered stands in its header X-How; X-Wait says for how long (s), X-Cloud how many bytes
-go upstream meanwhile, X-Dial that somebody is called meanwhile (HOST PORT).
+go upstream meanwhile, X-Dial that somebody is called meanwhile (HOST PORT). X-Feed is a connection of the
+request's own (HOST PORT COUNT SIZE): after a TLS hello, whose bytes stand in X-Hello in base64, so many
+pieces as it waits. X-Pass is the port of a child that answers first.
 """
 
+import base64
 import json
 import select
 import socket
+import subprocess
 import sys
 import threading
 import time
 
-from common import family_of
+from common import family_of, request
 
 PARTS = 4
 records: list[dict[str, object]] = []
 upstream: list[socket.socket] = []
 servers: list[socket.socket] = []
+children: list[subprocess.Popen[str]] = []
 serving: set["Connection"] = set()
 IPPROTO_MPTCP = 262  # include/uapi/linux/in.h; all that Go listens on since 1.24
 
@@ -81,6 +87,10 @@ class Connection:
             upstream[0].sendall(b"c" * int(headers["x-cloud"]))
         if "x-dial" in headers:
             dial(*headers["x-dial"].split(" "))
+        if "x-pass" in headers:
+            ask_child(int(headers["x-pass"]), headers.get("x-wait", "0"))
+        if "x-feed" in headers:
+            feed(headers["x-feed"].split(" "), headers.get("x-hello", ""), float(headers.get("x-wait", "0")))
         return self.answer(record, headers.get("x-how", "length"), float(headers.get("x-wait", "0")))
 
     def body(self, length: int) -> None:
@@ -163,6 +173,38 @@ def dial(host: str, port: str) -> None:
         sock.sendall(b"d" * 100)
 
 
+def feed(where: list[str], hello: str, seconds: float) -> None:
+    """Send piece after piece, as a client with a connection of its own does; read what comes back."""
+    host, port, count, size = where[0], *map(int, where[1:])
+    first = base64.b64decode(hello)
+    with socket.create_connection((host, port)) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(request(len(first) + count * size, 0))
+        sock.sendall(first)
+        for _ in range(count):
+            time.sleep(seconds / count)
+            sock.sendall(b"f" * size)
+
+
+def ask_child(port: int, wait: str) -> None:
+    """Pass a prompt on to a child, as a server does whose models run in another process."""
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(f"POST /completion HTTP/1.1\r\nHost: child\r\nX-Wait: {wait}\r\n\r\n".encode())
+        got = b""
+        while b"x" * 3000 not in got:
+            got += sock.recv(65536)
+
+
+def start_child() -> dict[str, object]:
+    """Start another one of this program and have it listen."""
+    pipe = subprocess.PIPE
+    child = subprocess.Popen([sys.executable, __file__], stdin=pipe, stdout=pipe, text=True)
+    children.append(child)
+    child.stdin.write('{"do": "listen", "host": "127.0.0.1"}\n')
+    child.stdin.flush()
+    return json.loads(child.stdout.readline())
+
+
 def accept(server: socket.socket) -> None:
     """Give each connection a thread."""
     while True:
@@ -203,6 +245,8 @@ def obey(order: dict[str, str]) -> dict[str, object]:
         case "upstream":
             upstream.append(socket.create_connection((order["host"], int(order["port"]))))
             return {"port": upstream[0].getsockname()[1]}
+        case "child":
+            return start_child()
         case "send":
             upstream[0].sendall(b"s" * int(order["bytes"]))
         case "connect":

@@ -23,6 +23,12 @@ def test_own_object_binds() -> None:
     assert abi == Abi.from_object(WHOLE)
 
 
+def test_the_object_has_no_constants_of_its_own() -> None:
+    """5.10 loads no object that has them, and bcc knows none; a compiler makes them of initializers, too."""
+    with pytest.raises(ObjectError, match="no section"):
+        elf_section(WHOLE, ".rodata")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
