@@ -141,6 +141,7 @@ static __noinline enum passage queries_pass(struct __sk_buff *skb, struct socket
 	struct lookups *known = lookups_new(skb);
 	struct peer resolver = {.port = state->flow.remote_port, .proto = PROTO_TCP};
 	enum passage passage = PASSAGE_NO;
+	__u32 noted = known ? known->next : 0;
 	__s32 left;
 
 	if (!known || !read_sequence(skb, header, &sequence))
@@ -150,8 +151,10 @@ static __noinline enum passage queries_pass(struct __sk_buff *skb, struct socket
 		return PASSAGE_YES;
 	if (left >= 0)
 		passage = read_new_queries(skb, offset + left);
-	if (passage == PASSAGE_HELD)
+	if (passage == PASSAGE_HELD) {
+		known->next = noted; /* its queries will be noted again */
 		return PASSAGE_HELD;
+	}
 	known->said.begun = 1;
 	known->said.next = sequence + size;
 	if (passage == PASSAGE_YES)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.support.hellos import client, padded
 from tests.support.named_world import ALLOWED, LIAR, World, answer_to, pem, question, resolver, world
 from tracer.bpf.engine import Engine
+from tracer.names.tls import client_hello
 from tracer.policy.openings import Openings
 
 if TYPE_CHECKING:
@@ -135,6 +137,98 @@ def test_of_broken_answers_nothing_opens_that_they_do_not_say(world: World, lab:
     found = opened(world) - before
     assert {address for answer in true for address in told(answer)} <= found
     assert found <= {address for answer in answers for address in told(bytes(2) + (answer[2:] or b"x"))}
+
+
+def cuts_of(size: int, choose: random.Random) -> list[int]:
+    """Choose where a stream of so many bytes is cut."""
+    return sorted({choose.randrange(size) for _ in range(choose.choice((0, 1, 3, 40)))} - {0})
+
+
+def written(file: Path, streams: list[tuple[bytes, list[int]]]) -> str:
+    """Write streams to a file for the traffic program."""
+    file.write_text("".join(f"{data.hex()} {' '.join(map(str, cuts))}\n" for data, cuts in streams))
+    return str(file)
+
+
+def framed(message: bytes) -> bytes:
+    """Put a message behind its length (RFC 1035 4.2.2)."""
+    return struct.pack(">H", len(message)) + message
+
+
+@pytest.mark.usefixtures("world")
+def test_pipelined_questions_are_answered_however_they_are_cut(world: World, lab: Lab, scratch: Path) -> None:
+    """40 times 50 of them on one connection, more than a segment's worth: every address of theirs is open."""
+    world.jail.block("--allow", ALLOWED)
+    choose = random.Random(SEED + 2)  # noqa: S311 - the same ones each time
+    asked, told = [], []
+    for batch in range(40):
+        numbers = range(20_000 + batch * 50, 20_050 + batch * 50)
+        queries = b"".join(framed(question(ALLOWED, number)) for number in numbers)
+        answers = b"".join(framed(answer_of(number)) for number in numbers)
+        asked.append((queries, cuts_of(len(queries), choose)))
+        told.append((answers, cuts_of(len(answers), choose)))
+    server = lab.start(
+        "named.py", op="recite_tcp", host=LIAR, file=written(scratch / "told", told), namespace=lab.peer_ns
+    )
+    server.ready()
+    server.go()
+    said = world.try_("pipeline", resolver=LIAR, file=written(scratch / "asked", asked), size=len(told[0][0]))
+    assert said["errors"] == {}
+    expected = {address for number in range(20_000, 22_000) for address in told_by(number)}
+    assert len(expected) == 2000
+    assert expected <= opened(world)
+
+
+def told_by(number: int) -> set[bytes]:
+    """Return the address of an answer."""
+    return told(answer_of(number))
+
+
+def came_of(world: World, streams: list[tuple[bytes, list[int]]], port: int, file: Path) -> list[bytes]:
+    """Have the jail say these streams to an address that is open, and return what came of each."""
+    server = world.jail.lab.start(
+        "named.py", op="gather", host=LIAR, port=port, times=len(streams), namespace=world.jail.lab.peer_ns
+    )
+    server.ready()
+    server.go()
+    world.try_("scatter", host=LIAR, port=port, file=written(file, streams))
+    return [bytes.fromhex(one) for one in server.result()["came"]]
+
+
+def test_of_broken_streams_to_a_resolver_only_whole_questions_leave(world: World, scratch: Path) -> None:
+    """300 of two messages each, cut anywhere: nothing arrives that a second reader does not allow."""
+    world.jail.block("--allow", ALLOWED)
+    choose = random.Random(SEED + 3)  # noqa: S311
+    whole = framed(question(ALLOWED, 7))
+    spoiled = [framed(broken(question(ALLOWED, 8), choose)) for _ in range(200)]
+    spoiled += [broken(whole, choose) for _ in range(60)]
+    streams = [whole + one for one in spoiled] + [whole * 2] * 40
+    came = came_of(world, [(one, cuts_of(len(one), choose)) for one in streams], 53, scratch / "streams")
+    assert came[-40:] == [whole * 2] * 40
+    for data in came:
+        at = 0
+        while at < len(data):
+            size = struct.unpack_from(">H", data, at)[0]
+            assert is_allowed(data[at + 2 : at + 2 + size]), data.hex()
+            at += 2 + size
+        assert at == len(data)
+
+
+def test_of_broken_hellos_none_with_another_name_leaves(world: World, scratch: Path) -> None:
+    """300 of them, short and long, cut anywhere: OpenSSL reads no other name in what arrives."""
+    world.jail.block("--allow", ALLOWED)
+    assert LIAR in {host for _ in range(8) for host in world.try_("rounds", most=2)["met"]}
+    choose = random.Random(SEED + 4)  # noqa: S311
+    wholes = [client(ALLOWED), padded(client(ALLOWED), 6000, first=True), padded(client(ALLOWED), 1500)]
+    streams = [broken(choose.choice(wholes), choose) for _ in range(200)]
+    streams += [broken(client("evil.example"), choose) for _ in range(70)]
+    streams += wholes * 10
+    port = world.jail.lab.port()
+    came = came_of(world, [(one, cuts_of(len(one), choose)) for one in streams], port, scratch / "hellos")
+    assert came[-30:] == wholes * 10
+    for data in came:
+        hello = client_hello(data)
+        assert hello is None or hello.name in {None, ALLOWED}, data.hex()
 
 
 def test_a_full_table_opens_nothing(world: World, lab: Lab, scratch: Path) -> None:

@@ -1,11 +1,13 @@
 """Names as programs use them: ask a resolver, connect to what it says, tell the server whom one means."""
 
+import contextlib
 import json
 import select
 import socket
 import ssl
 import struct
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +245,82 @@ def listen(outcome: Outcome, a: dict[str, Any]) -> None:
         outcome.received += len(outcome.call(ask, a, question(a["asks"], number)) or b"") > 0
 
 
+def chop(stream: socket.socket, data: bytes, cuts: list[int]) -> None:
+    """Write in several calls, each at once."""
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        stream.sendall(data[start:end])
+
+
+def lines(a: dict[str, Any]) -> list[tuple[bytes, list[int]]]:
+    """Read the file of streams: bytes in hex, and where they are cut."""
+    words = [line.split() for line in Path(a["file"]).read_text(encoding="ascii").splitlines()]
+    return [(bytes.fromhex(word), [int(cut) for cut in cuts]) for word, *cuts in words]
+
+
+def scatter(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Say each stream of a file on a connection of its own, and go away."""
+    for data, cuts in lines(a):
+        stream = outcome.call(socket.create_connection, (a["host"], a["port"]), TIMEOUT)
+        if stream is not None:
+            with stream:
+                outcome.call(chop, stream, data, cuts)
+
+
+def gather(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Accept so many connections, and tell what came on each until nothing more does."""
+    came: dict[int, bytes] = {}
+
+    def read(stream: socket.socket, number: int) -> None:
+        stream.settimeout(1)
+        came[number] = b""
+        with stream, contextlib.suppress(OSError):
+            while data := stream.recv(65536):
+                came[number] += data
+
+    with socket.create_server((a["host"], a["port"]), backlog=512) as door:
+        await_go()
+        readers = [
+            threading.Thread(target=read, args=(door.accept()[0], number)) for number in range(a["times"])
+        ]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+    outcome.extra["came"] = [came[number].hex() for number in range(a["times"])]
+
+
+def recite_tcp(_: Outcome, a: dict[str, Any]) -> None:
+    """On one connection: read queries and answer each batch with the next line of a file, cut likewise."""
+    with socket.create_server((a["host"], 53)) as door:
+        await_go()
+        stream, _ = door.accept()
+        with stream:
+            for data, cuts in lines(a):
+                told, at = bytearray(data), 0
+                while at < len(told):
+                    size = struct.unpack(">H", stream.recv(2, socket.MSG_WAITALL))[0]
+                    told[at + 2 : at + 4] = stream.recv(size, socket.MSG_WAITALL)[:2]
+                    at += 2 + struct.unpack_from(">H", told, at)[0]
+                chop(stream, bytes(told), cuts)
+
+
+def pipeline(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Say each stream of a file on one connection, after the answers to the one before; `size` bytes each."""
+    with socket.create_connection((a["resolver"], 53), timeout=TIMEOUT) as stream:
+        for data, cuts in lines(a):
+            chop(stream, data, cuts)
+            left = a["size"]
+            while left and (told := stream.recv(left)):
+                left -= len(told)
+                outcome.received += len(told)
+
+
 OPERATIONS = {
+    "scatter": scatter,
+    "gather": gather,
+    "recite_tcp": recite_tcp,
+    "pipeline": pipeline,
     "utter": utter,
     "recite": recite,
     "listen": listen,
