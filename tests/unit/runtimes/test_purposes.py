@@ -64,7 +64,7 @@ def test_a_request_that_only_asks_for_details_is_told_as_such() -> None:
     idle = explain(OLLAMA, "ollama.com", "idle")
     assert idle is not None
     assert idle.startswith(MODEL_LIST)
-    assert "details of one cloud model, or a name that no local model has, on show" in idle
+    assert "details of a cloud model or of an unknown name, on show, run and pull" in idle
     assert "prompts" not in idle
 
 
