@@ -102,7 +102,7 @@ MAP_HASH(target_names, cgroup_path, __u32, 4096, 0);
 MAP_HASH(marks, __u32, struct mark, 32768, 0);
 MAP_HASH(sets, __u32, struct target_set, SETS, 0);
 MAP_HASH(unions, struct target_pair, __u32, 2 * SETS, 0);
-/* 1: the target is named now; sockets forget those that are not. */
+/* Since when a target is named (CLOCK_BOOTTIME, seconds); 0: it is not, and sockets forget it. */
 MAP_ARRAY(targets, __u32, 1024);
 /* Parents of processes that no one has marked, by tgid; only while user space marks what runs. */
 MAP_HASH(births, __u32, __u32, 8192, 0);

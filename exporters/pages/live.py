@@ -236,8 +236,12 @@ class Page:
     def _add(
         self, sums: dict[str | None, Sums], row: FlowRow, who: ProcessInfo | None, where: str, inward: int
     ) -> bool:
-        """Add a flow to its target's sums; says whether it is one that left, or tried to."""
-        one = sums.setdefault(who.target if who else None, Sums())
+        """Add a flow to the sums of its targets; says whether it is one that left, or tried to."""
+        names = (who.targets or (who.target,)) if who else (None,)
+        added = [self._add_to(sums.setdefault(name, Sums()), row, who, where, inward) for name in names]
+        return added[0]
+
+    def _add_to(self, one: Sums, row: FlowRow, who: ProcessInfo | None, where: str, inward: int) -> bool:
         outward, near = row.direction != inward, where in _NEAR
         phase = one.phases.setdefault(self._source.decoder.phase(row.phase), [0, 0, 0])
         if outward and not near:

@@ -9,7 +9,7 @@ import platform
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from exporters.prometheus.series import Labels, Series, overflow
 from tracer import __version__
@@ -61,6 +61,8 @@ class Source(Protocol):
     def unexpected(self, rows: Iterable[FlowRow]) -> dict[str, int]: ...  # noqa: D102 - by target
     @property
     def errors(self) -> Callable[[], dict[str, int]]: ...  # noqa: D102 - what was survived, by part
+    @property
+    def held(self) -> Callable[[], tuple[dict[str, int], list[int]]]: ...  # noqa: D102 - by reason, and how long
     def sizes(self) -> Sequence[MapSize]: ...  # noqa: D102
 
 
@@ -106,8 +108,27 @@ class Collector:
         )
         text = "Faults of its surroundings that the daemon survived, by part."
         yield _counter("errors", text, ["part"], self._source.errors())
+        yield from held_families(*self._source.held())
         yield from hook_families(self._hooks())
         yield build_info()
+
+
+def held_families(reasons: dict[str, int], times: list[int]) -> Iterator[Metric]:
+    """Yield how many candidates were held, by reason, and for how long.
+
+    `times`: how many for less than 2^n ms by n, and last the sum in us (bpf/abi.h, `held_times`).
+    """
+    text = "Cgroups and processes whose packets were dropped until it was known whose they are, by reason."
+    yield _counter("held", text, ["reason"], reasons)
+    *counts, microseconds = times or [0, 0]
+    below, buckets = 0, []
+    for power, count in enumerate(counts[:-1]):
+        below += count
+        buckets.append((str(2**power / 1000), float(below)))
+    buckets.append(("+Inf", float(below + (counts[-1] if counts else 0))))
+    yield HistogramMetricFamily(
+        "tattle_held_seconds", "How long they were held.", buckets=buckets, sum_value=microseconds / 1e6
+    )
 
 
 def unexpected_family(counts: dict[str, int]) -> Metric:
@@ -191,7 +212,12 @@ def target_families(targets: Iterable[TargetState]) -> Iterator[Metric]:
         labels=["target", "mode"],
     )
     processes = GaugeMetricFamily(
-        "tattle_target_processes", "Processes in the target's cgroups.", labels=["target", "mode"]
+        "tattle_target_processes", "Processes in the target.", labels=["target", "mode"]
+    )
+    members = GaugeMetricFamily(
+        "tattle_target_members",
+        "What matches the target now: its cgroups, and its processes outside of these.",
+        labels=["target"],
     )
     phases = GaugeMetricFamily(
         "tattle_phase_active",
@@ -201,9 +227,10 @@ def target_families(targets: Iterable[TargetState]) -> Iterator[Metric]:
     for target in targets:
         enforced.add_metric([target.target, target.mode], float(target.enforced))
         processes.add_metric([target.target, target.mode], target.processes)
+        members.add_metric([target.target], target.members)
         for phase, active in _activity(target):
             phases.add_metric([target.target, phase], active)
-    yield from (enforced, processes, phases)
+    yield from (enforced, processes, members, phases)
 
 
 def _activity(target: TargetState) -> list[tuple[str, int]]:

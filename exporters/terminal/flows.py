@@ -29,9 +29,20 @@ def print_flows(answer: Json, *, addresses: bool = False, whole: bool = False) -
     many = f"{len(flows)} flow{'' if len(flows) == 1 else 's'}"
     if len(rows) < len(flows):
         many += f" in {len(rows)} lines"
-    out.print(Text(f"{many} since {answer['since'][:19]}Z{losses_text(answer['losses'])}"))
+    out.print(Text(f"{many} {_since(answer)}{losses_text(answer['losses'])}"), soft_wrap=True)
     for one in answer.get("refused", ()):
         out.print(Text(f"refused {one['name']}; to allow it: sudo {one['command']}"), soft_wrap=True)
+
+
+def _since(answer: Json) -> str:
+    """Say for which time this is all that there was: only while what matches was known."""
+    covered = answer.get("covered_since", answer["since"])
+    if covered is None:
+        return (
+            f"since {answer['since'][:19]}Z, of what its cgroups hold now: it is no target of the"
+            " daemon, what else it did is not told apart (tattle run --target)"
+        )
+    return f"since {covered[:19]}Z"
 
 
 def _rows(flows: Sequence[Json], *, addresses: bool) -> list[Json]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.cgroups import tattle as command
-from tests.support.daemon import Tattle, until
 from tests.support.network import PEER4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.daemon import Tattle
     from tests.support.network import Lab
 
 ROUNDS = 200
@@ -105,7 +105,7 @@ def target(instance: Tattle, name: str) -> dict[str, Any]:
 def test_a_program_is_denied_from_its_first_instruction_and_its_neighbours_are_not(
     terminal: Terminal, instance: Tattle
 ) -> None:
-    """In 200 rounds of terminals, children, daemons and scripts nothing arrives; each bystander gets through."""
+    """In 200 rounds of children, daemons and scripts nothing arrives; each bystander gets through."""
     for name in ("llama.cpp", "vllm"):
         command(instance.instance, "block", name)
         assert target(instance, name)["state"] == "waiting"
@@ -140,7 +140,7 @@ def test_what_runs_already_is_marked_without_a_race(terminal: Terminal, tattle: 
 def test_a_process_and_its_children_are_a_target_and_not_its_neighbours(
     terminal: Terminal, tattle: Tattle
 ) -> None:
-    """`pid:N` in a terminal: its program is denied, the terminal's next one is not, nor when N is used again."""
+    """`pid:N` is that process; the terminal's next program is not, and N is forgotten with it."""
     process = subprocess.Popen(["sleep", "600"])
     try:
         (terminal.cgroup / "cgroup.procs").write_text(str(process.pid))
@@ -152,7 +152,6 @@ def test_a_process_and_its_children_are_a_target_and_not_its_neighbours(
     finally:
         process.kill()
         process.wait()
-    until(lambda: target(tattle, f"pid:{process.pid}")["members"])
     assert target(tattle, f"pid:{process.pid}")["members"] == []
 
 
@@ -162,9 +161,32 @@ def test_leaving_the_cgroup_is_no_way_out(terminal: Terminal, tattle: Tattle) ->
     command(tattle.instance, "block", f"cgroup:{terminal.lab.cgroup_path(inside)}")
     counter = Counter(terminal.lab, terminal.port)
     out = terminal.cgroup / "cgroup.procs"
-    line = f'echo 0 > {out}; cat /proc/self/cgroup >&2; exec python3 -c \'import socket; s = socket.socket(2, 2); s.sendto(b"x", ("{PEER4}", {terminal.port}))\''
+    send = f'import socket; socket.socket(2, 2).sendto(b"x", ("{PEER4}", {terminal.port}))'
+    line = f"echo 0 > {out}; cat /proc/self/cgroup >&2; python3 -c '{send}'; exec python3 -c '{send}'"
     running = terminal.lab.start("api.py", "-c", line, exe="/bin/sh", cgroup=inside)
     _, said = running.process.communicate(timeout=60)
     assert "session" in said
     assert said.count("PermissionError") == 2
     assert counter.packets() == 0
+
+
+def test_an_old_socket_gets_the_targets_label(terminal: Terminal, tattle: Tattle) -> None:
+    """A connection older than the block is denied under the target's name, and nothing more arrives."""
+    program = terminal.program("llama-server")
+    code = (
+        "import socket, sys\n"
+        f"s = socket.socket(2, 2); s.connect(('{PEER4}', {terminal.port})); s.send(b'x')\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+        "try: s.send(b'y')\nexcept OSError: pass\n"
+    )
+    tattle.start()
+    running = terminal.lab.start("api.py", "-c", code, exe=str(program), cgroup=terminal.cgroup)
+    assert running.process.stdout is not None
+    assert running.process.stdout.readline() == "ready\n"
+    before = terminal.lab.peer.stats(terminal.port)["datagrams"]
+    command(tattle.instance, "block", "exe:llama-server")
+    running.process.communicate("", timeout=60)
+    assert terminal.lab.peer.stats(terminal.port)["datagrams"] == before == 1
+    flows = [one for one in tattle.ask("flows", "exe:llama-server")["flows"] if one["denied"]]
+    assert [(one["target"], one["comm"]) for one in flows] == [("exe:llama-server", "llama-server")]
+    tattle.stop()

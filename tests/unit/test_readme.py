@@ -62,7 +62,7 @@ def test_metrics_are_the_exported_ones() -> None:
     exporter = (ROOT / "exporters" / "prometheus" / "collector.py").read_text()
     counters = set(re.findall(r'_(?:family|counter)\(\s*"(\w+)"', exporter))
     counters |= set(re.findall(r'^            \("(\w+)", "', exporter, re.MULTILINE))
-    gauges = set(re.findall(r'GaugeMetricFamily\(\s*"(\w+)"', exporter))
+    gauges = set(re.findall(r'(?:Gauge|Histogram)MetricFamily\(\s*"(\w+)"', exporter))
     exported = {f"tattle_{counter}_total" for counter in counters} | gauges
     table = README.partition("## Metrics")[2].partition("```")[0]
     assert set(re.findall(r"`(tattle_\w+)`", table)) == exported

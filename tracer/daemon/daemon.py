@@ -414,7 +414,7 @@ class Daemon:
         """Answer a question of the control socket; raises TattleError for what cannot be answered."""
         wants = self._core.targeting.chooser([str(text) for text in question.get("targets") or ()])
         answers: dict[object, Callable[[], Iterator[bytes]]] = {
-            "flows": lambda: self._flows(wants, int(question.get("newest") or 0)),
+            "flows": lambda: self._flows(question, wants),
             "watch": lambda: self._watch(client, wants),
             "policies": self._policies,
         }
@@ -424,8 +424,10 @@ class Daemon:
             )
         return answers[question["ask"]]()
 
-    def _flows(self, wants: Any, newest: int) -> Iterator[bytes]:  # noqa: ANN401 - a chooser or None
-        head, rows = self._core.accounts.view(wants, newest)
+    def _flows(self, question: dict[str, Any], wants: Any) -> Iterator[bytes]:  # noqa: ANN401 - a chooser or None
+        head, rows = self._core.accounts.view(wants, int(question.get("newest") or 0))
+        asked = [str(text) for text in question.get("targets") or ()]
+        head["covered_since"] = self._core.covered_since(asked) if asked else head["since"]
         head["refused"] = self._core.refused()
         yield encode(head) + b"\n"
         for row in rows:

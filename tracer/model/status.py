@@ -23,7 +23,8 @@ OBSERVE: Final = "observe"
 class TargetState(NamedTuple):
     """A target as it is now; `mode` is observe until a policy says otherwise.
 
-    `requests` in flight on its API by phase; None where that is not known.
+    `requests` in flight on its API by phase; None where that is not known. `members` are its cgroups, and its
+    processes outside of these; `since` it has been a target whatever matches is known and covered.
     """
 
     target: str
@@ -32,3 +33,5 @@ class TargetState(NamedTuple):
     processes: int
     phase: str = "unknown"
     requests: Mapping[str, int] | None = None
+    members: int = 0
+    since: str | None = None

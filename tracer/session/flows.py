@@ -56,6 +56,7 @@ class Accounts:
         self.named: Callable[[FlowRow, ProcessInfo | None], Named] = lambda *_: NAMELESS
         self.nameless: Counter[str] = Counter()  # packets that gave no name, by reason
         self.errors: Callable[[], dict[str, int]] = dict  # what the daemon has survived, by part
+        self.held: Callable[[], tuple[dict[str, int], list[int]]] = lambda: ({}, [])  # see MemberMaps
         self.lost: dict[str, int] = {}  # by the user half: lines of the log, of a slow watcher
         self._settlers: list[tuple[Settler, Settler]] = []
         self._unexpected: dict[str, set[str]] = {}  # of flows that left the kernel's table

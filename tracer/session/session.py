@@ -16,7 +16,7 @@ from tracer.host.cgroups import cgroup2_root
 from tracer.host.clock import BootClock
 from tracer.host.faults import SURVIVED, Faults
 from tracer.model.jsonlines import encode, notice
-from tracer.model.records import Decoder
+from tracer.model.records import Decoder, timestamp
 from tracer.model.status import OBSERVE, TargetState
 from tracer.model.text import escape
 from tracer.names.observer import Namer
@@ -85,9 +85,10 @@ def readers(
 ) -> tuple[Accounts, Targeting]:
     """Put together what reads an engine's maps; `purposes` explain the destinations of targets."""
     decoder = Decoder(engine.abi.enums, purposes)
-    members = MemberMaps(engine.maps, engine.abi).members
-    registry = Registry(engine.maps, engine.abi.enums, book.name, finder.engines, members)
+    tables = MemberMaps(engine.maps, engine.abi)
+    registry = Registry(engine.maps, engine.abi.enums, book.name, finder.engines, tables.members)
     accounts = Accounts(engine.maps, registry, decoder, BootClock())
+    accounts.held = lambda: (tables.held(), tables.held_times())
     return accounts, Targeting(engine, finder, book)
 
 
@@ -271,7 +272,18 @@ class Core:
         enforced = policy is not None and policy.enforced
         processes = self.targeting.processes(target)
         now = self.phases.now(target.id)
-        return TargetState(target.selector, mode, enforced, processes, now.phase, now.requests)
+        since = self.accounts.clock.boot_ns + self.targeting.since_ns(target)
+        known = timestamp(max(since, self.accounts.since_ns))
+        members = self.targeting.members(target)
+        return TargetState(
+            target.selector, mode, enforced, processes, now.phase, now.requests, members, known
+        )
+
+    def covered_since(self, texts: Iterable[str]) -> str | None:
+        """Return since when all that matches these targets is counted; None: one of them is no target."""
+        known = {state.target: state.since for state in self.states()}
+        found = [known.get(text) for text in texts]
+        return max((since for since in found if since), default=None) if all(found) else None
 
     def events(self, *, wanted: bool) -> Iterator[list[Line]]:
         """Take all events from the rings, in batches; `wanted` False throws them away unread.

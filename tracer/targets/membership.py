@@ -57,6 +57,14 @@ class Targeting:
         """Have every socket asked anew whose it is."""
         Membership(self._engine, self._book).renew()
 
+    def members(self, target: Target) -> int:
+        """Count what matches a target now: its outermost cgroups, and its processes elsewhere."""
+        return len(Membership(self._engine, self._book).shown(target.id))
+
+    def since_ns(self, target: Target) -> int:
+        """Return since when all that matches a target is known (CLOCK_BOOTTIME, ns); 0: it is not."""
+        return Membership(self._engine, self._book).tables.named().get(target.id, 0) * 10**9
+
     def processes(self, target: Target) -> int:
         """Count the processes that a target has now."""
         return len(Membership(self._engine, self._book).processes(target.id))

@@ -108,6 +108,14 @@ function places(one) {
 
 const told = (one) => `${size(sent(one))} to ${places(one)}`;
 
+/* Said only for the time in which whatever matches was known; what has not run is said to be so. */
+function absent(quiet, names, data) {
+  const known = quiet.map((one) => one.since || data.now).concat(data.since).sort().at(-1);
+  const running = quiet.some((one) => one.members);
+  if (!running) return `Nothing of ${names} runs now; nothing left for it since ${clock(known)}.`;
+  return `Nothing left this machine for ${names} since ${clock(known)}.`;
+}
+
 function headline(data) {
   const since = clock(data.since);
   if (!data.targets.length) {
@@ -116,7 +124,7 @@ function headline(data) {
   }
   const loud = data.targets.filter(sent), quiet = data.targets.filter((one) => !sent(one));
   const names = (some) => (some.length > 3 ? count(some.length, "target") : list(some.map((one) => one.target)));
-  if (!loud.length) return `Nothing left this machine for ${names(quiet)} since ${since}.`;
+  if (!loud.length) return absent(quiet, names(quiet), data);
   if (loud.length > 3) return `${loud.length} of ${data.targets.length} targets sent something since ${since}.`;
   return `${list(loud.map((one) => `${one.target} sent ${told(one)}`))} since ${since}.`;
 }

@@ -1,4 +1,4 @@
-"""A user's terminal: starts a program in the ways that people do, and another one beside it, round by round."""
+"""A user's terminal: starts a program in the ways that people do, and another one beside it."""
 
 import os
 import subprocess

@@ -6,6 +6,7 @@ A target's number may stand for a set of targets; here sets are tuples of number
 from __future__ import annotations
 
 import struct
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tracer.bpf import libbpf
@@ -98,15 +99,16 @@ class MemberMaps:
 
     # What is named
 
-    def named(self) -> Members:
-        """Return the targets that are named now."""
-        return tuple(number for (number,), (used,) in self._rows("targets", "<I", "<I") if used)
+    def named(self) -> dict[int, int]:
+        """Return the targets that are named now, and since when (CLOCK_BOOTTIME, seconds)."""
+        return {number: since for (number,), (since,) in self._rows("targets", "<I", "<I") if since}
 
     def name(self, wanted: Iterable[int]) -> None:
         """Say which targets are named from now on."""
-        wanted, before = set(wanted), set(self.named())
+        wanted, before = set(wanted), self.named().keys()
+        now = max(int(time.clock_gettime(time.CLOCK_BOOTTIME)), 1)
         for number in wanted ^ before:
-            value = struct.pack("<I", number in wanted)
+            value = struct.pack("<I", now if number in wanted else 0)
             libbpf.update(self.maps.fd("targets"), struct.pack("<I", number), value)
 
     def texts(self, table: str) -> dict[bytes, Members]:
@@ -220,9 +222,14 @@ class MemberMaps:
 
     # What was held
 
-    def held(self) -> list[tuple[int, int]]:
-        """Return (candidates, packets) by enum hold_reason."""
-        return [value for _, value in self._rows("held", "<I", "<QQ")]  # type: ignore[misc]
+    def held(self) -> dict[str, int]:
+        """Return how many candidates were held, ever, by reason."""
+        reasons = {number: name for name, number in self._abi.enums["hold_reason"].items()}
+        return {
+            reasons[index].removeprefix("HOLD_").lower(): candidates
+            for (index,), (candidates, _) in self._rows("held", "<I", "<QQ")
+            if reasons[index] != "HOLD_NONE"
+        }
 
     def held_times(self) -> list[int]:
         """Return how many were held for less than 2^n ms by n, and last the sum in us."""
