@@ -16,8 +16,8 @@ TARGETS: Final = """\
 A TARGET is a runtime's name (ollama), exe:NAME, exe:/PATH, unit:NAME, cgroup:/PATH, pid:N or container:NAME.
 A runtime, an exe or a pid are processes and all that they start, wherever they run, and not their neighbours;
 a unit, a cgroup or a container is all that is in it. In container:NAME, container:PROJECT/SERVICE and
-container:NAMESPACE/POD/CONTAINER, and within a part of cgroup:/PATH, * is any text. Not told apart: a TCP connection
-that another program has opened and handed over."""
+container:NAMESPACE/POD/CONTAINER, and within a part of cgroup:/PATH, * is any text. Not told apart: a TCP
+connection that another program has opened and handed over."""
 
 NAMES: Final = """\
 A destination goes by its name where one is known: a|b could be either, and a name with a question mark was
