@@ -7,6 +7,7 @@ What an enforcing instance denies is asked of that instance (`Enforcing`).
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -73,6 +74,7 @@ class Witness:
         self.engine = self.core.engine
         self.cgroups = [path for target in self.core.targeting.targets for path in target.cgroups]
         self._wants = chooser({selector}, [escape(path) for path in self.cgroups])
+        self._recognizing = threading.Lock()  # a program that listens is waited for in another thread
         self.samples: list[Sample] = []
         self.marks: list[Json] = []
         self.more_marks = 0
@@ -98,7 +100,8 @@ class Witness:
 
     def recognize(self) -> None:
         """Find out which runtime the target is, where it has just been started: its phases are told then."""
-        self.core.recognize()
+        with self._recognizing:
+            self.core.recognize()
 
     def begin(self) -> str:
         """Begin the window: what was before is no longer in the ring; returns the time."""

@@ -1,8 +1,12 @@
 """Told by the kernel of every socket that a command opens and no cgroup hook sees: packets by hand, say.
 
+And of each socket that begins to listen: a runtime is recognised before its first client can connect, however
+it was started.
+
 A seccomp filter on the command, which all its children inherit, holds each socket(2) of an unusual address
-family until we have noted it, and then lets it go on. Usual families do not stop. So a socket that lives for
-a microsecond is known, where a look into /proc would come too late. It changes nothing for the command.
+family, and each listen(2), until we have noted it, and then lets it go on. Usual families do not stop. So a
+socket that lives for a microsecond is known, where a look into /proc would come too late. It changes nothing
+for the command.
 """
 
 from __future__ import annotations
@@ -32,20 +36,22 @@ _X32: Final = 0x40000000  # __X32_SYSCALL_BIT, arch/x86/include/uapi/asm/unistd.
 
 
 class _Machine(NamedTuple):
-    """AUDIT_ARCH_* (include/uapi/linux/audit.h) and the numbers of socket(2), native and 32-bit."""
+    """AUDIT_ARCH_* (include/uapi/linux/audit.h) and numbers of socket(2) and listen(2), native and 32-bit."""
 
     arch: int
     socket: int
+    listen: int
     arch32: int
     socket32: int
+    listen32: int
     socketcall32: int  # the multiplexer of old; 0: there is none
 
 
 _MACHINES: Final = {
-    "x86_64": _Machine(0xC000003E, 41, 0x40000003, 359, 102),
-    "aarch64": _Machine(0xC00000B7, 198, 0x40000028, 281, 0),
+    "x86_64": _Machine(0xC000003E, 41, 50, 0x40000003, 359, 363, 102),
+    "aarch64": _Machine(0xC00000B7, 198, 201, 0x40000028, 281, 284, 0),
 }
-_SYS_SOCKET: Final = 1  # of socketcall(2), include/uapi/linux/net.h
+_SYS_SOCKET, _SYS_LISTEN = 1, 4  # of socketcall(2), include/uapi/linux/net.h
 
 
 def filter_program(machine: str) -> bytes | None:
@@ -60,11 +66,14 @@ def filter_program(machine: str) -> bytes | None:
         ("", _EQUAL, known.arch32, "other", "allow"),
         ("native", _LOAD, _NUMBER, "", ""),
         ("", _AND, ~_X32 & 0xFFFFFFFF, "", ""),
+        ("", _EQUAL, known.listen, "tell", ""),
         ("", _EQUAL, known.socket, "family", "allow"),
         ("other", _LOAD, _NUMBER, "", ""),
+        ("", _EQUAL, known.listen32, "tell", ""),
         ("", _EQUAL, known.socket32, "family", ""),
         ("", _EQUAL, known.socketcall32 or _ALLOW, "call", "allow"),
         ("call", _LOAD, _FIRST, "", ""),
+        ("", _EQUAL, _SYS_LISTEN, "tell", ""),
         ("", _EQUAL, _SYS_SOCKET, "tell", "allow"),
         ("family", _LOAD, _FIRST, "", ""),
         *(("", _EQUAL, family, "allow", "") for family in families),
@@ -85,9 +94,10 @@ def _jump(places: dict[str, int], label: str, at: int) -> int:
 class CallListener:
     """The filter's other end: `install` runs in the command's process, `listen` in ours."""
 
-    def __init__(self, note: Callable[[int, str], None]) -> None:
-        """`note` is told the process and what it did, from another thread."""
+    def __init__(self, note: Callable[[int, str], None], listens: Callable[[], None]) -> None:
+        """`note` is told the process and what it did, `listens` that one will listen; from another thread."""
         self._note = note
+        self._listens = listens
         self._program = filter_program(os.uname().machine)
         self._ours, self._theirs = socket.socketpair()
         self.active = False
@@ -125,10 +135,19 @@ class CallListener:
             number, pid = struct.unpack_from("<QI", told)
             (call,) = struct.unpack_from("<i", told, 16)
             (first,) = struct.unpack_from("<I", told, 32)
-            self._note(pid, _said(call, first))
+            if _is_listen(call, first):
+                self._listens()
+            else:
+                self._note(pid, _said(call, first))
             fcntl.ioctl(fd, _SEND, struct.pack("<QqiI", number, 0, 0, _CONTINUE))
         except OSError:
             return
+
+
+def _is_listen(call: int, first: int) -> bool:
+    known = _MACHINES.values()
+    multiplexed = first == _SYS_LISTEN and any(call == one.socketcall32 for one in known)
+    return multiplexed or any(call in {one.listen, one.listen32} for one in known)
 
 
 def _said(call: int, first: int) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracer import __version__
+from tracer.errors import TattleError
 from tracer.host.cgroups import cgroup2_root
 from tracer.model.records import timestamp
 from tracer.model.text import escape
@@ -80,7 +81,7 @@ class _Window:
         self._witness = stack.enter_context(Witness(options.instance, selector, options.engine))
         self._enforcing = Enforcing(options.instance, selector, self._witness.cgroups)
         self._holdings = Holdings(self._witness.engine, self._witness.cgroups, self._witness.ours)
-        self._calls = CallListener(self._holdings.add_call)
+        self._calls = CallListener(self._holdings.add_call, self._expect_clients)
         self._next_look = 0.0
         self._proxies: list[Json] = []
         self._child: Child | None = None
@@ -131,6 +132,11 @@ class _Window:
                 return
             self._witness.drain()
             self._look()
+
+    def _expect_clients(self) -> None:
+        """Recognise a program that is about to listen; where that fails, the next look tries again."""
+        with contextlib.suppress(TattleError, OSError):
+            self._witness.recognize()
 
     def _look(self) -> None:
         begun = time.monotonic()
