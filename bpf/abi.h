@@ -40,6 +40,7 @@ enum limits {
 	OPEN_SECONDS = 60,   /* an answer opens for its TTL, but at least so long */
 	PIECES_ROOM = 16384, /* bytes of a stream that wait for the rest of their message; a power of two */
 	PIECE_LEN = 512,     /* so many are copied in one go */
+	CUT_MS = 1200,	     /* a connection that is denied ends by itself so long after its first timer */
 	OPEN_SECONDS_MAX = 86400,
 	PATH_LEN = 64,	       /* bytes of a request line that are looked at */
 	PHASE_ROOM = 8,	       /* counts of requests by phase; a power of two */
@@ -161,6 +162,8 @@ enum socket_flags {
 	SOCKET_SENT = 32,	/* a first packet was seen: scope decided, `send` reported */
 	SOCKET_ASK_AGAIN = 128, /* sendmsg to `asked` was allowed this once */
 	SOCKET_LOOPBACK = 64,	/* somebody asked to see its loopback traffic */
+	SOCKET_WATCHED = 4096,	/* its segments are told of, see watch_writes() */
+	SOCKET_ENDED = 2048,	/* denied for what it said, and told of */
 	SOCKET_NAMED = 256,	/* its server's name was seen and may be spoken to */
 	SOCKET_SENT_TO = 512,	/* `sent_to` is known */
 	SOCKET_INNER = 1024,	/* a child of its client's serves it: the client's own client is waiting */
@@ -472,11 +475,17 @@ struct policy {
 	__u32 default_allow; /* 0: deny what no rule names, but loopback */
 	__u32 strict;	     /* 1: deny replies on accepted connections, too */
 	__u32 names;	     /* enum name_kinds: which kinds of rules by name it has */
-	__u32 reserved;
+	__u32 unasked; /* enum unasked: sockets that may be made because a rule allows something of them */
 	__u32 allow_scopes;
 	__u32 deny_scopes;
 	__u16 allow_rule[8]; /* by bit number of the scope: which rule said so */
 	__u16 deny_rule[8];
+};
+
+/* Bits of policy.unasked: protocols whose connect no hook is asked about. */
+enum unasked {
+	UNASKED_SCTP = 1,
+	UNASKED_DCCP = 2,
 };
 
 /* Key of `rules`, a longest-prefix map; prefix_bits counts the policy's number, too. */
@@ -608,6 +617,14 @@ struct peer_key {
 	__u16 reserved[3];
 };
 
+/* Key of `denied_streams`, to the time (CLOCK_BOOTTIME, ns): connections denied for what they said. */
+struct stream_key {
+	__u8 remote[ADDRESS_LEN];
+	__be16 remote_port;
+	__be16 local_port;
+	__u32 reserved;
+};
+
 /* Value of `phased`, by target id; written by the user half only. */
 struct phased {
 	__u32 phased;	 /* 1: its API is known, see `api_paths` */
@@ -680,6 +697,7 @@ enum usage {
 	USAGE_PORTED_GONE = 1, /* written by the user half only, as it deletes them */
 	USAGE_MPTCP_OLDER =
 		2, /* 1: the inventory has found MPTCP sockets; of their subflows nobody has told us */
+	USAGE_STREAMS_DENIED = 3, /* connections denied after they had begun, see `denied_streams` */
 	USAGES,
 };
 
@@ -768,6 +786,7 @@ ABI_SIZE(struct lookup, 32);
 ABI_SIZE(struct rule_key, 24);
 ABI_SIZE(struct rules, 4 + 8 * RULE_PORTS);
 ABI_SIZE(struct peer_key, 32);
+ABI_SIZE(struct stream_key, 24);
 ABI_SIZE(struct slot, 144);
 ABI_SIZE(struct socket_state, 152);
 ABI_SIZE(struct opening, 16 * OPENINGS);

@@ -18,7 +18,7 @@ static __always_inline void peer_of(struct bpf_sock_addr *ctx, const union addre
 
 /*
  * Is this an address of the host, in the network namespace of the caller? User space has entered those that
- * it knows (tracer/host/addresses.py). Trusted no farther than the call: packets are judged by their way.
+ * it knows (tracer/netlink/addresses.py). Trusted no farther than the call: packets are judged by their way.
  */
 checked_once int is_own(__u64 high, __u64 low)
 {
@@ -194,15 +194,32 @@ checked_once int received_here(struct bpf_sock_addr *ctx, __u64 high, __u64 low,
 	return true;
 }
 
+/* A question for a name: its packet is dropped as well, but tells which name was wanted. */
+checked_once int is_targets_resolver(__u32 number, __u64 high, __u64 low)
+{
+	union address remote = {.halves = {high, low}};
+
+	for_each_member(one, number_of(number))
+	{
+		const struct policy *policy = policy_of(one);
+
+		if (policy && is_resolver(policy->number, &remote))
+			return true;
+	}
+	return false;
+}
+
 /* May this datagram go on? An answer of no is given here and at once, unless somebody here would receive it.
  */
 static __always_inline enum answer ask_datagram(struct bpf_sock_addr *ctx, const struct socket_state *state,
 						const struct peer *peer, __u32 target)
 {
 	__u64 cookie = state ? bpf_get_socket_cookie(ctx) : 0;
-	enum answer answer = ask_call(peer, target, cookie, may_be_own(state, peer));
+	bool asks_name = peer->port == bpf_htons(DNS_PORT) &&
+			 is_targets_resolver(target, peer->remote.halves[0], peer->remote.halves[1]);
+	enum answer answer = ask_call(peer, target, cookie, asks_name || may_be_own(state, peer));
 
-	if (answer == ANSWER_LATER &&
+	if (answer == ANSWER_LATER && !asks_name &&
 	    !received_here(ctx, peer->remote.halves[0], peer->remote.halves[1], peer->port))
 		return ask_call(peer, target, cookie, false);
 	return answer;

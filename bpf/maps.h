@@ -176,6 +176,8 @@ MAP_LRU(named_phases, __u64, __u32, 4096);
 /* By its two ports: who has connected within this host. For an LRU what it forgets is counted twice. */
 MAP_LRU(inner_clients, __u64, __u64, 4096);
 MAP_LRU(asked_peers, struct peer_key, __u64, 8192);
+/* An LRU: who reads it ends the connection, and what is forgotten ends by itself. */
+MAP_LRU(denied_streams, struct stream_key, __u64, 1024);
 MAP_SOCKET_STORAGE(sockets, struct socket_state);
 MAP_ARRAY(phased, struct phased, 1024);
 MAP_ARRAY(phases, struct phase_state, 1024);

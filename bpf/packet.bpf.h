@@ -414,6 +414,28 @@ static __noinline void watch_end(struct __sk_buff *skb, struct socket_state *sta
 	end_peer(state);
 }
 
+/*
+ * A connection that is denied for what it said: nothing more of it leaves. The user half, where it runs,
+ * resets it; else the kernel gives it up, see tcp_writes().
+ */
+static __noinline void end_stream(struct __sk_buff *skb, struct socket_state *state)
+{
+	__u32 index = USAGE_STREAMS_DENIED;
+	struct stream_key key = {.remote_port = state->flow.remote_port};
+	__u64 *count = map_lookup(usage, &index);
+	__u64 now = coarse_now();
+
+	if (state->verdict == VERDICT_DENIED && state->flags & SOCKET_ENDED)
+		return;
+	state->verdict = VERDICT_DENIED;
+	state->flags |= SOCKET_ENDED;
+	__builtin_memcpy(key.remote, state->flow.remote, ADDRESS_LEN);
+	load(skb, transport_at(transport_header(skb)), &key.local_port);
+	map_put(denied_streams, &key, &now);
+	if (count)
+		add(count, 1);
+}
+
 /* A packet that is worth more than counting. False: drop it. One that is held comes again, and is copied
  * then. */
 static __noinline bool careful(struct __sk_buff *skb, struct socket_state *state, bool out)
@@ -428,6 +450,8 @@ static __noinline bool careful(struct __sk_buff *skb, struct socket_state *state
 		sample_dns(skb, state, NULL, out, verdict);
 	if (state->care & CARE_HELLO && out)
 		sample_hello(skb, state, verdict);
+	if (passage == PASSAGE_NO && state->flow.proto == PROTO_TCP)
+		end_stream(skb, state);
 	if (state->care & CARE_END)
 		watch_end(skb, state, out);
 	return passage != PASSAGE_NO;
@@ -451,8 +475,11 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 		judge_socket(skb, state);
 	if (state->care & CARE_PHASE)
 		rephase(skb, state, out);
-	if (state->verdict == VERDICT_DENIED && !pass_denied(skb, state, out))
+	if (state->verdict == VERDICT_DENIED && !pass_denied(skb, state, out)) {
+		if (out && state->care & CARE_DNS) /* which name was wanted */
+			sample_dns(skb, state, NULL, out, VERDICT_DENIED);
 		return false;
+	}
 	if (state->care & CARE_TALK)
 		listen_in_to(skb, state, out);
 	if (state->care & ~(CARE_PHASE | CARE_TALK | CARE_HOST) && !careful(skb, state, out))

@@ -374,6 +374,32 @@ static __always_inline bool waits_no_more(struct __sk_buff *skb, const struct po
 	return policy->mode == POLICY_AUDIT || is_full(skb);
 }
 
+/*
+ * May a socket of this protocol be made? No hook is asked when SCTP or DCCP connects: what is denied would be
+ * dropped, and the program wait. So where the policy can allow nothing of it, not even the socket is made.
+ */
+checked_once int socket_allowed(__u32 number, __u32 proto)
+{
+	__u32 kind = proto == PROTO_SCTP ? UNASKED_SCTP : proto == PROTO_DCCP ? UNASKED_DCCP : 0;
+	struct peer nowhere = {.proto = proto};
+	struct flow_key key;
+
+	if (!kind)
+		return true;
+	for_each_member(one, number_of(number))
+	{
+		const struct policy *policy = policy_of(one);
+
+		if (!policy || policy->mode != POLICY_ENFORCE || policy->default_allow ||
+		    policy->unasked & kind)
+			continue;
+		flow_key_of(&key, identify(number), phase_of(number), &nowhere);
+		denied(&key, denied_by(one, policy, VERDICT_DENIED), DENIED_CALL);
+		return false;
+	}
+	return true;
+}
+
 /* What a call of the current process to this peer is told. */
 enum answer {
 	ANSWER_NO,   /* EPERM */
@@ -399,6 +425,8 @@ static __always_inline enum answer ask_call(const struct peer *peer, __u32 targe
 	bool audit = judged & AUDITED, is_denied = verdict_of(judged) == VERDICT_DENIED;
 	struct flow_key key;
 
+	if (unsure && is_denied && peer->port == bpf_htons(DNS_PORT))
+		return ANSWER_LATER;
 	if (unsure && (is_denied || judged & OWN_DENIED) && is_denied == own_would_pass(target, peer))
 		return ANSWER_LATER;
 	if (!is_denied) /* if need be, its packets are asked for a name */

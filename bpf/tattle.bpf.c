@@ -41,6 +41,7 @@ const enum name_form *_name_form __attribute__((used));
 const enum phase *_phase __attribute__((used));
 const enum sum_address *_sum_address __attribute__((used));
 const enum sample_kind *_sample_kind __attribute__((used));
+const enum unasked *_unasked __attribute__((used));
 const struct sample *_sample __attribute__((used));
 const struct notice *_notice __attribute__((used));
 const enum notice_kind *_notice_kind __attribute__((used));
@@ -125,6 +126,8 @@ int sock_create(struct bpf_sock *ctx)
 	if (ctx->type == SOCK_DGRAM && (ctx->protocol == PROTO_UDP || ctx->protocol == PROTO_UDPLITE))
 		return PASS;
 	target = current_target();
+	if (!socket_allowed(target, ctx->protocol))
+		return !PASS;
 	open_per_packet(socket_create(sockets, ctx), ctx->protocol, loopback_wanted(0, target), target);
 	return PASS;
 }
@@ -164,6 +167,9 @@ int sock_ops(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		tcp_established(ctx);
+		break;
+	case BPF_SOCK_OPS_HDR_OPT_LEN_CB:
+		tcp_writes(ctx);
 		break;
 	case BPF_SOCK_OPS_RTO_CB:
 		tcp_retransmits(ctx);

@@ -5,6 +5,7 @@
 
 #include "http.bpf.h"
 #include "mptcp.bpf.h"
+#include "policy.bpf.h"
 
 enum { TCP_USER_TIMEOUT = 18 }; /* include/uapi/linux/tcp.h */
 
@@ -54,6 +55,40 @@ static __noinline void tcp_retransmits(struct bpf_sock_ops *ops)
 
 	if (state && state->verdict == VERDICT_DENIED)
 		bpf_setsockopt(ops, PROTO_TCP, TCP_USER_TIMEOUT, &now, sizeof(now));
+}
+
+/*
+ * A connection may be denied for the first that it says, which then never leaves: nothing is in flight, so
+ * that no retransmission times out, and the kernel probes for a quarter of an hour. Where a target's rules
+ * read what a connection says, its segments are told of before they are sent (BPF_SOCK_OPS_HDR_OPT_LEN_CB),
+ * until it has been allowed; TCP_USER_TIMEOUT then bounds the probes, too (net/ipv4/tcp_timer.c).
+ */
+static __always_inline void watch_writes(struct bpf_sock_ops *ops, struct socket_state *state)
+{
+	const struct policy *policy = policy_of(state->named);
+
+	if (state->flow.direction == DIRECTION_IN || !policy || !policy->names ||
+	    policy->mode != POLICY_ENFORCE)
+		return;
+	state->flags |= SOCKET_WATCHED;
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+}
+
+/* A segment is about to be sent. */
+static __noinline void tcp_writes(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
+	int patience = CUT_MS;
+
+	if (!state || !(state->flags & SOCKET_WATCHED)) /* another instance's */
+		return;
+	if (state->verdict == VERDICT_DENIED)
+		bpf_setsockopt(ops, PROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof(patience));
+	else if (state->care & (CARE_SNI | CARE_QUERY))
+		return;
+	state->flags &= ~SOCKET_WATCHED;
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 }
 
 static __always_inline void report(struct bpf_sock_ops *ops, struct socket_state *state, enum event_kind kind,
@@ -268,6 +303,8 @@ static __noinline void tcp_established(struct bpf_sock_ops *ops)
 		note_inner(ops, state);
 		count_established(ops, state, EVENT_ESTABLISHED);
 	}
+	if (state->mode == MODE_FIXED)
+		watch_writes(ops, state);
 }
 
 static __always_inline int error_of(struct bpf_sock *sk)

@@ -420,6 +420,22 @@ def test_audit_counts_and_lets_pass(world: World) -> None:
     )
 
 
+@pytest.mark.parametrize("connected", [False, True])
+def test_the_names_that_a_closed_target_wants_are_told(connected: bool, world: World) -> None:  # noqa: FBT001 - a parameter
+    """Without any rule by name no question leaves, and `flows` has the names with what would allow them."""
+    world.jail.block()
+    name = f"wanted-{connected}.example".lower()
+    assert world.try_("rounds", asks=name, connected=connected)["errno"] == "EPERM"
+
+    def told() -> list[str]:
+        refused = world.jail.daemon.ask("flows")["refused"]
+        return [one["command"] for one in refused if one["name"] == name]
+
+    until(lambda: [] if told() else ["the name is not told"])
+    world.jail.block(*shlex.split(told()[0])[3:-2])
+    assert told() == []
+
+
 def test_what_was_refused_is_told_with_its_mend(world: World) -> None:
     """A pull that is redirected to another host: `flows` names it, and the command that allows it works."""
     world.jail.block("--allow", f"{ALLOWED}:{world.port}")

@@ -28,6 +28,7 @@ ENUMS = {
     "result": {"RESULT_OK": 0, "RESULT_UNKNOWN": -1},
     "sample_kind": {"SAMPLE_DNS": 1, "SAMPLE_HELLO": 2, "SAMPLE_REQUEST": 3, "SAMPLE_REQUEST_END": 4},
     "flow_flags": {"FLOW_VIA_LOOPBACK": 1, "FLOW_PREEXISTING": 2, "FLOW_OVERLAP": 4},
+    "unasked": {"UNASKED_SCTP": 1, "UNASKED_DCCP": 2},
     "scope_bit": {
         f"SCOPE_{name}": 1 << number
         for number, name in enumerate(("LOOPBACK", "LAN", "MULTICAST", "INTERNET", "DNS"))

@@ -26,7 +26,11 @@ def main(address4: str, address6: str) -> None:
         "udp4-connected": lambda: datagram(socket.AF_INET, (address4, UDP4), connected=True),
         "udp6-connected": lambda: datagram(socket.AF_INET6, (address6, UDP6), connected=True),
         "raw4": lambda: raw((address4, 0)),
-        "loopback": loopback,
+        "sctp": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close(),
+        "loopback": lambda: talk("127.0.0.1"),
+        "own4": lambda: talk(own(socket.AF_INET, address4)),
+        "own6": lambda: talk(own(socket.AF_INET6, address6)),
+        "own4-datagram": lambda: answer(own(socket.AF_INET, address4)),
     }
     print(json.dumps({name: said(way) for name, way in ways.items()}), flush=True)
 
@@ -63,12 +67,32 @@ def raw(peer: tuple[str, int]) -> None:
         packets.sendto(ICMP_ECHO, peer)
 
 
-def loopback() -> None:
-    """Be one's own client."""
+def own(family: int, far: str) -> str:
+    """Return the address of this side from which the far one is spoken to; nothing is sent."""
+    with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+        datagrams.connect((far, UDP4))
+        address: str = datagrams.getsockname()[0]
+        return address
+
+
+def talk(host: str) -> None:
+    """Be one's own client at an address of this host."""
     with contextlib.ExitStack() as opened:
-        server = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
-        opened.enter_context(socket.create_connection(server.getsockname(), timeout=30))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        server = opened.enter_context(socket.create_server((host, 0), family=family))
+        opened.enter_context(socket.create_connection(server.getsockname()[:2], timeout=30))
         opened.enter_context(server.accept()[0])
+
+
+def answer(host: str) -> None:
+    """Send a datagram to oneself, by an address of this host, and take it."""
+    with contextlib.ExitStack() as opened:
+        server = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        server.bind((host, 0))
+        server.settimeout(30)
+        client = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        client.sendto(PAYLOAD, server.getsockname())
+        server.recv(1000)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ UNUSED = re.compile(
     r"|usr/lib/python3.11/(ensurepip|lib2to3|idlelib|tkinter|pydoc_data|distutils|config-|turtle|unittest)"
     r"|.*/(test|tests|__pycache__)/|.*\.(a|exe)$",
 )
-MODULES = ("veth",)  # and what they depend on; what is built in is no file
+# And what they depend on; what is built in is no file. A file of modules goes by their names.
+MODULES = ("veth", "tcp_diag", "sctp")
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 
@@ -112,7 +113,7 @@ def project_archive() -> bytes:
 
 def _kernel_files(kernel: Kernel) -> tuple[Path, Path]:
     home = CACHE / "kernels" / kernel.suite
-    vmlinuz, modules = home / "vmlinuz", home / "modules.cpio"
+    vmlinuz, modules = home / "vmlinuz", home / f"{'-'.join(MODULES)}.cpio"
     if not (vmlinuz.exists() and modules.exists()):
         home.mkdir(parents=True, exist_ok=True)
         files = [member for deb in _kernel_debs(kernel) for member in members(deb)]

@@ -44,6 +44,7 @@ _ENUMS = (
     "policy_mode",
     "engine",
     "scope_bit",
+    "unasked",
     "sum_address",
     "name_kinds",
     "name_form",

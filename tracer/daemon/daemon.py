@@ -23,12 +23,13 @@ from exporters.prometheus.series import Book
 from tracer import config
 from tracer.daemon import sdnotify
 from tracer.daemon.control import Client, ControlServer, notice_now
+from tracer.daemon.cutter import Cutter
 from tracer.errors import TattleError, UsageError
 from tracer.host import capabilities, cgroups
-from tracer.host.addresses import Changes
 from tracer.host.faults import SURVIVED, reason
 from tracer.host.syscalls import keep_heap_small
 from tracer.model.jsonlines import EVERYBODY, encode
+from tracer.netlink.addresses import Changes
 from tracer.session.session import Core, Line, engine_options
 from tracer.targets.finder import parse
 
@@ -122,9 +123,13 @@ def run(options: RunOptions) -> int:
         )
         core = Core(engine, paths.state, settings.policies())
         stack.callback(core.close)
-        core.cut()
+        cutter = Cutter(core.cut)
+        stack.callback(cutter.close)
+        cutter.go()
+        cutter.wait()
         assert listening is not None  # the engine was opened, hence the lock was free
         daemon = Daemon(options, settings, core, signals, sink)
+        daemon.cut = cutter.go
         stack.callback(daemon.close)
         capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
         daemon.serve(listening, keys, paths.control)
@@ -187,6 +192,9 @@ class Daemon:
         self._options = options
         self._settings = settings
         self._core = core
+        self.cut: Callable[[], None] = lambda: None
+        """Has connections ended that the policies deny."""
+        self._denied = core.streams_denied()
         self._signals = signals
         self._selector = selectors.DefaultSelector()
         self._stop = False
@@ -307,6 +315,7 @@ class Daemon:
                     key.data(mask)
             with survive("loop", "events"):
                 self._pump(listening=listening)
+            self._cut_denied()
             now = time.monotonic()
             if now >= tidy_at:
                 tidy_at = now + TIDY_S
@@ -325,6 +334,13 @@ class Daemon:
         if self._page is not None:
             with survive("tidy", "the page"):
                 self._page.sample()
+
+    def _cut_denied(self) -> None:
+        """Have connections ended that were denied for what they said: their peers know of nothing else."""
+        denied = self._core.streams_denied()
+        if denied != self._denied:
+            self._denied = denied
+            self.cut()
 
     def _pause(self) -> float:
         return DRAIN_S if time.monotonic() - self._told_at < BUSY_S else QUIET_S
@@ -383,10 +399,11 @@ class Daemon:
         sdnotify.notify("READY=1")
 
     def _police(self, fresh: config.Config) -> None:
-        """Put targets and policies in force; connections that are open are denied, but not cut any more."""
+        """Put targets and policies in force, and have open connections cut that these deny."""
         try:
             self._core.restore(fresh.policies())
             self._core.retarget(fresh.targets)
+            self.cut()
         except TattleError as error:
             log.error("targets and policies stay as they are", error=error.message, hint=error.hint)  # noqa: TRY400
 

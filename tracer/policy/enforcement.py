@@ -14,12 +14,12 @@ import structlog
 
 from tracer.errors import HostError, TargetRefused, TattleError, UsageError
 from tracer.host import cgroups, resolv_conf
-from tracer.host.addresses import by_namespace
 from tracer.host.files import locked
 from tracer.model.text import escape
+from tracer.netlink.addresses import by_namespace
 from tracer.policy.openings import Openings
 from tracer.policy.own_addresses import OwnAddresses
-from tracer.policy.reset import cut
+from tracer.policy.reset import Judge, cut
 from tracer.policy.rules import Mode, Policy, compile_policy
 from tracer.policy.store import PolicyFile, Saved, Source
 from tracer.policy.tables import PolicyTables
@@ -133,7 +133,7 @@ class Enforcement:
             before = policies.get(policy.target)
             fresh = Saved(policy, Source.COMMAND, self._places(parse(policy.target), before))
             with self._file.replaced({**policies, policy.target: fresh}):
-                self._put(fresh)
+                self._put(fresh, before)
             self.know_addresses()
             present = tuple(path for path in fresh.cgroups if self._directory(path).is_dir())
             running = self._members.processes(self._book.number(policy.target))
@@ -207,12 +207,8 @@ class Enforcement:
             return 0
         owner = self._book.number(policy.target)
         members = self._members.tables.members
-        return cut(
-            self._engine,
-            lambda number: owner in members(number),
-            compile_policy(policy),
-            self._openings.opened(owner),
-        )
+        judge = Judge(owner, compile_policy(policy), self._tables, self._openings)
+        return cut(self._engine, lambda number: owner in members(number), judge.denies)
 
     def tidy(self) -> None:
         """Forget addresses whose time is over, and follow a host whose resolvers have changed."""
@@ -221,7 +217,7 @@ class Enforcement:
         in_force = self._tables.in_force()
         for name, one in self.saved().items():
             held = in_force.get(self._book.number(name))
-            if held is not None and held.names:
+            if held is not None:
                 names = compile_policy(one.policy).names
                 self._tables.local.follow(held.number, names, self._resolvers(one))
 
@@ -288,7 +284,7 @@ class Enforcement:
     def _renewed(self, one: Saved, before: Saved | None) -> Saved:
         self._require_hooks_to_come()
         fresh = Saved(one.policy, one.source, self._places(parse(one.policy.target), before))
-        self._put(fresh)
+        self._put(fresh, before)
         return fresh
 
     def _require_hooks_to_come(self) -> None:
@@ -299,14 +295,15 @@ class Enforcement:
                 f"nothing can be blocked: this kernel refuses hook {lacking[0]}", "tattle doctor says more"
             )
 
-    def _put(self, fresh: Saved) -> None:
+    def _put(self, fresh: Saved, before: Saved | None) -> None:
         """Name the target, then put its policy in force; where that fails it is named as before."""
         number = self._book.number(fresh.policy.target)
         table = compile_policy(fresh.policy)
         was_named = number in self._members.tables.named()
         self._members.name({number: self._meaning(fresh)})
         try:
-            self._tables.put(number, table, self._resolvers(fresh) if table.names else None)
+            seen = self._resolvers(fresh)
+            self._tables.put(number, table, seen, compile_policy(before.policy) if before else None)
         except TattleError:
             if not was_named:
                 self._members.unname([number])

@@ -55,10 +55,14 @@ class Openings:
                     if by[at]:
                         yield Opening(target, address, *by[at : at + _WORDS])
 
-    def opened(self, target: int) -> set[bytes]:
-        """Return the addresses, 16 bytes each, that are open for a target now."""
+    def names(self, target: int) -> dict[bytes, set[int]]:
+        """Return the addresses, 16 bytes each, that are open for a target now, with the names' numbers."""
         now = seconds_now()
-        return {one.address for one in self if one.target == target and one.is_open(now)}
+        found: dict[bytes, set[int]] = {}
+        for one in self:
+            if one.target == target and one.is_open(now):
+                found.setdefault(one.address, set()).add(one.name)
+        return found
 
     def expired(self, target: int) -> dict[bytes, int]:
         """Return the addresses that are closed again, each with the age of the last answer with it, in s."""

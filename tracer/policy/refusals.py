@@ -10,7 +10,8 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tracer.policy.rules import as_command
+from tracer.policy.name_rules import Pattern
+from tracer.policy.rules import Name, as_command
 
 if TYPE_CHECKING:
     from tracer.policy.rules import Policy
@@ -53,7 +54,22 @@ class Refusals:
         ]
 
 
-def allowing(policy: Policy, refused: Refused, instance: str) -> str:
-    """Give the command that allows this name, too, and changes nothing else of the policy."""
+def allowing(policy: Policy, refused: Refused, instance: str) -> str | None:
+    """Return the command that allows this name, too, and changes nothing else of the policy.
+
+    None where a rule speaks of the name already: one that allows it has been followed, one that denies it is
+    meant.
+    """
+    if any(_speaks(rule.match, refused) for rule in policy.rules()):
+        return None
     rule = refused.name if refused.port is None else f"{refused.name}:{refused.port}"
     return as_command(replace(policy, allow=(*policy.allow, rule)), instance)
+
+
+def _speaks(match: object, refused: Refused) -> bool:
+    """Say whether a rule is about this name, at this port."""
+    if not isinstance(match, Name) or match.port not in (0, refused.port or match.port):
+        return False
+    return Pattern(match.name, match.wildcard).covers(
+        Pattern(refused.name.lower().rstrip("."), wildcard=False)
+    )

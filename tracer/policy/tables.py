@@ -16,7 +16,7 @@ from tracer.bpf.btf import pack
 from tracer.errors import HostError, KernelError
 from tracer.host import syscalls
 from tracer.policy.local_names import LocalNames
-from tracer.policy.rules import Mode, ScopeBit
+from tracer.policy.rules import PROTOCOLS, Mode, PortRule, ScopeBit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tracer.bpf.maps.tables import Maps
     from tracer.host.resolv_conf import Resolvers
     from tracer.policy.name_rules import NameEntry
-    from tracer.policy.rules import Entry, PortRule, Table
+    from tracer.policy.rules import Entry, Table
 
 _POLICY_BITS: Final = 32  # the first word of a key in `rules`
 _NUMBER_AT: Final = {"rules": 4, "names": 0, "named": 0, "resolvers": 0, "hosted": 0}
@@ -55,9 +55,12 @@ class PolicyTables:
         self._kinds = abi.enums["name_kinds"]
         self.local = LocalNames(maps, abi)
 
-    def put(self, target: int, table: Table, seen: Resolvers | None = None) -> None:
+    def put(
+        self, target: int, table: Table, seen: Resolvers | None = None, older: Table | None = None
+    ) -> None:
         """Put a policy in force for a target, in place of what it had; `seen` is how it looks names up.
 
+        What names of the `older` policy have opened stays open where a wildcard of this one covers them.
         Raises HostError where a table is full; then nothing has changed.
         """
         if self._stale() and syscalls.wait_for_readers():
@@ -68,7 +71,9 @@ class PolicyTables:
                 self._insert(number, entry)
             for name in table.names:
                 self._insert_name(number, name)
-            if seen and table.names:
+            for old, new in inherited(older.names if older else (), table.names):
+                self._insert_number(number, old.id, new)
+            if seen:
                 self.local.put(number, table.names, seen)
             libbpf.update(self._policies, struct.pack("<I", target), self._value(number, table))
         except KernelError as error:
@@ -136,15 +141,36 @@ class PolicyTables:
     def _insert_name(self, number: int, entry: NameEntry) -> None:
         """Enter a name as DNS writes it, as TLS does, and by its number."""
         below = "_BELOW" if entry.pattern.wildcard else ""
-        said = (entry.id, entry.deny, entry.lan, entry.rule, *self._ports(entry.ports))
-        value = struct.pack(self._abi.name_rules.format, *said)
+        value = self._named_value(entry)
         for form, text in (("WIRE", entry.pattern.wire), ("TEXT", entry.pattern.name.encode())):
             key = struct.pack(
                 self._abi.name_key.format, number, self._forms[f"NAME_{form}{below}"], len(text), text
             )
             libbpf.update(self._maps.fd("names"), key, value)
-        key = struct.pack(self._abi.named_key.format, number, entry.id)
-        libbpf.update(self._maps.fd("named"), key, value)
+        self._insert_number(number, entry.id, entry)
+
+    def _insert_number(self, number: int, name: int, entry: NameEntry) -> None:
+        key = struct.pack(self._abi.named_key.format, number, name)
+        libbpf.update(self._maps.fd("named"), key, self._named_value(entry))
+
+    def _named_value(self, entry: NameEntry) -> bytes:
+        said = (entry.id, entry.deny, entry.lan, entry.rule, *self._ports(entry.ports))
+        return struct.pack(self._abi.name_rules.format, *said)
+
+    def number(self, target: int) -> int:
+        """Return the number of the policy that a target has; 0: it has none."""
+        held = self.in_force().get(target)
+        return held.number if held else 0
+
+    def named(self, number: int, name: int) -> tuple[PortRule, ...]:
+        """Return what a policy says of a name, by its number, as the kernel has it; nothing: it has none."""
+        key = struct.pack(self._abi.named_key.format, number, name)
+        value = libbpf.lookup(self._maps.fd("named"), key, self._abi.name_rules.size)
+        if value is None:
+            return ()
+        _, _, _, _, count, *words = struct.unpack(self._abi.name_rules.format, value)
+        width = len(PortRule._fields)
+        return tuple(PortRule(*words[at : at + width]) for at in range(0, count * width, width))
 
     def _forget(self, number: int) -> None:
         for name, key, found in list(self._numbered()):
@@ -165,12 +191,24 @@ class PolicyTables:
             "default_allow": policy.default_allow,
             "strict": policy.strict,
             "names": self._name_kinds(table),
+            "unasked": self._unasked(table),
             "allow_scopes": _mask(table.allow_scopes),
             "deny_scopes": _mask(table.deny_scopes),
         }
         fields |= {f"allow_rule[{bit.value}]": rule for bit, rule in table.allow_scopes.items()}
         fields |= {f"deny_rule[{bit.value}]": rule for bit, rule in table.deny_scopes.items()}
         return pack(self._abi.policy, fields)
+
+    def _unasked(self, table: Table) -> int:
+        """Say of which protocols without a hook at connect a rule allows something (`enum unasked`)."""
+        ports = [one.ports for one in table.entries] + [one.ports for one in table.names]
+        allowed = {port.proto for some in ports for port in some if not port.deny}
+        kinds = self._abi.enums["unasked"]
+        return sum(
+            kinds[f"UNASKED_{name.upper()}"]
+            for name in ("sctp", "dccp")
+            if table.allow_scopes.keys() - {ScopeBit.DNS} or allowed & {0, PROTOCOLS[name]}
+        )
 
     def _refused(self, error: KernelError, table: Table) -> HostError:
         if error.errno not in _FULL:
@@ -181,6 +219,17 @@ class PolicyTables:
             f" names, more than there is room for: {room} and {names} in all; nothing has changed",
             "take wider prefixes or wildcards, or unblock another target",
         )
+
+
+def inherited(
+    older: Iterable[NameEntry], newer: tuple[NameEntry, ...]
+) -> Iterator[tuple[NameEntry, NameEntry]]:
+    """Yield each name that only the older policy has, with the narrowest of the newer one that covers it."""
+    kept = {entry.id for entry in newer}
+    for old in older:
+        covering = [new for new in newer if new.pattern.covers(old.pattern)]
+        if old.id not in kept and covering:
+            yield old, max(covering, key=lambda new: len(new.pattern.name))
 
 
 def _mask(scopes: dict[ScopeBit, int]) -> int:

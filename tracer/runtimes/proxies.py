@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tracer.host import addresses, network
+from tracer.host import network
 from tracer.model.process import unit_of
 from tracer.model.scope import Scope, packed, scope
 from tracer.model.text import escape
+from tracer.netlink import addresses
 from tracer.runtimes.detect import is_interpreter
 from tracer.runtimes.switches import environment
 

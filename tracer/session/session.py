@@ -154,9 +154,14 @@ class Core:
     def cut(self) -> None:
         """Cut open connections that the policies deny; needs the privileges of the start."""
         if self.enforcement is not None:
+            self.book.reload()
             for one in self.enforcement.saved().values():
                 if count := self.enforcement.cut(one.policy):
                     log.info("open connections cut", target=one.policy.target, connections=count)
+
+    def streams_denied(self) -> int:
+        """Return how many connections the kernel half has denied after they had begun."""
+        return self.engine.maps.streams_denied()
 
     def retarget(self, texts: Iterable[str]) -> None:
         """Make the kernel's tables say that these are watched, beside those that have a policy.

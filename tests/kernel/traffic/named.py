@@ -8,12 +8,14 @@ import ssl
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from common import Outcome, await_go, main, pause
 
 A, AAAA = 1, 28
+IPPROTO_MPTCP = 262
 TIMEOUT = 4
 
 
@@ -130,6 +132,27 @@ def hello(outcome: Outcome, a: dict[str, Any]) -> None:
             outcome.call(stream.sendall, bytes.fromhex(piece))
             pause(0.02)
         outcome.received = len(outcome.call(stream.recv, 100) or b"")
+
+
+def patient(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Connect, say something, and wait for whatever comes of it, however long: no time-out of our own."""
+    family = socket.AF_INET6 if ":" in a["host"] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if a.get("mptcp") else 0) as stream:
+        if "control" in a:
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, a["control"].encode())
+        outcome.call(stream.connect, (a["host"], a["port"]))
+        if a.get("waits"):
+            await_go()
+        for piece in a.get("pieces", ()):
+            outcome.call(stream.sendall, bytes.fromhex(piece))
+        if a.get("talks"):  # the server's answer, and after the test's word something of ours that ends it
+            outcome.call(stream.recv, 1 << 16)
+            await_go()
+            outcome.call(stream.sendall, b"no TLS record")
+        before = time.monotonic()
+        outcome.extra["end"] = outcome.call(stream.recv, 100)
+        outcome.extra["end"] = repr(outcome.extra["end"])
+        outcome.extra["seconds"] = time.monotonic() - before
 
 
 def kept(outcome: Outcome, a: dict[str, Any]) -> None:
@@ -329,6 +352,7 @@ OPERATIONS = {
     "asking": asking,
     "hello": hello,
     "kept": kept,
+    "patient": patient,
     "serve": serve,
     "lie": lie,
     "answer_itself": answer_itself,

@@ -38,7 +38,7 @@ class Server:
             sock = socket.socket(family, socket.SOCK_DGRAM, UDPLITE if kind == "udplite" else 0)
             sock.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
         else:
-            sock = socket.socket(family, socket.SOCK_STREAM, MPTCP if kind == "mptcp" else 0)
+            sock = socket.socket(family, socket.SOCK_STREAM, MPTCP if kind.endswith("mptcp") else 0)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -60,6 +60,8 @@ class Server:
             self.add("connections", 1)
             if self.kind == "sink":
                 connection.close()
+            elif self.kind.startswith("echo"):
+                threading.Thread(target=self._echo, args=(connection,), daemon=True).start()
             else:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
@@ -68,6 +70,14 @@ class Server:
             try:
                 self._exchange(connection)
             except (ConnectionError, TimeoutError):
+                self.add("broken", 1)
+
+    def _echo(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                while piece := connection.recv(CHUNK):
+                    connection.sendall(piece)
+            except OSError:
                 self.add("broken", 1)
 
     def _exchange(self, connection: socket.socket) -> None:

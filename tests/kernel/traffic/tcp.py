@@ -1,6 +1,7 @@
 """TCP as programs do it: plain, by sendfile, splice and zerocopy, failing, reused, abandoned."""
 
 import ctypes
+import errno
 import json
 import os
 import select
@@ -8,6 +9,8 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 from typing import Any
 
 from common import CHUNK, Outcome, await_go, family_of, main, pause, request
@@ -151,6 +154,52 @@ def held(outcome: Outcome, a: dict[str, Any]) -> None:
             _finish(sock, "orderly")
         else:
             _exchange(outcome, sock, a)
+
+
+def wait(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Connect, and wait for the server to say something, which it never does: no time-out of our own."""
+    with _socket(a) as sock:
+        sock.setblocking(True)  # noqa: FBT003
+        outcome.call(sock.connect, _peer(a))
+        outcome.call(sock.send, request(1, 0))
+        print('{"waits": true}', flush=True)
+        outcome.extra["end"] = repr(outcome.call(sock.recv, 100))
+        outcome.extra["ended_at"] = time.monotonic()
+
+
+def chatter(outcome: Outcome, a: dict[str, Any]) -> None:
+    """Keep a connection to each peer, and speak and listen on it without a pause or a time-out until told."""
+    over, longest, ended = threading.Event(), [0.0], [0]
+
+    def speak(peer: dict[str, Any]) -> None:
+        while not over.is_set():
+            try:
+                with _socket(peer) as sock:
+                    sock.setblocking(True)  # noqa: FBT003
+                    sock.connect(_peer(peer))
+                    while not over.is_set():
+                        outcome.sent += _rally(sock, longest)
+            except OSError as error:
+                ended[0] += error.errno != errno.EPERM
+                pause(0.002)
+
+    for peer in a["peers"]:
+        threading.Thread(target=speak, args=(peer,), daemon=True).start()
+    await_go()
+    over.set()
+    outcome.extra |= {"longest": longest[0], "ended": ended[0]}
+
+
+def _rally(sock: socket.socket, longest: list[float]) -> int:
+    """Say a byte and wait for it to come back; notes how long that took, however it ended."""
+    before = time.monotonic()
+    try:
+        sock.send(b"x")
+        if not sock.recv(1):
+            raise ConnectionResetError(errno.ECONNRESET, "end of file")
+    finally:
+        longest[0] = max(longest[0], time.monotonic() - before)
+    return 1
 
 
 def fastopen(outcome: Outcome, a: dict[str, Any]) -> None:
@@ -315,6 +364,8 @@ if __name__ == "__main__":
         {
             "transfer": transfer,
             "held": held,
+            "wait": wait,
+            "chatter": chatter,
             "fastopen": fastopen,
             "probe": probe,
             "interrupted": interrupted,

@@ -13,6 +13,23 @@ POLICY = Policy(
 )
 
 
+def command(*what: object) -> str:
+    """Return the command that allows a name which no rule speaks of."""
+    found = allowing(*what)  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+def test_no_advice_that_is_followed_already() -> None:
+    """A name that is allowed by now, or denied by a rule, is no question any more."""
+    policy = Policy("x", ("*.example:443", "b.test"), ("evil.test",))
+    assert allowing(policy, Refused("x", "a.example", 443), "tattle") is None
+    assert allowing(policy, Refused("x", "A.Example.", None), "tattle") is None
+    assert allowing(policy, Refused("x", "evil.test", None), "tattle") is None
+    assert allowing(policy, Refused("x", "a.example", 80), "tattle") is not None
+    assert allowing(policy, Refused("x", "example", 443), "tattle") is not None
+
+
 def test_a_name_is_news_once() -> None:
     """Asked for again and again it is told once; the port of a connection is more than a question's."""
     refusals = Refusals()
@@ -35,7 +52,7 @@ def test_any_number_of_names_takes_little_room() -> None:
 
 def test_the_command_allows_one_name_more() -> None:
     """It is a command of ours, and what it sets differs from the policy in that rule alone."""
-    words = shlex.split(allowing(POLICY, Refused("ollama", "cdn.example", 443), "other"))
+    words = shlex.split(command(POLICY, Refused("ollama", "cdn.example", 443), "other"))
     assert words[0] == "tattle"
     given = build().parse_args(words[1:])
     assert given.allow == [*POLICY.allow, "cdn.example:443"]
@@ -45,5 +62,5 @@ def test_the_command_allows_one_name_more() -> None:
 
 def test_a_hostile_name_is_one_word() -> None:
     """Whoever copies the command runs nothing but that."""
-    words = shlex.split(allowing(POLICY, Refused("ollama", "x.example;reboot", None), "tattle"))
+    words = shlex.split(command(POLICY, Refused("ollama", "x.example;reboot", None), "tattle"))
     assert "x.example;reboot" in words

@@ -187,6 +187,11 @@ class Maps:
         (gone,) = struct.unpack("<Q", self._at("usage", index))
         libbpf.update(self._fds["usage"], struct.pack("<I", index), struct.pack("<Q", gone + count))
 
+    def streams_denied(self) -> int:
+        """Return how many connections were denied after they had begun (`enum usage`)."""
+        index = self._abi.enums["usage"]["USAGE_STREAMS_DENIED"]
+        return int.from_bytes(self._at("usage", index), "little")
+
     def process(self, number: int) -> ProcessRow | None:
         """Return the process with this id; None where there is none, or it never gets filled in."""
         for _ in range(_FILLING_TRIES):

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tests.support.fakes import packed
-from tracer.host.addresses import by_namespace, namespace, of_process
+from tracer.netlink.addresses import by_namespace, namespace, of_process
 
 if TYPE_CHECKING:
     from pathlib import Path

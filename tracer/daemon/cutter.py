@@ -1,0 +1,121 @@
+"""A process beside the daemon that ends connections, and keeps the privileges which that takes.
+
+It is forked before the daemon gives its privileges up, and does one thing when it is told to: end whatever
+the policies that are kept deny now. Nothing that the daemon says decides what is cut. The work itself is done
+in a process of its own that ends when it has been idle for a while, since what it imports takes 10 MiB.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import structlog
+
+from tracer.errors import TattleError
+from tracer.host import capabilities
+from tracer.host.capabilities import Capability
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger("tattle")
+
+# sock_diag and namespaces; pidfd_getfd; the iterator over descriptors, and the maps
+_KEPT: Final = frozenset(
+    {Capability.NET_ADMIN, Capability.SYS_ADMIN, Capability.SYS_PTRACE, Capability.BPF, Capability.PERFMON}
+)
+_IDLE_S: Final = 30
+_PATIENCE_S: Final = 10
+"""How long the start waits for the first cut."""
+_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
+_WORD, _DONE = b"cut", b"done"
+
+
+class Cutter:
+    """The daemon's end: `go` has all that is denied ended soon; `wait` waits for the first time."""
+
+    def __init__(self, cut: Callable[[], None]) -> None:
+        """`cut` is called in the other process."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        self._pid = os.fork()
+        if not self._pid:
+            self._socket.close()
+            _serve(theirs, cut, parent)
+        theirs.close()
+        self._socket.setblocking(False)  # noqa: FBT003 - the standard library's signature
+
+    def go(self) -> None:
+        """Have it done. Where the other process is gone, the kernel half still denies, and ends by itself."""
+        with suppress(OSError):
+            while self._socket.recv(len(_DONE)):  # answers that nobody waited for
+                pass
+        with suppress(OSError):
+            self._socket.send(_WORD)
+
+    def wait(self) -> None:
+        """Wait until it has been done."""
+        if select.select([self._socket], [], [], _PATIENCE_S)[0]:
+            self._socket.recv(len(_DONE))
+
+    def close(self) -> None:
+        """End the other process."""
+        self._socket.close()
+        with suppress(OSError):  # it was gone already
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+
+def _serve(told: socket.socket, cut: Callable[[], None], parent: int) -> NoReturn:
+    """Wait for the daemon's word, and have the work done by a process that ends; never returns."""
+    try:
+        _die_with(parent)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        capabilities.drop(_KEPT & capabilities.effective())
+        while select.select([told], [], [])[0]:
+            worker = os.fork()
+            if not worker:
+                _die_with(os.getppid())
+                _work(told, cut)
+                os._exit(0)
+            os.waitpid(worker, 0)
+            if not _connected(told):
+                break
+    finally:
+        os._exit(0)
+
+
+def _work(told: socket.socket, cut: Callable[[], None]) -> None:
+    """Cut as often as the daemon says, until it has said nothing for a while, or is gone."""
+    while select.select([told], [], [], _IDLE_S)[0]:
+        if not told.recv(len(_WORD)):
+            return
+        try:
+            cut()
+        except (TattleError, OSError) as error:
+            log.error("not all denied connections were ended", error=str(error))  # noqa: TRY400 - no traceback
+        with suppress(OSError):
+            told.send(_DONE, socket.MSG_DONTWAIT)
+
+
+def _connected(told: socket.socket) -> bool:
+    try:
+        return bool(told.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
