@@ -221,7 +221,11 @@ class Engine:
 
     def _attach_marking(self, spec: HookSpec) -> None:
         if spec.program not in self._programs:
-            raise KernelError(f"the program {spec.program} is not loaded", "restart tattle", hook=spec.hook)
+            raise KernelError(
+                f"processes cannot be told apart here: this kernel refuses {spec.program}",
+                "name a cgroup, a unit or a container instead",
+                hook=spec.hook,
+            )
         link = libbpf.link_raw_tracepoint(spec.hook, self._programs[spec.program], spec.hook)
         self._links[spec.hook] = self._own(link)
         self._late.add(link)
@@ -351,7 +355,10 @@ class Engine:
         hooks = {spec.program: spec.hook for spec in (*HOOKS, *ON_DEMAND)}
         with contextlib.ExitStack() as stack:
             old = _open_pins(self._paths, stack) if options.pin else _Pins({}, {}, {})
-            loaded = programs.load(chosen, options.sizes, options.allow_missing, hooks, old.maps)
+            allowed = options.allow_missing | {
+                spec.hook for spec in ON_DEMAND
+            }  # missed where they are needed
+            loaded = programs.load(chosen, options.sizes, allowed, hooks, old.maps)
             self._resources.callback(loaded.object.close)
             self.adopted = loaded.adopted
             self._map_fds = {name: loaded.object.map_fd(name) for name in loaded.object.maps}

@@ -258,6 +258,7 @@ class Core:
         """Make room in the kernel's tables, and follow what has changed on the host."""
         self.accounts.tidy()
         self.recognize()
+        self.targeting.settle()
         if self.enforcement is not None:
             self.enforcement.tidy()
 

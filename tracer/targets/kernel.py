@@ -206,6 +206,14 @@ class Membership:
         self.spread()
         self.renew()
 
+    def settle_processes(self) -> None:
+        """Decide on processes that are held because the kernel half could not read their arguments."""
+        held = [tgid for tgid, mark in self.tables.marks().items() if mark.held]
+        sweep = Sweep(self.tables, self._proc)
+        for tgid in held:
+            found = [number for number, one in self.meanings().items() if sweep.is_member(tgid, one)]
+            self.decide_process(tgid, found)
+
     def decide_process(self, tgid: int, members: Iterable[int]) -> None:
         """Put a process into these targets, beside those that it is in anyway, and hold it no more."""
         mark = self.tables.mark(tgid)

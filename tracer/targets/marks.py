@@ -48,6 +48,15 @@ class Sweep:
                 self._mark(tgid, members)
         self._tables.forget_births()
 
+    def running(self, one: Meaning) -> set[int]:
+        """Return the members that a target would have: who matches now, and their children."""
+        family: dict[int, Members] = {}
+        for _ in range(_ROUNDS):
+            if not (found := self._members({1: one}, family)):
+                break
+            family.update(found)
+        return set(family)
+
     def _members(self, wanted: Mapping[int, Meaning], family: Mapping[int, Members]) -> dict[int, Members]:
         """Return who is in which of these targets and was not known to be."""
         parents = {**dict(self._processes()), **self._tables.births()}

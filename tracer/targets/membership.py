@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from tracer.bpf.maps.members import MemberMaps
 from tracer.errors import HostError
-from tracer.targets.finder import Finder, Target, TargetBook, parse
+from tracer.targets.finder import Finder, Kind, Target, TargetBook, parse
 from tracer.targets.kernel import Membership
+from tracer.targets.marks import Sweep
 from tracer.targets.meaning import meaning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from tracer.bpf.engine import Engine
     from tracer.model.process import ProcessInfo
 
 log = structlog.get_logger("tattle")
+
+_PROCESSES: Final = frozenset({Kind.PROFILE, Kind.EXE, Kind.PID})
+"""Selectors that mean processes, whatever cgroup they are in."""
 
 
 class Targeting:
@@ -53,6 +58,10 @@ class Targeting:
         named = {one.selector for one in policies}
         self.targets = (*(one for one in targets if one.selector not in named), *policies)
 
+    def settle(self) -> None:
+        """Decide on processes that the kernel half could not decide on."""
+        Membership(self._engine, self._book).settle_processes()
+
     def renew(self) -> None:
         """Have every socket asked anew whose it is."""
         Membership(self._engine, self._book).renew()
@@ -75,17 +84,24 @@ class Targeting:
             return None
         names = {one.selector for one in self.targets}
         strangers = [text for text in texts if text not in names]
-        paths = [path for text in strangers for path in self._finder.find(parse(text))]
-        return chooser(set(texts), paths)
+        selectors = [parse(text) for text in strangers]
+        paths = [path for one in selectors for path in self._finder.own(one)]
+        sweep = Sweep(MemberMaps(self._engine.maps, self._engine.abi), self._finder.proc)
+        pids = {pid for one in selectors if one.kind in _PROCESSES for pid in sweep.running(meaning(one))}
+        return chooser(set(texts), paths, pids)
 
 
-def chooser(names: set[str], paths: list[str]) -> Callable[[ProcessInfo | None], bool]:
-    """Give a test for processes in a target of such a name, or in such a cgroup or below."""
+def chooser(
+    names: set[str], paths: list[str], pids: Collection[int] = ()
+) -> Callable[[ProcessInfo | None], bool]:
+    """Give a test for processes in a target of such a name, in such a cgroup or below, or of such an id."""
     below = tuple(f"{path}/" for path in paths)
 
     def wants(who: ProcessInfo | None) -> bool:
         if who is None:
             return False
+        if who.pid in pids:
+            return True
         return (
             who.target in names
             or not names.isdisjoint(who.targets)
