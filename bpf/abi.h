@@ -166,7 +166,8 @@ enum socket_flags {
 	SOCKET_ENDED = 2048,	/* denied for what it said, and told of */
 	SOCKET_NAMED = 256,	/* its server's name was seen and may be spoken to */
 	SOCKET_SENT_TO = 512,	/* `sent_to` is known */
-	SOCKET_INNER = 1024,	/* a child of its client's serves it: the client's own client is waiting */
+	SOCKET_OVER = 8192,  /* it has spoken outside of its phase: what waits there must not leave later */
+	SOCKET_INNER = 1024, /* a child of its client's serves it: the client's own client is waiting */
 };
 
 /* What a socket's packets need beside being counted. */
@@ -409,7 +410,7 @@ struct socket_state {
 	__u32 generation;	/* of the policies when the socket was judged */
 	__u32 policed;		/* targets of its cgroup and its process, where one has a policy or is held */
 	__u32 asked_target;	/* for which target sendmsg has let `asked` pass, */
-	__u32 asked_generation; /* and under which policies */
+	__u32 asked_generation; /* under which policies, */
 	__be16 asked_port;
 	__u16 rule; /* that denies it */
 	__u8 verdict;
@@ -419,6 +420,8 @@ struct socket_state {
 	__u16 hello_left;    /* bytes of a ClientHello that are still to come */
 	__u8 own_phase;	     /* of the requests that this connection serves, see socket.bpf.h; 0: not known */
 	__u8 manner;	     /* enum manner */
+	__u16 terms;	     /* enum terms: what the verdict depends on beside the policies */
+	__u16 asked_terms;   /* on which terms sendmsg has let `asked` pass */
 	__u32 target;	     /* whose phases it is counted by, as of `generation` */
 	__u32 name;	     /* the rule by name that has let it pass, see struct name_rules */
 	__u32 foreign_until; /* CLOCK_BOOTTIME, seconds: `asked` is no address of this host, a packet has
@@ -475,11 +478,24 @@ struct policy {
 	__u32 default_allow; /* 0: deny what no rule names, but loopback */
 	__u32 strict;	     /* 1: deny replies on accepted connections, too */
 	__u32 names;	     /* enum name_kinds: which kinds of rules by name it has */
-	__u32 unasked; /* enum unasked: sockets that may be made because a rule allows something of them */
+	__u32 unasked;	/* enum unasked: sockets that may be made because a rule allows something of them */
+	__u32 requests; /* target whose requests open rules that are bound to a phase; 0: no such rule */
 	__u32 allow_scopes;
 	__u32 deny_scopes;
 	__u16 allow_rule[8]; /* by bit number of the scope: which rule said so */
 	__u16 deny_rule[8];
+	__u8 allow_phases[8]; /* as rule_port.phases */
+	__u64 until;	      /* CLOCK_BOOTTIME, ns: lifted until then; 0: not lifted */
+};
+
+/*
+ * What a target's verdicts depend on beside the policies. In the low byte the phases that requests in
+ * flight tell, 1 << enum phase. When this changes, a socket is judged anew.
+ */
+enum terms {
+	TERMS_NONE = 0,
+	TERMS_PHASES = 0x100, /* rules are bound to phases */
+	TERMS_LIFTED = 0x200, /* the policy is lifted, and will be back */
 };
 
 /* Bits of policy.unasked: protocols whose connect no hook is asked about. */
@@ -496,12 +512,12 @@ struct rule_key {
 };
 
 struct rule_port {
-	__u16 port; /* host byte order; 0: all */
-	__u8 proto; /* 0: all */
-	__u8 deny;  /* 0: allow; those that deny stand first */
-	__u16 rule; /* its number in the policy, from 1 */
-	__u8 plain; /* 1: of a name whose connections need not be TLS */
-	__u8 reserved;
+	__u16 port;  /* host byte order; 0: all */
+	__u8 proto;  /* 0: all */
+	__u8 deny;   /* 0: allow; those that deny stand first */
+	__u16 rule;  /* its number in the policy, from 1 */
+	__u8 plain;  /* 1: of a name whose connections need not be TLS */
+	__u8 phases; /* bits 1 << enum phase: it speaks in these only; 0: always */
 };
 
 /* Value of `rules`: all that rules say of this prefix, those of wider ones included. */
@@ -539,7 +555,8 @@ struct name_rules {
 	__u8 lan;   /* 1: its answers may open private addresses */
 	__u16 rule; /* that decides on the query */
 	struct rules rules;
-	__u32 reserved;
+	__u8 phases; /* as rule_port.phases, for the query */
+	__u8 reserved[3];
 };
 
 /* Key of `named`. */
@@ -779,7 +796,7 @@ ABI_SIZE(struct part_rule, 16);
 ABI_SIZE(struct notice, 40);
 ABI_SIZE(struct flow_key, 32);
 ABI_SIZE(struct flow, 120);
-ABI_SIZE(struct policy, 64);
+ABI_SIZE(struct policy, 88);
 ABI_SIZE(struct name_key, 128);
 ABI_SIZE(struct name_rules, 8 + 4 + 8 * RULE_PORTS + 4);
 ABI_SIZE(struct lookup, 32);
@@ -788,7 +805,7 @@ ABI_SIZE(struct rules, 4 + 8 * RULE_PORTS);
 ABI_SIZE(struct peer_key, 32);
 ABI_SIZE(struct stream_key, 24);
 ABI_SIZE(struct slot, 144);
-ABI_SIZE(struct socket_state, 152);
+ABI_SIZE(struct socket_state, 160);
 ABI_SIZE(struct opening, 16 * OPENINGS);
 ABI_SIZE(struct lookups, 32 * LOOKUPS + 32);
 ABI_SIZE(struct pieces, 16 + PIECES_ROOM + PIECE_LEN);

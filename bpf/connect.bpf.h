@@ -121,7 +121,7 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 	__u32 target = current_target();
 	struct socket_state *state;
 	struct peer peer = {};
-	__u32 now = generation(); /* before the policy is asked, see judge_socket() */
+	__u32 now = generation(), terms = terms_of(target); /* before the policy, see judge_socket() */
 
 	if (!datagrams && ctx->protocol != PROTO_TCP && ctx->protocol != PROTO_MPTCP)
 		return true;
@@ -148,19 +148,20 @@ static __always_inline bool connecting(struct bpf_sock_addr *ctx, const union ad
 		return true;
 	state->asked_target = target;
 	state->asked_generation = now;
+	state->asked_terms = terms;
 	if (peer.host)
 		mark_own(state);
 	report_attempt(state, EVENT_CONNECT, state->opened_ns, bpf_get_socket_cookie(ctx));
 	return true;
 }
 
-/* Has this socket asked for this very peer just before, for the same target and under the same policies? */
+/* Has this socket asked for this very peer just before, for the same target, policies and terms? */
 static __always_inline bool asked_before(const struct socket_state *state, const struct peer *peer,
-					 __u32 target, __u32 now)
+					 __u32 target, __u32 now, __u32 terms)
 {
 	return state && !(state->flags & SOCKET_ASK_AGAIN) && state->asked_target == target &&
-	       state->asked_generation == now && state->asked_port == peer->port &&
-	       same_address(state->asked, &peer->remote);
+	       state->asked_generation == now && state->asked_terms == terms &&
+	       state->asked_port == peer->port && same_address(state->asked, &peer->remote);
 }
 
 /* No packet of this socket has shown of late that the address it named last is another host's. */
@@ -232,14 +233,14 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 	__u32 target = current_target();
 	struct socket_state *state;
 	struct peer peer = {};
-	__u32 now = generation();
+	__u32 now = generation(), terms = terms_of(target);
 	enum answer answer = ANSWER_YES;
 
 	peer_of(ctx, remote, ctx->protocol, &peer);
 	if (target && !loopback)
 		peer.host = is_own(remote->halves[0], remote->halves[1]);
 	state = socket_lookup(sockets, ctx->sk);
-	if (target && !asked_before(state, &peer, target, now))
+	if (target && !asked_before(state, &peer, target, now, terms))
 		answer = ask_datagram(ctx, state, &peer, target);
 	if (answer == ANSWER_NO)
 		return false;
@@ -260,6 +261,7 @@ static __always_inline bool sending(struct bpf_sock_addr *ctx, const union addre
 	state->asked_target =
 		peer.host || answer == ANSWER_LATER ? 0 : target; /* else its packet is judged */
 	state->asked_generation = now;
+	state->asked_terms = terms;
 	if (answer == ANSWER_ONCE)
 		state->flags |= SOCKET_ASK_AGAIN;
 	else

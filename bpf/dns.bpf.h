@@ -120,7 +120,7 @@ static __always_inline bool has_no_records(__u64 answers, __u64 authorities_addi
 }
 
 /* False: it is none, or no plain one of class IN. `plain` is set where nothing but a question is in it. */
-static __always_inline bool read_message(struct __sk_buff *skb, __u32 policy, __u32 start,
+static __always_inline bool read_message(struct __sk_buff *skb, const struct policy *policy, __u32 start,
 					 struct dns_message *message, bool *plain)
 {
 	__u64 id_flags = word_at(skb, start, 4), counts = word_at(skb, start + 4, 4);
@@ -131,7 +131,8 @@ static __always_inline bool read_message(struct __sk_buff *skb, __u32 policy, __
 	if (id_flags >= UNREAD || counts >> 16 != 1 || !message->end || (question & 0xffff) != DNS_IN ||
 	    message->end + 4 > message->stop)
 		return false;
-	message->found = ask_wire(skb, policy, start + DNS_HEADER, message->end);
+	message->found =
+		held_in(ask_wire(skb, policy->number, start + DNS_HEADER, message->end), phases_for(policy));
 	message->end += 4;
 	message->id = id_flags >> 16;
 	message->flags = id_flags;
@@ -184,7 +185,7 @@ static __noinline bool query_allowed(struct __sk_buff *skb, const struct policy 
 	struct dns_message message = {.stop = start_stop};
 	__u32 spoken;
 
-	if (!read_message(skb, policy->number, start_stop >> 32, &message, &plain))
+	if (!read_message(skb, policy, start_stop >> 32, &message, &plain))
 		return open && !(policy->names & NAMES_DENIED);
 	spoken = message.found >> 32;
 	if (spoken & NAME_DENIED)
@@ -345,7 +346,7 @@ static __noinline void read_answer(struct __sk_buff *skb, const struct socket_st
 	__u32 name, target_lan;
 	bool plain;
 
-	if (!policy || !read_message(skb, policy->number, start, &message, &plain) ||
+	if (!policy || !read_message(skb, policy, start, &message, &plain) ||
 	    !(message.found >> 32 & NAME_SPOKEN) || message.found >> 32 & NAME_DENIED ||
 	    (message.flags & (DNS_RESPONSE | DNS_OPCODE | DNS_TRUNCATED | DNS_FAILED)) != DNS_RESPONSE ||
 	    !was_asked(skb, &message, resolver))

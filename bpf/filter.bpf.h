@@ -26,9 +26,9 @@ checked_once __u32 packet_target(struct __sk_buff *skb)
 static __always_inline __u64 judge_named(const struct socket_state *state, const struct policy *policy,
 					 const struct peer *peer)
 {
-	__u32 answer = state->name
-			       ? ask_named(policy->number, state->name, (__u32)peer->port << 16 | peer->proto)
-			       : 0;
+	__u32 answer = state->name ? ask_named(policy->number, state->name,
+					       (__u32)peer->port << 16 | peer->proto, phases_for(policy))
+				   : 0;
 
 	return answer ? (__u64)state->name << 32 | answer | ASK_NAME : VERDICT_DENIED;
 }
@@ -65,6 +65,13 @@ static __always_inline __u64 judge_again(const struct socket_state *state, const
 	return verdict_of(beside) == VERDICT_DENIED ? beside : named;
 }
 
+/* Has the call let this socket's peer pass, for the same targets, under the same policies and terms? */
+static __always_inline bool was_let_pass(const struct socket_state *state, __u32 target)
+{
+	return state->asked_target == target && state->asked_generation == generation() &&
+	       state->asked_terms == state->terms;
+}
+
 /* Connect was judged for the caller's targets; if those are the socket's too, it has been counted. */
 static __always_inline void judge_fixed(struct __sk_buff *skb, struct socket_state *state, __u32 target)
 {
@@ -77,7 +84,7 @@ static __always_inline void judge_fixed(struct __sk_buff *skb, struct socket_sta
 	answer = judge(target, &peer);
 	if (verdict_of(answer) == VERDICT_DENIED)
 		answer = judge_again(state, &peer, answer);
-	if (verdict_of(answer) == VERDICT_ALLOWED) {
+	if (verdict_of(answer) == VERDICT_ALLOWED && !(state->flags & SOCKET_OVER)) {
 		if (peer.host)
 			state->care |= CARE_HOST;
 		ask_content(state, state->named, answer);
@@ -87,7 +94,7 @@ static __always_inline void judge_fixed(struct __sk_buff *skb, struct socket_sta
 	state->denier = answer >> 32;
 	if (!(answer & AUDITED))
 		state->verdict = VERDICT_DENIED;
-	else if (state->asked_target != target || state->asked_generation != generation())
+	else if (!was_let_pass(state, target))
 		denied(&key, answer, DENIED_CALL);
 }
 
@@ -179,9 +186,9 @@ static __always_inline void judge_policed(struct __sk_buff *skb, struct socket_s
 }
 
 /*
- * Once a socket, and again when a policy has changed. The generation is read before the policy: who
- * changes the policy raises the generation afterwards, so an old answer never bears the new number. What
- * is held is asked at each packet.
+ * Once a socket, and again when a policy has changed, or what it depends on. Both are read before the
+ * policy: who changes the policy raises the generation afterwards, so an old answer never bears the new
+ * number. What is held is asked at each packet.
  */
 static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *state)
 {
@@ -189,10 +196,11 @@ static __noinline void judge_socket(struct __sk_buff *skb, struct socket_state *
 	__u32 target = socket_target(skb, state);
 	const struct bpf_sock *sk = skb->sk;
 
+	state->terms = terms_of(target);
 	state->verdict = VERDICT_ALLOWED;
 	state->manner = manner_of(target);
 	state->named = state->manner & MANNER_NAMES ? with_names(target) : 0;
-	state->policed = state->manner || is_held(target) ? target : 0;
+	state->policed = state->manner || state->terms || is_held(target) ? target : 0;
 	label_socket(state, target);
 	state->care &= ~(CARE_QUERY | CARE_SNI | CARE_PHASE | CARE_HOST);
 	care_for_phase(state, state->target);
@@ -217,8 +225,15 @@ checked_once int is_bare_reset(struct __sk_buff *skb)
 	return tcp.flags & 4 && skb->len == offset + (tcp.words >> 4) * 4; /* RFC 9293 3.1: RST */
 }
 
+/* Data that a connection sends outside of its phase ends it: they must not leave with the next pull. */
+static __noinline void mark_over(struct __sk_buff *skb, struct socket_state *state)
+{
+	if (has_payload(skb))
+		state->flags |= SOCKET_OVER;
+}
+
 /* A packet of a socket that is denied as a whole. */
-static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_state *state, bool out)
+static __noinline bool pass_denied(struct __sk_buff *skb, struct socket_state *state, bool out)
 {
 	struct flow_key key = state->flow;
 	bool stream = key.proto == PROTO_TCP;
@@ -233,6 +248,8 @@ static __noinline bool pass_denied(struct __sk_buff *skb, const struct socket_st
 	}
 	if (stream && is_bare_reset(skb))
 		return true;
+	if (stream && state->terms & TERMS_PHASES)
+		mark_over(skb, state);
 	denied(&key, (__u64)state->denier << 32 | (__u32)state->rule << 16,
 	       stream ? DENIED_PACKET : DENIED_CALL | DENIED_PACKET);
 	return false;

@@ -33,14 +33,17 @@ enum {
 	OWN_DENIED = 0x4000, /* by one that denies the addresses of this host */
 };
 
-/* What ask_name() answers: the rule's number for the name below, which rule it is, and what it says. */
+/*
+ * What ask_name() answers: the rule's number for the name below, which rule it is, what it says and, in the
+ * top byte, the phases that it is bound to.
+ */
 enum { NAME_SPOKEN = 1 << 16, NAME_DENIED = 1 << 17 };
 
 static __always_inline __u64 name_answer(const struct name_rules *found)
 {
 	__u32 said = found->rule | NAME_SPOKEN | (found->deny ? NAME_DENIED : 0);
 
-	return (__u64)said << 32 | found->id;
+	return (__u64)(said | (__u32)found->phases << 24) << 32 | found->id;
 }
 
 /*
@@ -55,6 +58,13 @@ static __always_inline __u64 lower(__u64 word)
 	__u64 past_z = low + (0x80 - 'Z' - 1) * ones;
 
 	return word | (((from_a & ~past_z & ~word) & tops) >> 2);
+}
+
+/* An answer of ask_name(), if it holds in these phases: those of a longer name hold whenever a shorter one's
+ * do. */
+static __always_inline __u64 held_in(__u64 answer, __u32 phases)
+{
+	return speaks_in(answer >> 56, phases) ? answer << 8 >> 8 : 0;
 }
 
 /* The rules of the name that stands at `offset`. */
@@ -86,7 +96,7 @@ checked_once __u64 stronger(__u64 longer, __u64 shorter)
 }
 
 /* What the rules of this name say of a port, as ask_prefix() does. */
-checked_once __u32 ask_named(__u32 policy, __u32 id, __u32 port_proto)
+checked_once __u32 ask_named(__u32 policy, __u32 id, __u32 port_proto, __u32 phases)
 {
 	struct named_key key = {.policy = policy, .id = id};
 	const struct name_rules *found = map_lookup(named, &key);
@@ -99,10 +109,17 @@ checked_once __u32 ask_named(__u32 policy, __u32 id, __u32 port_proto)
 
 		if (!rule->rule)
 			return 0;
-		if ((!rule->port || rule->port == port) && (!rule->proto || rule->proto == (__u8)port_proto))
+		if ((!rule->port || rule->port == port) &&
+		    (!rule->proto || rule->proto == (__u8)port_proto) && speaks_in(rule->phases, phases))
 			return SPOKEN | by_rule(rule->deny, rule->rule) | (rule->plain ? ASK_NOTHING : 0);
 	}
 	return 0;
+}
+
+/* The phases that the rules of this policy may ask for. */
+static __always_inline __u32 phases_for(const struct policy *policy)
+{
+	return policy->requests ? phases_of(policy->requests) : 0;
 }
 
 static __always_inline bool name_opens_lan(__u32 policy, __u32 id)
@@ -122,12 +139,12 @@ static __always_inline __u32 seconds_now(void)
  * Has an answer opened this address for the target, by a name that may be spoken to at this port? The
  * name's number in the upper half, what its rule says in the lower.
  */
-checked_once __u64 ask_opening(__u32 target, __u32 policy, __u64 high, __u64 low, __u32 port_proto)
+checked_once __u64 ask_opening(__u64 phases_target, __u32 policy, __u64 high, __u64 low, __u32 port_proto)
 {
-	struct numbered_address key = {.number = target};
+	struct numbered_address key = {.number = phases_target};
 	union address remote = {.halves = {high, low}};
 	const struct opening *opening;
-	__u32 now = seconds_now();
+	__u32 now = seconds_now(), phases = phases_target >> 32;
 
 	__builtin_memcpy(key.address, &remote, ADDRESS_LEN);
 	opening = map_lookup(openings, &key);
@@ -136,7 +153,7 @@ checked_once __u64 ask_opening(__u32 target, __u32 policy, __u64 high, __u64 low
 	for (int i = 0; i < OPENINGS; i++) {
 		__u32 name = opening->by[i].name;
 		bool open = opening->by[i].until > now || opening->by[i].open;
-		__u32 answer = name && open ? ask_named(policy, name, port_proto) : 0;
+		__u32 answer = name && open ? ask_named(policy, name, port_proto, phases) : 0;
 
 		if (answer)
 			return (__u64)name << 32 | answer;
@@ -178,7 +195,7 @@ checked_once int open_address(__u32 target, __u64 high, __u64 low, __u32 name, _
 }
 
 /* Does a hosts file give this address a name that may be spoken to at this port? As ask_opening(). */
-checked_once __u64 ask_hosted(__u32 policy, __u64 high, __u64 low, __u32 port_proto)
+checked_once __u64 ask_hosted(__u32 policy, __u64 high, __u64 low, __u32 port_proto, __u32 phases)
 {
 	struct numbered_address key = {.number = policy};
 	union address remote = {.halves = {high, low}};
@@ -188,7 +205,7 @@ checked_once __u64 ask_hosted(__u32 policy, __u64 high, __u64 low, __u32 port_pr
 	found = map_lookup(hosted, &key);
 	for (int i = 0; found && i < OPENINGS; i++) {
 		__u32 name = found->names[i];
-		__u32 answer = name ? ask_named(policy, name, port_proto) : 0;
+		__u32 answer = name ? ask_named(policy, name, port_proto, phases) : 0;
 
 		if (answer)
 			return (__u64)name << 32 | answer;

@@ -457,6 +457,18 @@ static __noinline bool careful(struct __sk_buff *skb, struct socket_state *state
 	return passage != PASSAGE_NO;
 }
 
+/*
+ * Has this connection spoken outside of its phase? TCP then has to believe that its data were sent: only a
+ * retransmission that times out ends it (see tcp_retransmits).
+ */
+static __noinline bool is_over(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	const struct socket_state *state = sk ? socket_lookup(sockets, sk) : NULL;
+
+	return state && state->flags & SOCKET_OVER;
+}
+
 /* False: drop it. */
 static __always_inline bool packet(struct __sk_buff *skb, bool out)
 {
@@ -470,7 +482,7 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 	state = socket_lookup(sockets, sk);
 	if (!state)
 		return stranger(skb, out);
-	if (state->generation != generation() ||
+	if (state->generation != generation() || (state->terms && state->terms != terms_of(state->policed)) ||
 	    (state->care & CARE_HOST && skb->ifindex != LOOPBACK_IFINDEX))
 		judge_socket(skb, state);
 	if (state->care & CARE_PHASE)

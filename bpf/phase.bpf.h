@@ -72,6 +72,16 @@ static __always_inline __u32 only_phase(__u32 busy)
 	return inference * PHASE_INFERENCE + pull * PHASE_PULL + account * PHASE_ACCOUNT;
 }
 
+/* The phase while no request is in flight. */
+static __always_inline __u32 quiet_phase(const struct phase_state *state, const struct phased *told)
+{
+	if (is_silent(state, told))
+		return PHASE_STARTUP;
+	if (state->listening_ns && (__s64)(coarse_now() - state->listening_ns) < GRACE_SECONDS * 1000000000LL)
+		return PHASE_STARTUP;
+	return PHASE_IDLE;
+}
+
 checked_once __u32 phase_of(__u32 number)
 {
 	__u32 target = phased_member(number_of(number));
@@ -86,11 +96,31 @@ checked_once __u32 phase_of(__u32 number)
 		return PHASE_PULL;
 	if (is_busy(state, PHASE_ACCOUNT))
 		return PHASE_ACCOUNT;
-	if (is_silent(state, told))
-		return PHASE_STARTUP;
-	if (state->listening_ns && (__s64)(coarse_now() - state->listening_ns) < GRACE_SECONDS * 1000000000LL)
-		return PHASE_STARTUP;
-	return PHASE_IDLE;
+	return quiet_phase(state, told);
+}
+
+/*
+ * The phases that a target has requests of in flight, as bits 1 << enum phase; where there are none, the
+ * phase that it is in. Not one phase only: a pull stays a pull beside a prompt.
+ */
+checked_once __u32 phases_of(__u32 target)
+{
+	const struct phased *told = phased_target(target);
+	const struct phase_state *state = phase_state(target);
+	__u32 found = 0;
+
+	if (!told || !state)
+		return 0;
+	for (__u32 i = PHASE_INFERENCE; i < PHASES; i++)
+		if (is_busy(state, i))
+			found |= 1 << i;
+	return found ? found : 1 << quiet_phase(state, told);
+}
+
+/* Does a rule that is bound to these phases speak in those? Not bound at all, it does in each. */
+static __always_inline bool speaks_in(__u8 bound, __u32 now)
+{
+	return !bound || bound & now;
 }
 
 static __always_inline void count_listener_of(__u32 target)

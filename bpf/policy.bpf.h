@@ -77,7 +77,7 @@ static __always_inline enum scope_index place_of(const struct peer *peer)
  * What the rules of the longest prefix say of this port, with SPOKEN, or 0. The first that fits
  * decides; user space puts those that deny before those that allow.
  */
-checked_once __u32 ask_prefix(__u32 number, __u64 high, __u64 low, __u32 port_proto)
+checked_once __u32 ask_prefix(__u32 number, __u64 high, __u64 low, __u32 port_proto, __u32 phases)
 {
 	struct rule_key key = {.prefix_bits = 32 + 128, .policy = number};
 	union address remote = {.halves = {high, low}};
@@ -95,18 +95,57 @@ checked_once __u32 ask_prefix(__u32 number, __u64 high, __u64 low, __u32 port_pr
 
 		if (!rule->rule)
 			return 0;
-		if ((!rule->port || rule->port == port) && (!rule->proto || rule->proto == (__u8)port_proto))
+		if ((!rule->port || rule->port == port) &&
+		    (!rule->proto || rule->proto == (__u8)port_proto) && speaks_in(rule->phases, phases))
 			return SPOKEN | by_rule(rule->deny, rule->rule);
 	}
 	return 0;
 }
 
-/* The policy of a target that has one, and does something. */
+/* Has this time not come yet? Of CLOCK_BOOTTIME, to a tick. */
+checked_once __u32 is_ahead(__u64 boot_ns)
+{
+	return coarse_now() < boot_ns;
+}
+
+static __always_inline bool is_lifted(const struct policy *policy)
+{
+	return policy->until && is_ahead(policy->until);
+}
+
+/* The policy of a target that has one, and does something now. */
 static __always_inline const struct policy *policy_of(__u32 target)
 {
 	const struct policy *policy = target ? map_lookup(policies, &target) : NULL;
 
-	return policy && policy->mode != POLICY_OBSERVE ? policy : NULL;
+	return policy && policy->mode != POLICY_OBSERVE && !is_lifted(policy) ? policy : NULL;
+}
+
+/* What judging this target depends on beside its policy, see enum terms. */
+static __always_inline __u32 terms_of_one(__u32 target)
+{
+	const struct policy *policy = target ? map_lookup(policies, &target) : NULL;
+
+	if (!policy)
+		return TERMS_NONE;
+	if (is_lifted(policy))
+		return TERMS_LIFTED;
+	return policy->requests ? TERMS_PHASES | phases_of(policy->requests) : TERMS_NONE;
+}
+
+/* The same for all that a number stands for: another number whenever one of them changes. */
+checked_once __u32 terms_of(__u32 number)
+{
+	__u32 found = 0;
+
+	for_each_member(one, number_of(number))
+	{
+		__u32 terms = terms_of_one(one);
+
+		if (terms)
+			found = ((found | terms) & 0xff00) | ((found * 31 + terms) & 0xff);
+	}
+	return found;
 }
 
 /* What the policies of these targets are (enum manner). */
@@ -145,7 +184,8 @@ checked_once __u32 with_names(__u32 number)
 }
 
 /* What the rules by name say of a peer that the other rules deny by default. */
-static __always_inline __u64 judge_by_name(__u32 target, const struct policy *policy, const struct peer *peer)
+static __always_inline __u64 judge_by_name(__u32 target, const struct policy *policy, const struct peer *peer,
+					   __u64 phases)
 {
 	__u64 answer;
 
@@ -153,11 +193,11 @@ static __always_inline __u64 judge_by_name(__u32 target, const struct policy *po
 		return VERDICT_DENIED;
 	if (peer->port == bpf_htons(DNS_PORT) && is_resolver(policy->number, &peer->remote))
 		return VERDICT_ALLOWED | ASK_NAME;
-	answer = ask_opening(target, policy->number, peer->remote.halves[0], peer->remote.halves[1],
-			     peer_word(peer));
+	answer = ask_opening(phases << 32 | target, policy->number, peer->remote.halves[0],
+			     peer->remote.halves[1], peer_word(peer));
 	if (!answer)
 		answer = ask_hosted(policy->number, peer->remote.halves[0], peer->remote.halves[1],
-				    peer_word(peer));
+				    peer_word(peer), phases);
 	return answer ? answer | ASK_NAME : VERDICT_DENIED;
 }
 
@@ -173,20 +213,23 @@ static __always_inline __u64 ask_policy(__u32 target, const struct policy *polic
 {
 	enum scope_index place = place_of(peer);
 	enum scope_index scope = peer->port == bpf_htons(DNS_PORT) ? DNS : place;
+	__u32 phases = phases_for(policy);
 	__u64 answer;
 
 	if (policy->deny_scopes & 1 << scope)
 		return by_rule(VERDICT_DENIED, policy->deny_rule[scope]);
 	if (policy->deny_scopes & 1 << place)
 		return by_rule(VERDICT_DENIED, policy->deny_rule[place]);
-	answer = ask_prefix(policy->number, peer->remote.halves[0], peer->remote.halves[1], peer_word(peer));
-	if (!(answer & SPOKEN) && policy->allow_scopes & 1 << scope)
+	answer = ask_prefix(policy->number, peer->remote.halves[0], peer->remote.halves[1], peer_word(peer),
+			    phases);
+	if (!(answer & SPOKEN) && policy->allow_scopes & 1 << scope &&
+	    speaks_in(policy->allow_phases[scope], phases))
 		answer = by_rule(VERDICT_ALLOWED, policy->allow_rule[scope]) | SPOKEN;
 	if ((scope == LOOPBACK || scope == HOST) && !(answer & SPOKEN)) /* never leaves this host */
 		return VERDICT_ALLOWED;
 	if (answer & SPOKEN || policy->default_allow)
 		return answer | (policy->names & NAMES_DENIED ? ASK_DENIED : 0);
-	return judge_by_name(target, policy, peer);
+	return judge_by_name(target, policy, peer, phases);
 }
 
 /* A denial, with the target whose policy denies in the upper half. */

@@ -161,6 +161,7 @@ static __always_inline void reset(struct socket_state *state)
 	state->asked_target = 0; /* what was allowed once (SOCKET_ASK_AGAIN) is not remembered as allowed */
 	state->asked_generation = 0;
 	state->own_phase = 0;
+	state->asked_terms = 0;
 	state->care = 0;
 	state->hello_seen = 0;
 	state->hello_left = 0;

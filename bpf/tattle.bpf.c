@@ -15,7 +15,11 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-enum { PASS = 1 }; /* for a hook that decides, 0 is EPERM or a drop */
+/*
+ * What a hook that decides answers; DROP is EPERM in a call. The last one is known to egress only
+ * (include/linux/bpf-cgroup.h, BPF_PROG_CGROUP_INET_EGRESS_RUN_ARRAY): congestion, as TCP sees it.
+ */
+enum { DROP = 0, PASS = 1, DROP_AS_IF_SENT = 2 };
 
 /* Types that no map holds: keep them in BTF, where the user half reads them. */
 const struct event *_event __attribute__((used));
@@ -40,6 +44,7 @@ const enum name_kinds *_name_kinds __attribute__((used));
 const enum name_form *_name_form __attribute__((used));
 const enum phase *_phase __attribute__((used));
 const enum sum_address *_sum_address __attribute__((used));
+const enum terms *_terms __attribute__((used));
 const enum sample_kind *_sample_kind __attribute__((used));
 const enum unasked *_unasked __attribute__((used));
 const struct sample *_sample __attribute__((used));
@@ -194,7 +199,9 @@ int ingress(struct __sk_buff *skb)
 SEC("cgroup_skb/egress")
 int egress(struct __sk_buff *skb)
 {
-	return packet(skb, true);
+	if (packet(skb, true))
+		return PASS;
+	return is_over(skb) ? DROP_AS_IF_SENT : DROP;
 }
 
 SEC("raw_tp/cgroup_mkdir")

@@ -158,13 +158,14 @@ checked_once __u64 find_sni(struct __sk_buff *skb, __u32 offset, __u32 stop)
 static __always_inline bool sni_allowed(struct __sk_buff *skb, struct socket_state *state,
 					const struct policy *policy, __u64 place)
 {
-	__u64 found = ask_text(skb, policy->number, place >> 16, place & 0xffff);
+	__u32 phases = phases_for(policy);
+	__u64 found = held_in(ask_text(skb, policy->number, place >> 16, place & 0xffff), phases);
 	__u32 port_proto = (__u32)state->flow.remote_port << 16 | state->flow.proto;
 	__u32 said;
 
 	if (!(found >> 32 & NAME_SPOKEN))
 		return !state->name;
-	said = ask_named(policy->number, found, port_proto);
+	said = ask_named(policy->number, found, port_proto, phases);
 	if (verdict_of(said) == VERDICT_DENIED || (state->name && !(said & SPOKEN)))
 		return false;
 	if (state->name)

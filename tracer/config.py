@@ -79,11 +79,12 @@ class PolicyTable(_Table, frozen=True):
     default: Literal["deny", "allow"] = "deny"
     mode: Mode = Mode.ENFORCE
     strict: bool = False  # no answers to whom the target has let in, either
+    keep: tuple[str, ...] = ()  # purposes of its profile whose hosts stay open in their phases
 
     def policy(self) -> Policy:
         """Give it as a policy."""
         allowed = self.default == "allow"
-        return Policy(self.target, self.allow, self.deny, allowed, self.mode, self.strict)
+        return Policy(self.target, self.allow, self.deny, allowed, self.mode, self.strict, self.keep)
 
 
 class Config(_Table, frozen=True):

@@ -43,6 +43,7 @@ HOSTS = f"""\
 {MORE4[2]} {OTHER}
 {MORE4[1]} deep.sub.wild.example
 {MORE4[1]} wild.example
+{MORE4[1]} registry.ollama.ai
 10.9.8.7 inside.example
 127.0.0.9 loop.example
 """

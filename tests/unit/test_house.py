@@ -54,9 +54,10 @@ MAY_IMPORT = {
     "tracer.containers": "errors model host",
     "tracer.netlink": "errors model host",
     "tracer.bpf": "errors model host",
+    "tracer.command": "errors model host",
     "tracer.runtimes": "errors model host netlink",
     "tracer.targets": "errors model host containers bpf runtimes",
-    "tracer.policy": "errors model host netlink containers bpf targets",
+    "tracer.policy": "errors model host netlink containers bpf runtimes targets",
     "tracer.names": "errors model host policy",
     "tracer.log": "errors model",
     "tracer.config": "errors model targets policy",
@@ -67,11 +68,11 @@ MAY_IMPORT = {
     "exporters.prometheus": "errors model",
     "exporters.terminal": "errors model",
     "exporters.pages": "errors model exporters.http exporters.terminal",
-    "tracer.proof": "errors model host bpf targets session",
+    "tracer.proof": "errors model host command bpf targets session",
     "tracer.daemon": "errors model host netlink containers targets policy config session history "
     "exporters.http exporters.logs exporters.prometheus exporters.pages",
-    "tracer.cli": "errors model log host containers bpf runtimes names targets policy config session history "
-    "proof daemon exporters.logs exporters.pages exporters.terminal",
+    "tracer.cli": "errors model log host containers command bpf runtimes names targets policy config session "
+    "history proof daemon exporters.logs exporters.pages exporters.terminal",
     "tracer.__main__": "errors model log cli",
 }
 ROOMS = 10

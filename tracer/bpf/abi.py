@@ -33,6 +33,7 @@ _ENUMS = (
     "result",
     "usage",
     "phase",
+    "terms",
     "sample_kind",
     "loss_reason",
     "flow_flags",

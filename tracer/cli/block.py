@@ -13,13 +13,15 @@ from tracer import config
 from tracer.bpf.engine import Engine
 from tracer.cli.command import TARGETS, Command, add_engine
 from tracer.daemon import control
-from tracer.errors import AbiError, DaemonAbsent, HostError, InstanceBusy, TattleError
+from tracer.errors import AbiError, DaemonAbsent, HostError, InstanceBusy, TattleError, UsageError
 from tracer.host import capabilities
 from tracer.host.cgroups import cgroup2_root
 from tracer.model.records import address
 from tracer.model.text import escape
 from tracer.policy.enforcement import MAPS, Enforcement
+from tracer.policy.keep import rule_of
 from tracer.policy.rules import Mode, Policy, compile_policy
+from tracer.runtimes.keep import kept
 from tracer.runtimes.proxies import sentence
 from tracer.session.session import engine_options
 from tracer.targets.finder import BOOK, Finder, TargetBook, parse
@@ -40,17 +42,17 @@ def block(instance: str, policy: Policy, engine: str | None = None) -> int:
     parse(policy.target)
     compile_policy(policy)
     capabilities.require_loading()
-    with _in_kernel(instance, engine) as enforcement:
+    with in_kernel(instance, engine) as enforcement:
         done = enforcement.block(policy)
         enforcement.tell_phases()
     tell_daemon(instance)
     notes = (f"{sentence(proxy)}\n" for proxy in of_target(Finder(cgroup2_root()), policy.target))
-    sys.stdout.write("".join(notes) + _account(instance, policy, done))
+    sys.stdout.write("".join(notes) + _account(instance, done.policy, done))
     return 0
 
 
 @contextlib.contextmanager
-def _in_kernel(instance: str, made_by: str | None) -> Iterator[Enforcement]:
+def in_kernel(instance: str, made_by: str | None) -> Iterator[Enforcement]:
     """Use what is pinned, if it is whole; else load it, with all policies that are kept."""
     lack = "it has just started, or is about to end"
     try:
@@ -120,6 +122,14 @@ def tell_daemon(instance: str) -> None:
         log.warning("the daemon has not taken notice", error=error.message)
 
 
+def _kept(done: Blocked) -> dict[str, list[str]]:
+    """Return the rules of each purpose that is kept."""
+    runtime = done.runtime
+    if runtime is None:
+        return {}
+    return {one: [rule_of(host) for host in kept(runtime, [one])] for one in done.policy.keep}
+
+
 def _account(instance: str, policy: Policy, done: Blocked) -> str:
     """Say in a few lines what is in force now."""
     name, option = escape(policy.target), "" if instance == "tattle" else f" --instance {instance}"
@@ -128,6 +138,8 @@ def _account(instance: str, policy: Policy, done: Blocked) -> str:
     strict = ", replies too" if policy.strict else ""
     word = "audited" if policy.mode is Mode.AUDIT else "blocked"
     lines = [f"{name} is {word}: default {policy.default}{rules}{strict}"]
+    lines += [f"  {purpose} is kept: {', '.join(map(escape, some))}" for purpose, some in _kept(done).items()]
+    lines += [f"  {purpose} is kept: {', '.join(map(escape, some))}" for purpose, some in _kept(done).items()]
     lines += [f"  in force for {escape(path)} and all below it" for path in done.present]
     lines += [
         f"  not there yet, covered when it appears: {escape(path)}"
@@ -151,7 +163,16 @@ def _account(instance: str, policy: Policy, done: Blocked) -> str:
 
 
 def _add_block(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="TARGET")
+    parser.usage = "tattle block [options] TARGET, or: tattle block [options] -- COMMAND..."
+    parser.add_argument("target", nargs="?", metavar="TARGET")
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PURPOSE",
+        help="let the hosts pass that the target's profile lists under this purpose (pull, cloud ...), each "
+        "only while such a request is in flight; may be repeated",
+    )
     for name, does in (("allow", "let this pass"), ("deny", "never let this pass: beats --allow")):
         parser.add_argument(
             f"--{name}", action="append", default=[], metavar="RULE", help=f"{does}; may be repeated"
@@ -167,14 +188,26 @@ def _add_block(parser: argparse.ArgumentParser) -> None:
 
 
 def _block(arguments: argparse.Namespace) -> int:
+    if (arguments.target is None) is (not arguments.words):
+        raise UsageError(
+            "a target and a command: which is it?"
+            if arguments.words
+            else "no target and no command to block",
+            "tattle block TARGET, or tattle block -- COMMAND",
+        )
     policy = Policy(
-        arguments.target,
+        arguments.target or "",
         tuple(arguments.allow),
         tuple(arguments.deny),
         arguments.default == "allow",
         Mode.AUDIT if arguments.audit else Mode.ENFORCE,
         arguments.strict,
+        tuple(arguments.keep),
     )
+    if arguments.words:
+        from tracer.cli.confine import confine
+
+        return confine(arguments.instance, policy, arguments.words, arguments.engine)
     return block(arguments.instance, policy, arguments.engine)
 
 
@@ -188,7 +221,15 @@ A name lets its own DNS queries pass, to the resolvers of this host or of the ta
 the addresses of the answers that the target receives, by TCP, for as long as they say (60 s at least) and as
 long as a connection there is open; those that a hosts file gives the name, too. A connection there must be
 TLS that names an allowed server, for one address serves many: NAME+plain does without. NAME:443/udp allows
-UDP (QUIC), whose server name is not read. NAME+lan lets answers open private addresses."""
+UDP (QUIC), whose server name is not read. NAME+lan lets answers open private addresses.
+
+What is allowed can be bound to what the runtime does: RULE+pull holds only while a pull is in flight on its
+API, RULE+inference, +account, +idle and +startup likewise. --keep PURPOSE does that for all hosts that the
+profile lists under a purpose, and is the everyday lock: nothing is open while a prompt is answered."""
+_COMMAND: Final = """\
+Behind -- stands a command: it runs confined from its first instruction, as the user who called sudo, and so
+does all that it starts. Signals and exit code are passed. When it ends, what it has left running is ended,
+too, and nothing stays behind. What it has other programs do (D-Bus, docker) they do themselves."""
 
 COMMAND: Final = Command(
     "block",
@@ -197,12 +238,14 @@ COMMAND: Final = Command(
     "on this host, since names carry data out, too. Its own API keeps working: loopback and this host's "
     "own addresses, and replies to those that connect to it. In force at once and for connections that are "
     "open; kept when tattle is stopped, and over reboots (tattle.service), until tattle unblock."
-    f"\n\n{TARGETS}\n\n{_RULES}",
+    f"\n\n{TARGETS}\n\n{_RULES}\n\n{_COMMAND}",
     "  sudo tattle watch ollama                              see what it does\n"
     "  sudo tattle block ollama --audit                      see what would be denied, nothing is\n"
     "  sudo tattle flows ollama                              what is it that it needs?\n"
-    "  sudo tattle block ollama --allow registry.ollama.ai   pulls work, nothing else\n"
+    "  sudo tattle block ollama --keep pull                  the lock: only a pull that runs gets out\n"
+    "  sudo tattle block ollama --allow registry.ollama.ai   that host is open at any time\n"
     "  sudo tattle block ollama --allow 10.0.0.0/8:443/tcp   deny all but that\n"
+    "  sudo tattle block --keep pull -- ./llama-server -hf ggml-org/gemma-3-1b-it-GGUF\n"
     "  sudo tattle status                                    verify: active, says the kernel\n"
     "  sudo tattle unblock ollama",
     _add_block,

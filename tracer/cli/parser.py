@@ -125,9 +125,9 @@ def build(names: Sequence[str] = COMMANDS, *, pretty: bool = False) -> argparse.
 
 
 def split(given: list[str]) -> tuple[list[str], list[str]]:
-    """Part our words from those of the command that `prove` runs: they stand behind the first --."""
+    """Part our words from those of the command that is to be run: they stand behind the first --."""
     at = given.index("--") if "--" in given else len(given)
-    return (given[:at], given[at + 1 :]) if "prove" in given[:at] else (given, [])
+    return (given[:at], given[at + 1 :]) if {"prove", "block"} & {*given[:at]} else (given, [])
 
 
 def parse(given: list[str]) -> argparse.Namespace:

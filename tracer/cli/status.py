@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tracer.bpf.engine import Engine
 from tracer.cli.command import Command, add_json, print_json
 from tracer.errors import DaemonAbsent, NotEnforced
+from tracer.host.clock import BootClock
+from tracer.model.records import timestamp
 from tracer.model.status import OBSERVE
 from tracer.model.text import escape
 from tracer.policy.enforcement import MAPS, POLICIES, Enforcement
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+    from tracer.policy.enforcement import State
     from tracer.policy.store import Saved
 
 Json = dict[str, Any]
@@ -76,7 +79,7 @@ def _targets(engine: Engine) -> list[Json]:
     members = Membership(engine, book)
     blocked = [
         _target_of(state.saved, list(state.cgroup_ids), active=state.active)
-        | {"state": state.state, "members": members.shown(book.number(state.saved.policy.target))}
+        | {"members": members.shown(book.number(state.saved.policy.target)), **_stands(state)}
         for state in states
     ]
     watched = [
@@ -86,6 +89,12 @@ def _targets(engine: Engine) -> list[Json]:
     ]
     phases = Phases(engine) if {*PHASES} <= engine.pinned() else None
     return [one | _doing(phases, book, one["target"]) for one in (*blocked, *watched)]
+
+
+def _stands(state: State) -> Json:
+    """Tell how a policy stands, and until when it is lifted if it is."""
+    until = timestamp(state.until + BootClock().boot_ns) if state.until else None
+    return {"state": state.state, "until": until}
 
 
 def _doing(phases: Phases | None, book: TargetBook, name: str | None) -> Json:
@@ -104,7 +113,7 @@ def _target_of(saved: Saved, cgroups: list[int], *, active: bool) -> Json:
     policy = saved.policy
     told = _target(policy.target, cgroups, active=active)
     said = {"mode": policy.mode, "default": policy.default, "rules": policy.rule_texts()}
-    return told | said | {"state": "waiting"}
+    return told | said | {"keep": list(policy.keep), "state": "waiting"}
 
 
 def _target(name: str | None, cgroups: list[int], *, active: bool) -> Json:
@@ -114,6 +123,7 @@ def _target(name: str | None, cgroups: list[int], *, active: bool) -> Json:
         "mode": OBSERVE,
         "default": None,
         "rules": [],
+        "keep": [],
         "active": active,
         "members": [],
         "state": None,

@@ -34,6 +34,14 @@ def moment(text: str, now_ns: int) -> int:
         raise UsageError(f"'{escape(text)}' is no day or time of any calendar", _EXAMPLES) from None
 
 
+def span(text: str) -> int:
+    """Return the ns that a text like 90s, 10m, 2h or 7d means; raises UsageError that quotes it."""
+    found = _AGO.match(text)
+    if not found or not int(found[1]):
+        raise UsageError(f"'{escape(text)}' is no length of time", "give 90s, 10m, 2h or 1d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
 def window(since: str, until: str | None, now_ns: int) -> tuple[int, int]:
     """Give the whole hours that lie between two times, the last one only as far as it has passed.
 

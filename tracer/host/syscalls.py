@@ -15,6 +15,7 @@ _INSTRUCTION: Final = 8  # bytes of struct sock_filter, include/uapi/linux/filte
 _GLOBAL: Final = 1  # MEMBARRIER_CMD_GLOBAL, include/uapi/linux/membarrier.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 _CLONE_NEWNET: Final = 0x40000000  # include/uapi/linux/sched.h
+_NO_NEW_PRIVS: Final = 38  # include/uapi/linux/prctl.h
 _UNSPECIFIED: Final = bytes(16)  # struct sockaddr with family AF_UNSPEC
 
 
@@ -54,6 +55,16 @@ def enter_network(namespace: int) -> None:
     """Have this thread enter the network namespace behind a descriptor; raises OSError (setns(2))."""
     if _library().setns(namespace, _CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def forbid_new_privileges() -> None:
+    """Have this process and all that it starts gain no rights by executing a program; OSError if refused.
+
+    prctl(2), PR_SET_NO_NEW_PRIVS.
+    """
+    if _library().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def keep_heap_small() -> None:

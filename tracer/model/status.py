@@ -25,6 +25,7 @@ class TargetState(NamedTuple):
 
     `requests` in flight on its API by phase; None where that is not known. `members` are its cgroups, and its
     processes outside of these; `since` it has been a target whatever matches is known and covered.
+    `until`: its policy is lifted until then, in nanoseconds of CLOCK_BOOTTIME; 0: it is not.
     """
 
     target: str
@@ -35,3 +36,4 @@ class TargetState(NamedTuple):
     requests: Mapping[str, int] | None = None
     members: int = 0
     since: str | None = None
+    until: int = 0

@@ -22,7 +22,7 @@ from tracer.names.cache import NameBook
 from tracer.names.queries import Lookups, Question, question
 from tracer.names.quic import Initials
 from tracer.names.reassembly import Streams
-from tracer.policy.refusals import Refusals, Refused
+from tracer.names.refusals import Refusals, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable

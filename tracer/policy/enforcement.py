@@ -8,6 +8,7 @@ the way leaves the old policy as it was.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
@@ -17,12 +18,14 @@ from tracer.host import cgroups, resolv_conf
 from tracer.host.files import locked
 from tracer.model.text import escape
 from tracer.netlink.addresses import by_namespace
+from tracer.policy.keep import expand
 from tracer.policy.openings import Openings
 from tracer.policy.own_addresses import OwnAddresses
 from tracer.policy.reset import Judge, cut
 from tracer.policy.rules import Mode, Policy, compile_policy
 from tracer.policy.store import PolicyFile, Saved, Source
 from tracer.policy.tables import PolicyTables
+from tracer.runtimes.profiles import runtimes
 from tracer.targets.finder import Target, parse
 from tracer.targets.kernel import Membership
 from tracer.targets.meaning import Meaning, meaning
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from tracer.bpf.engine import Engine
     from tracer.host.faults import Faults
     from tracer.host.resolv_conf import Resolvers
+    from tracer.runtimes.profiles import Runtime
     from tracer.targets.finder import Finder, Selector, TargetBook
 
 log = structlog.get_logger("tattle")
@@ -46,14 +50,17 @@ MAPS: Final = (
     *("policies", "rules", "names", "named", "openings", "hosted", "resolvers", "lookups", "pieces"),
     *("own_addresses",),
     *("settings", "cgroups", "target_paths", "sockets"),
+    *("api_paths", "phased", "phases", "talks"),
 )
 """What the programs judge by: pinned, as the hooks are, so that it stays when nobody holds it."""
 POLICIES: Final = "policies.json"
 
 
 class Blocked(NamedTuple):
-    """What `block` did: the target's cgroups, which of them exist, its processes, connections cut."""
+    """What `block` did: the policy with all its rules, the target's cgroups and processes, what was cut."""
 
+    policy: Policy
+    runtime: Runtime | None  # where rules depend on it
     cgroups: tuple[str, ...]
     present: tuple[str, ...]
     processes: int
@@ -68,10 +75,14 @@ class State(NamedTuple):
     cgroup_ids: tuple[int, ...]
     processes: tuple[int, ...]
     active: bool
+    until: int = 0
+    """Lifted until then, in nanoseconds of CLOCK_BOOTTIME; 0: not lifted."""
 
     @property
     def state(self) -> str:
-        """Say how it stands, in the words of the contract: enforced, waiting or partial."""
+        """Say how it stands, in the words of the contract: enforced, waiting, partial or lifted."""
+        if self.until:
+            return "lifted"
         if not self.active:
             return "partial" if self.cgroup_ids or self.processes else "waiting"
         return "enforced" if self.cgroup_ids or self.processes else "waiting"
@@ -122,24 +133,27 @@ class Enforcement:
         """Give the targets that have a policy, with their cgroups."""
         return tuple(Target(name, self._book.number(name), one.cgroups) for name, one in self.saved().items())
 
-    def block(self, policy: Policy, *, cut_open: bool = True) -> Blocked:
+    def block(self, policy: Policy, *, run: Runtime | None = None, is_run: bool = False) -> Blocked:
         """Put a policy in force and keep it. UsageError or HostError, and then nothing has changed.
 
-        Open connections that it denies are cut, unless `cut_open` is false: then they just fall silent.
+        Open connections that it denies are cut. `is_run`: for a command that is about to be run, as `run`
+        where that is a known runtime.
         """
         with self.locked():
             self._require_hooks()
-            policies = self.saved()
+            policies = {name: one for name, one in self.saved().items() if not self._has_ended(one)}
             before = policies.get(policy.target)
-            fresh = Saved(policy, Source.COMMAND, self._places(parse(policy.target), before))
+            source = Source.RUN if is_run else Source.COMMAND
+            places = self._places(parse(policy.target), before)
+            fresh = self._expanded(Saved(policy, source, places, run.name if run else None))
             with self._file.replaced({**policies, policy.target: fresh}):
                 self._put(fresh, before)
             self.know_addresses()
             present = tuple(path for path in fresh.cgroups if self._directory(path).is_dir())
             running = self._members.processes(self._book.number(policy.target))
-        asked = tuple(self._resolvers(fresh).named) if compile_policy(policy).names else ()
-        done = self.cut(policy) if cut_open else 0
-        return Blocked(fresh.cgroups, present, len(running), done, asked)
+        asked = tuple(self._resolvers(fresh).named) if compile_policy(fresh.policy).names else ()
+        done = self.cut(fresh.policy)
+        return Blocked(fresh.policy, self.told(fresh), fresh.cgroups, present, len(running), done, asked)
 
     def unblock(self, text: str, *, watched: bool) -> Saved:
         """Take a target's policy away; its cgroups stay in the target where it is `watched` anyway.
@@ -157,6 +171,18 @@ class Enforcement:
                 self._members.follow()
         return gone
 
+    def lift(self, text: str, seconds: float) -> tuple[Saved, int]:
+        """Lift a target's policy for some time; returns it, and until when (see State).
+
+        It is kept, and comes back by itself, in the kernel. UsageError where the target has none.
+        """
+        until = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(seconds * 1e9)
+        with self.locked():
+            policies = self.saved()
+            name = find_policy(text, policies)
+            self._tables.lift(self._book.number(name), until)
+        return policies[name], until
+
     def restore(self, configured: Iterable[Policy] | None) -> list[TattleError]:
         """Put the kept policies and those of the configuration (None: unread) in force; returns what failed.
 
@@ -166,6 +192,7 @@ class Enforcement:
         with self.locked():
             old = self.saved()
             wanted = dict(old) if configured is None else _merged(old, configured)
+            wanted = {name: one for name, one in wanted.items() if not self._has_ended(one)}
             for name, one in wanted.items():
                 try:
                     wanted[name] = self._renewed(one, old.get(name))
@@ -198,7 +225,8 @@ class Enforcement:
     def tell_phases(self) -> None:
         """Have it told what those that have a policy are doing, where their API is known."""
         with self.locked():
-            known = {one.id: found for one in self.targets() if (found := self._finder.runtime(one))}
+            saved = self.saved().items()
+            known = {self._book.number(name): found for name, one in saved if (found := self.runtime(one))}
             Phases(self._engine).apply(known, all_of_them=False)
 
     def cut(self, policy: Policy) -> int:
@@ -206,6 +234,9 @@ class Enforcement:
         if policy.mode is not Mode.ENFORCE:
             return 0
         owner = self._book.number(policy.target)
+        held = self._tables.in_force().get(owner)
+        if held is not None and held.is_lifted:
+            return 0
         members = self._members.tables.members
         judge = Judge(owner, compile_policy(policy), self._tables, self._openings)
         return cut(self._engine, lambda number: owner in members(number), judge.denies)
@@ -283,9 +314,34 @@ class Enforcement:
 
     def _renewed(self, one: Saved, before: Saved | None) -> Saved:
         self._require_hooks_to_come()
-        fresh = Saved(one.policy, one.source, self._places(parse(one.policy.target), before))
-        self._put(fresh, before)
+        places = self._places(parse(one.policy.target), before)
+        fresh = self._expanded(Saved(one.policy, one.source, places, one.runtime))
+        held = self._tables.in_force().get(self._book.number(one.policy.target))
+        self._put(fresh, before, until=held.until if held else 0)
         return fresh
+
+    def _expanded(self, one: Saved) -> Saved:
+        """Return a policy with the rules that its purposes mean, for the runtime that its target is now."""
+        if not (one.policy.keep or compile_policy(one.policy).is_phased):
+            return one
+        runtime = self.runtime(one)
+        if runtime is None and one.policy.kept:
+            return one
+        policy = expand(one.policy, runtime)
+        return Saved(policy, one.source, one.cgroups, runtime.name if runtime else None)
+
+    def runtime(self, one: Saved) -> Runtime | None:
+        """Return the runtime that the target of a policy is, as told or as recognized."""
+        return self.told(one) or self._finder.runtime(Target(one.policy.target, 0, one.cgroups))
+
+    @staticmethod
+    def told(one: Saved) -> Runtime | None:
+        """Return the runtime that the target of a policy was said to be, if it was."""
+        return runtimes().get(one.runtime) if one.runtime is not None else None
+
+    def _has_ended(self, one: Saved) -> bool:
+        """Whether a policy was for a command that has been run and is over."""
+        return one.source is Source.RUN and not any(self._directory(path).is_dir() for path in one.cgroups)
 
     def _require_hooks_to_come(self) -> None:
         """Before anything is attached: look at what could be loaded."""
@@ -295,7 +351,7 @@ class Enforcement:
                 f"nothing can be blocked: this kernel refuses hook {lacking[0]}", "tattle doctor says more"
             )
 
-    def _put(self, fresh: Saved, before: Saved | None) -> None:
+    def _put(self, fresh: Saved, before: Saved | None, *, until: int = 0) -> None:
         """Name the target, then put its policy in force; where that fails it is named as before."""
         number = self._book.number(fresh.policy.target)
         table = compile_policy(fresh.policy)
@@ -303,7 +359,8 @@ class Enforcement:
         self._members.name({number: self._meaning(fresh)})
         try:
             seen = self._resolvers(fresh)
-            self._tables.put(number, table, seen, compile_policy(before.policy) if before else None)
+            older = compile_policy(before.policy) if before else None
+            self._tables.put(number, table, seen, older, until=until)
         except TattleError:
             if not was_named:
                 self._members.unname([number])
@@ -330,7 +387,9 @@ class Enforcement:
             and not self._engine.maps.losses()["marks_full"]
         )
         processes = self._members.processes(number)
-        return State(one, tuple(sorted(cgroups or ())), tuple(sorted(processes)), whole)
+        until = in_force.until if in_force is not None and in_force.is_lifted else 0
+        here = tuple(sorted(cgroups or ())), tuple(sorted(processes))
+        return State(one, *here, whole and not until, until)
 
 
 def find_policy(text: str, policies: dict[str, Saved]) -> str:
@@ -348,8 +407,10 @@ def find_policy(text: str, policies: dict[str, Saved]) -> str:
 
 def _merged(old: dict[str, Saved], configured: Iterable[Policy]) -> dict[str, Saved]:
     """Lay the configuration over what is kept: it decides for its targets, also for those it has dropped."""
-    found = {name: one for name, one in old.items() if one.source is Source.COMMAND}
+    found = {name: one for name, one in old.items() if one.source is not Source.CONFIG}
     for policy in configured:
         before = old.get(policy.target)
-        found[policy.target] = Saved(policy, Source.CONFIG, before.cgroups if before else ())
+        found[policy.target] = Saved(
+            policy, Source.CONFIG, *((before.cgroups, before.runtime) if before else ((),))
+        )
     return found

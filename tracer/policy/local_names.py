@@ -94,7 +94,7 @@ class LocalNames:
         return struct.pack(self._abi.name_key.format, number, form, len(pattern.wire), pattern.wire)
 
     def _asked(self, entry: NameEntry) -> bytes:
-        return pack(self._abi.name_rules, {"id": _NO_ID, "rule": entry.rule})
+        return pack(self._abi.name_rules, {"id": _NO_ID, "rule": entry.rule, "phases": entry.phases})
 
     def _present(self, table: str, number: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield what stands in a table for a policy; of `names` what is only asked for."""

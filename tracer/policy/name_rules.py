@@ -6,7 +6,9 @@ carries also the rules of the wildcards that cover it, and whichever is found la
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import operator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import UsageError
@@ -51,6 +53,8 @@ class NameEntry(NamedTuple):
     lan: bool
     rule: int
     ports: tuple[PortRule, ...]
+    phases: int = 0
+    """In which its query may leave, as PortRule.phases."""
 
 
 def name_entries(
@@ -84,6 +88,7 @@ def name_entries(
                 lan=any(name.lan for port, name in covering if not port.deny),
                 rule=decides.rule,
                 ports=ports,
+                phases=together(port.phases for port in allows) if allows and not whole else 0,
             )
         )
     return tuple(found)
@@ -120,6 +125,12 @@ def hosted(
                 if closest not in (listed := found.setdefault(address, [])):
                     listed.append(closest)
     return found
+
+
+def together(phases: Iterable[int]) -> int:
+    """Return the phases in which one of several rules speaks: 0, always, if one is bound to none."""
+    every = tuple(phases)
+    return 0 if 0 in every else functools.reduce(operator.or_, every, 0)
 
 
 def _checked(pattern: Pattern, text: str) -> Pattern:

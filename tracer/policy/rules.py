@@ -4,7 +4,8 @@ A rule is an address or prefix (`1.2.3.0/24`, `[2001:db8::]/32`, a single addres
 `:443/tcp` if it is to speak of that port only; a scope (`@loopback @host @lan @internet @dns`); or a name
 (`registry.ollama.ai`, `*.ollama.ai`, with or without a port; TCP unless it says `/udp`). A name may be
 followed by `+plain` (its connections need not be TLS with that server name) and `+lan` (its answers may open
-private addresses). Deny beats allow, allow beats the default.
+private addresses). What is allowed may be bound to a phase: `registry.ollama.ai+pull` holds only while a
+request of that phase is in flight. Deny beats allow, allow beats the default.
 
 The kernel finds rules by the longest prefix only. Hence each prefix carries also the rules of all wider ones
 that cover it: constant cost at a packet, however many prefixes there are.
@@ -15,14 +16,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import UsageError
 from tracer.model.scope import MAPPED, Scope, nat64_inside, scope
 from tracer.model.text import escape
-from tracer.policy.name_rules import TCP, name_entries
+from tracer.policy.name_rules import TCP, name_entries, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 FORMS: Final = (
     "a rule is 1.2.3.0/24, [2001:db8::]/32 or a single address, each with :443 or :443/tcp if wanted,"
     " or a name like registry.ollama.ai or *.ollama.ai, or @loopback, @host, @lan, @internet, @dns"
+)
+OPTIONS: Final = (
+    "behind a + stands a phase (startup, idle, inference, pull, account), or behind a name plain or lan"
 )
 RULES_MAX: Final = 0xFFFF  # struct rule_port.rule is 16 bits
 PORTS_MAX: Final = 16  # RULE_PORTS, bpf/abi.h
@@ -44,13 +48,11 @@ _BITS: Final = 128
 _TAIL: Final = r"(?::(?P<port>[1-9][0-9]{0,4})(?:/(?P<proto>[a-z]+))?)?\Z"
 _V4: Final = re.compile(r"(?P<address>[0-9]+(?:\.[0-9]+){3})(?:/(?P<bits>[0-9]{1,2}))?" + _TAIL)
 _V6: Final = re.compile(r"\[(?P<address>[0-9A-Fa-f:.]+)\](?:/(?P<bits>[0-9]{1,3}))?" + _TAIL)
+_OPTIONS: Final = frozenset({"plain", "lan"})  # of names only
 # RFC 1123 2.1 and RFC 952: letters, digits, hyphens inside; the last label is no number.
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_EXTRAS: Final = r"(?P<extras>(?:\+(?:plain|lan))*)\Z"
 _NAME: Final = re.compile(
-    rf"(?P<wild>\*\.)?(?P<name>(?:{_LABEL}\.)*(?![0-9]+\.?(?::|\+|\Z)){_LABEL})\.?"
-    + _TAIL.removesuffix(r"\Z")
-    + _EXTRAS
+    rf"(?P<wild>\*\.)?(?P<name>(?:{_LABEL}\.)*(?![0-9]+\.?(?::|\Z)){_LABEL})\.?" + _TAIL
 )
 _NAME_LENGTH: Final = 253  # RFC 1035 2.3.4, without the root
 
@@ -88,6 +90,20 @@ _BIT_OF: Final = {
     Scope.INTERNET: ScopeBit.INTERNET,
 }
 _NEVER_LEAVES: Final = frozenset({ScopeBit.LOOPBACK, ScopeBit.HOST})
+
+
+class Phase(IntEnum):
+    """What a rule can be bound to: enum phase, bpf/abi.h; a test compares them."""
+
+    STARTUP = 1
+    IDLE = 2
+    INFERENCE = 3
+    PULL = 4
+    ACCOUNT = 5
+
+
+ALWAYS: Final = 0
+"""Bound to no phase; else bits, 1 << Phase."""
 
 
 class Prefix(NamedTuple):
@@ -137,6 +153,7 @@ class Rule:
     text: str
     deny: bool
     match: Addresses | ScopeBit | Name
+    phases: int = ALWAYS
 
     def __str__(self) -> str:
         return f"{'deny' if self.deny else 'allow'} {self.text}"
@@ -152,6 +169,10 @@ class Policy:
     default_allow: bool = False
     mode: Mode = Mode.ENFORCE
     strict: bool = False
+    keep: tuple[str, ...] = ()
+    """Purposes whose hosts stay open in their phases,"""
+    kept: tuple[str, ...] = ()
+    """and the rules that this means for the target's runtime: see tracer/policy/keep.py."""
 
     @property
     def default(self) -> str:
@@ -161,7 +182,7 @@ class Policy:
     def rules(self) -> tuple[Rule, ...]:
         """Give the rules, each number one more than its place here; raises UsageError that quotes one."""
         found = [parse(text, deny=True) for text in self.deny]
-        found += [parse(text, deny=False) for text in self.allow]
+        found += [parse(text, deny=False) for text in (*self.allow, *self.kept)]
         if len(found) > RULES_MAX:
             raise UsageError(
                 f"{len(found)} rules for '{escape(self.target)}': {RULES_MAX} are the most",
@@ -171,7 +192,9 @@ class Policy:
 
     def rule_texts(self) -> list[str]:
         """Give the rules in the order of their numbers, as people read them."""
-        return [f"deny {text}" for text in self.deny] + [f"allow {text}" for text in self.allow]
+        return [f"deny {text}" for text in self.deny] + [
+            f"allow {text}" for text in (*self.allow, *self.kept)
+        ]
 
     def rule_text(self, number: int) -> str:
         """Name the rule that an event or a flow tells by its number; 0 is the default."""
@@ -182,7 +205,7 @@ class Policy:
 def as_command(policy: Policy, instance: str) -> str:
     """Give the command that puts a policy in force, as a shell takes it."""
     words = ["tattle", "block", policy.target]
-    for option, rules in (("--allow", policy.allow), ("--deny", policy.deny)):
+    for option, rules in (("--keep", policy.keep), ("--allow", policy.allow), ("--deny", policy.deny)):
         words += [word for text in rules for word in (option, text)]
     words += ["--default", "allow"] if policy.default_allow else []
     words += ["--audit"] if policy.mode is Mode.AUDIT else []
@@ -197,21 +220,38 @@ def shell(words: Sequence[str], instance: str) -> str:
 
 def parse(text: str, *, deny: bool) -> Rule:
     """Read one rule; raises UsageError that quotes it."""
-    if text.startswith("@"):
-        if text not in _SCOPES:
+    bare, *options = text.split("+")
+    phases = _phases(text, options)
+    if deny and phases:
+        raise _refused(text, "what is denied is denied in each phase: leave the phase out")
+    match = _match(text, bare, options)
+    if not isinstance(match, Name) and _OPTIONS & {*options}:
+        raise _refused(text, "only names take +plain and +lan")
+    return Rule(text, deny, match, phases)
+
+
+def _match(text: str, bare: str, options: Sequence[str]) -> Addresses | ScopeBit | Name:
+    if bare.startswith("@"):
+        if bare not in _SCOPES:
             raise _refused(text, "the scopes are @loopback, @host, @lan, @internet and @dns")
-        return Rule(text, deny, _SCOPES[text])
+        return _SCOPES[bare]
     for form, family in ((_V4, ipaddress.IPv4Address), (_V6, ipaddress.IPv6Address)):
-        if found := form.match(text):
-            return Rule(text, deny, _addresses(text, found, family))
-    found = _NAME.match(text)
+        if found := form.match(bare):
+            return _addresses(text, found, family)
+    found = _NAME.match(bare)
     if found is None or len(found["name"]) > _NAME_LENGTH:
-        raise _refused(text, _mend(text))
+        raise _refused(text, _mend(bare))
     port, proto = _tail(text, found)
-    extras = found["extras"]
-    name = found["name"].lower()
     wild = found["wild"] is not None
-    return Rule(text, deny, Name(name, wild, port, proto, "+plain" in extras, "+lan" in extras))
+    return Name(found["name"].lower(), wild, port, proto, "plain" in options, "lan" in options)
+
+
+def _phases(text: str, options: Sequence[str]) -> int:
+    """Return the phases that a rule is bound to, in bits; any of several is enough."""
+    known = {phase.name.lower(): 1 << phase for phase in Phase}
+    if unknown := [one for one in options if one not in {*known, *_OPTIONS}]:
+        raise _refused(text, f"'+{escape(unknown[0])}' means nothing: {OPTIONS}")
+    return sum(known[one] for one in {*options} & known.keys())
 
 
 def _refused(text: str, mend: str) -> UsageError:
@@ -266,6 +306,7 @@ class PortRule(NamedTuple):
     deny: bool
     rule: int
     plain: bool = False
+    phases: int = ALWAYS
 
     def speaks(self, port: int, proto: int) -> bool:
         """Say whether this port of this protocol is meant."""
@@ -274,7 +315,8 @@ class PortRule(NamedTuple):
     def replaces(self, other: PortRule) -> bool:
         """Say whether the other one changes nothing where this one is."""
         wider = self.port in (0, other.port) and self.proto in (0, other.proto)
-        return wider and (self.deny or (not other.deny and self.plain == other.plain))
+        longer = not self.phases or (other.phases and not other.phases & ~self.phases)
+        return bool(wider and longer and (self.deny or (not other.deny and self.plain == other.plain)))
 
 
 class Entry(NamedTuple):
@@ -300,10 +342,18 @@ class Table:
     deny_scopes: dict[ScopeBit, int]
     entries: tuple[Entry, ...]
     names: tuple[NameEntry, ...] = ()
+    allow_phases: dict[ScopeBit, int] = field(default_factory=dict)
 
-    def judge(self, remote: bytes, port: int, proto: int, *, own: bool = False) -> Judgement:
-        """Judge as `judge` in bpf/policy.bpf.h does; `own`: the address is one of this host."""
-        spoken = self._by_prefix(int.from_bytes(nat64_inside(remote) or remote), port, proto)
+    @property
+    def is_phased(self) -> bool:
+        """Whether a rule is bound to a phase."""
+        ports = [port for entry in self.entries for port in entry.ports]
+        ports += [port for name in self.names for port in name.ports]
+        return any(self.allow_phases.values()) or any(port.phases for port in ports)
+
+    def judge(self, remote: bytes, port: int, proto: int, *, own: bool = False, phases: int = 0) -> Judgement:
+        """Judge as `judge` in bpf/policy.bpf.h does, in these phases, in bits; `own`: of this host."""
+        spoken = self._by_prefix(int.from_bytes(nat64_inside(remote) or remote), port, proto, phases)
         place = _BIT_OF[scope(remote, via_loopback=own)]
         said = ScopeBit.DNS if port == DNS_PORT else place
         for bit in (said, place):
@@ -311,30 +361,43 @@ class Table:
                 return Judgement(denied=True, rule=self.deny_scopes[bit])
         if spoken is not None:
             return Judgement(spoken.deny, spoken.rule)
-        if said in self.allow_scopes:
+        if said in self.allow_scopes and _speaks_in(self.allow_phases.get(said, ALWAYS), phases):
             return Judgement(denied=False, rule=self.allow_scopes[said])
         return Judgement(not self.policy.default_allow and said not in _NEVER_LEAVES, 0)
 
-    def _by_prefix(self, remote: int, port: int, proto: int) -> PortRule | None:
+    def _by_prefix(self, remote: int, port: int, proto: int, phases: int) -> PortRule | None:
         whole = Prefix(remote, _BITS)
         covering = (entry for entry in self.entries if entry.prefix.covers(whole))
         longest = max(covering, key=lambda entry: entry.prefix.bits, default=None)
-        return next((rule for rule in longest.ports if rule.speaks(port, proto)), None) if longest else None
+        ports = longest.ports if longest else ()
+        return next(
+            (rule for rule in ports if rule.speaks(port, proto) and _speaks_in(rule.phases, phases)), None
+        )
+
+
+def _speaks_in(bound: int, phases: int) -> bool:
+    """Whether what is bound to some phases speaks in others, as speaks_in() in bpf/phase.bpf.h."""
+    return not bound or bool(bound & phases)
 
 
 def compile_policy(policy: Policy) -> Table:
     """Make the kernel's tables of a policy; raises UsageError that quotes what cannot be done."""
     scopes: dict[bool, dict[ScopeBit, int]] = {True: {}, False: {}}
     own: dict[Prefix, list[PortRule]] = {}
+    bound: dict[ScopeBit, list[int]] = {}
     rules = policy.rules()
     for number, rule in enumerate(rules, 1):
         if isinstance(rule.match, ScopeBit):
             scopes[rule.deny].setdefault(rule.match, number)
+            if not rule.deny:
+                bound.setdefault(rule.match, []).append(rule.phases)
         elif isinstance(rule.match, Addresses):
             prefix, port, proto = rule.match
-            own.setdefault(prefix, []).append(PortRule(port, proto, rule.deny, number))
+            port_rule = PortRule(port, proto, rule.deny, number, phases=rule.phases)
+            own.setdefault(prefix, []).append(port_rule)
     entries = tuple(_checked(entry, rules) for entry in flatten(own))
-    return Table(policy, scopes[False], scopes[True], entries, _names(policy, rules))
+    phases = {bit: together(some) for bit, some in bound.items()}
+    return Table(policy, scopes[False], scopes[True], entries, _names(policy, rules), phases)
 
 
 def _names(policy: Policy, rules: Sequence[Rule]) -> tuple[NameEntry, ...]:
@@ -354,7 +417,7 @@ def _port_rule(number: int, rule: Rule) -> PortRule:
     name = rule.match
     assert isinstance(name, Name)
     proto = name.proto or (0 if rule.deny else TCP)
-    return PortRule(name.port, proto, rule.deny, number, name.plain)
+    return PortRule(name.port, proto, rule.deny, number, name.plain, rule.phases)
 
 
 def flatten(own: dict[Prefix, list[PortRule]]) -> Iterator[Entry]:

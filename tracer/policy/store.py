@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Source(StrEnum):
-    """Who asked for a policy: `tattle block`, or the configuration file."""
+    """Who asked for a policy: `tattle block`, the configuration file, or a command that is run under it."""
 
     COMMAND = "command"
     CONFIG = "config"
+    RUN = "run"  # `tattle block -- COMMAND`: for as long as its cgroup is there
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Saved:
     policy: Policy
     source: Source
     cgroups: tuple[str, ...]
+    runtime: str | None = None
+    """The profile of what the target runs, where that was told; None: to be recognized."""
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,10 +49,22 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     strict: bool
     source: Source
     cgroups: tuple[str, ...]
+    keep: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    runtime: str | None = None
 
     def saved(self) -> Saved:
-        policy = Policy(self.target, self.allow, self.deny, self.default_allow, self.mode, self.strict)
-        return Saved(policy, self.source, self.cgroups)
+        policy = Policy(
+            self.target,
+            self.allow,
+            self.deny,
+            self.default_allow,
+            self.mode,
+            self.strict,
+            self.keep,
+            self.kept,
+        )
+        return Saved(policy, self.source, self.cgroups, self.runtime)
 
 
 class PolicyFile:
@@ -115,6 +130,9 @@ def _records(policies: Mapping[str, Saved]) -> list[Any]:
             "strict": one.policy.strict,
             "source": one.source,
             "cgroups": one.cgroups,
+            "keep": one.policy.keep,
+            "kept": one.policy.kept,
+            "runtime": one.runtime,
         }
         for _, one in sorted(policies.items())
     ]

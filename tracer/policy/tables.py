@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.bpf import libbpf
@@ -34,13 +35,22 @@ _FULL: Final = frozenset({errno.E2BIG, errno.ENOSPC})
 
 
 class InForce(NamedTuple):
-    """What the kernel has of a target's policy: its number, what it does, its rules of scopes."""
+    """What the kernel has of a target's policy: its number, what it does, its rules of scopes.
+
+    `until` is in nanoseconds of CLOCK_BOOTTIME: lifted until then; 0: not lifted.
+    """
 
     number: int
     mode: Mode | None
     default_allow: bool
     strict: bool
     names: bool
+    until: int
+
+    @property
+    def is_lifted(self) -> bool:
+        """Whether it is lifted now; the kernel looks at the same clock."""
+        return self.until > time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class PolicyTables:
@@ -56,12 +66,18 @@ class PolicyTables:
         self.local = LocalNames(maps, abi)
 
     def put(
-        self, target: int, table: Table, seen: Resolvers | None = None, older: Table | None = None
+        self,
+        target: int,
+        table: Table,
+        seen: Resolvers | None = None,
+        older: Table | None = None,
+        *,
+        until: int = 0,
     ) -> None:
         """Put a policy in force for a target, in place of what it had; `seen` is how it looks names up.
 
-        What names of the `older` policy have opened stays open where a wildcard of this one covers them.
-        Raises HostError where a table is full; then nothing has changed.
+        What names of the `older` policy have opened stays open where a wildcard of this one covers them. It
+        is lifted `until` a time (see InForce). Raises HostError where a table is full; then nothing changes.
         """
         if self._stale() and syscalls.wait_for_readers():
             self._sweep()
@@ -75,12 +91,21 @@ class PolicyTables:
                 self._insert_number(number, old.id, new)
             if seen:
                 self.local.put(number, table.names, seen)
-            libbpf.update(self._policies, struct.pack("<I", target), self._value(number, table))
+            value = self._value(number, table, target, until)
+            libbpf.update(self._policies, struct.pack("<I", target), value)
         except KernelError as error:
             self._forget(number)
             raise self._refused(error, table) from error
         if self._maps.renew_verdicts():
             self._sweep()
+
+    def lift(self, target: int, until: int) -> None:
+        """Lift the policy of a target until a time (see InForce); 0 ends that."""
+        value = bytearray(self._lookup(target) or b"")
+        if value:
+            struct.pack_into("<Q", value, self._abi.policy.offset("until"), until)
+            libbpf.update(self._policies, struct.pack("<I", target), bytes(value))
+        self._maps.renew_verdicts()
 
     def remove(self, targets: Iterable[int]) -> int:
         """Take the policies of these targets away; returns how many had one."""
@@ -96,9 +121,11 @@ class PolicyTables:
         for target in self._targets():
             value = self._lookup(target)
             if value is not None:
-                number, mode, default_allow, strict, names, *_ = struct.unpack(self._abi.policy.format, value)
+                number, mode, default_allow, strict, names, *_, until = struct.unpack(
+                    self._abi.policy.format, value
+                )
                 found[target] = InForce(
-                    number, words.get(mode), bool(default_allow), bool(strict), bool(names)
+                    number, words.get(mode), bool(default_allow), bool(strict), bool(names), until
                 )
         return found
 
@@ -155,7 +182,7 @@ class PolicyTables:
 
     def _named_value(self, entry: NameEntry) -> bytes:
         said = (entry.id, entry.deny, entry.lan, entry.rule, *self._ports(entry.ports))
-        return struct.pack(self._abi.name_rules.format, *said)
+        return struct.pack(self._abi.name_rules.format, *said, entry.phases)
 
     def number(self, target: int) -> int:
         """Return the number of the policy that a target has; 0: it has none."""
@@ -183,7 +210,7 @@ class PolicyTables:
             self._kinds["NAMES_DENIED"] if True in said else 0
         )
 
-    def _value(self, number: int, table: Table) -> bytes:
+    def _value(self, number: int, table: Table, target: int, until: int) -> bytes:
         policy = table.policy
         fields: dict[str, int | bytes] = {
             "number": number,
@@ -192,11 +219,14 @@ class PolicyTables:
             "strict": policy.strict,
             "names": self._name_kinds(table),
             "unasked": self._unasked(table),
+            "requests": target if table.is_phased else 0,
+            "until": until,
             "allow_scopes": _mask(table.allow_scopes),
             "deny_scopes": _mask(table.deny_scopes),
         }
         fields |= {f"allow_rule[{bit.value}]": rule for bit, rule in table.allow_scopes.items()}
         fields |= {f"deny_rule[{bit.value}]": rule for bit, rule in table.deny_scopes.items()}
+        fields |= {f"allow_phases[{bit.value}]": phases for bit, phases in table.allow_phases.items()}
         return pack(self._abi.policy, fields)
 
     def _unasked(self, table: Table) -> int:

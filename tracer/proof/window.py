@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracer import __version__
+from tracer.command.child import Cgroup, Child, Signals
 from tracer.errors import TattleError
 from tracer.host.cgroups import cgroup2_root
 from tracer.model.records import timestamp
 from tracer.model.text import escape
 from tracer.proof import canonical, evidence, limits
-from tracer.proof.child import Cgroup, Child, Signals
 from tracer.proof.observer import Enforcing, Witness
 from tracer.proof.seccomp import CallListener
 from tracer.proof.sockets import Holdings, who

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
@@ -14,7 +16,7 @@ from tracer.model.containers import places
 from tracer.runtimes.profiles import runtimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from tracer.containers.engines import ContainerEngines
@@ -68,7 +70,11 @@ def command(process: Path) -> str | None:
 
 def is_client(process: Path, find: Find) -> bool:
     """Tell whether a process of the runtime's program only asks one that runs."""
-    return bool(find.clients) and (command(process) or "") in find.clients
+    return bool(find.clients) and _only_asks(command(process), find)
+
+
+def _only_asks(word: str | None, find: Find) -> bool:
+    return (word or "") in find.clients
 
 
 def _directory(process: Path) -> str:
@@ -82,6 +88,19 @@ def named(patterns: Iterable[str], paths: Iterable[str]) -> bool:
     """Tell whether one of the paths ends in one of the patterns, whole path parts of it."""
     paths = tuple(paths)
     return any(fnmatchcase(path, one) or fnmatchcase(path, f"*/{one}") for one in patterns for path in paths)
+
+
+def of_command(words: Sequence[str]) -> Runtime | None:
+    """Return the runtime that a command line would start; None for none, and for one's client."""
+    program = shutil.which(words[0]) or words[0]
+    paths, given = {program, os.path.realpath(program)}, list(words[1:])
+    if any(map(is_interpreter, paths)):
+        given = given[1:] if given[:1] == ["-m"] else given
+        paths.update(given[:1])
+        given = given[1:]
+    word = next((one for one in given if not one.startswith("-")), None)
+    found = (one for one in runtimes().values() if named(one.find.exes, paths))
+    return next((one for one in found if not _only_asks(word, one.find)), None)
 
 
 def is_container(container: Container, find: Find) -> bool:

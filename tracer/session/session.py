@@ -20,8 +20,8 @@ from tracer.model.records import Decoder, timestamp
 from tracer.model.status import OBSERVE, TargetState
 from tracer.model.text import escape
 from tracer.names.observer import Namer
+from tracer.names.refusals import allowing
 from tracer.policy.enforcement import Enforcement
-from tracer.policy.refusals import allowing
 from tracer.runtimes.purposes import Purposes
 from tracer.session.flows import Accounts
 from tracer.targets.finder import BOOK, Finder, TargetBook
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from tracer.model.process import ProcessInfo
     from tracer.model.records import Json
     from tracer.model.rows import EventTuple, SampleTuple
+    from tracer.names.refusals import Refused
     from tracer.policy.enforcement import State
-    from tracer.policy.refusals import Refused
     from tracer.policy.rules import Policy
     from tracer.runtimes.profiles import Runtime
     from tracer.targets.finder import Target
@@ -115,6 +115,7 @@ class Core:
         self.enforcement: Enforcement | None = None
         self._policies: dict[str, Policy] = {}
         self._runtimes: dict[str, Runtime] = {}
+        self._told: dict[str, Runtime] = {}
         self._configured = tuple(configured)
         self._early = tuple(early)
         self._states: list[TargetState] = []
@@ -180,6 +181,7 @@ class Core:
             saved = self.enforcement.saved()
             policies = self.enforcement.targets()
             self._policies = {name: one.policy for name, one in saved.items()}
+            self._told = {name: found for name, one in saved.items() if (found := self.enforcement.told(one))}
             self.targeting.apply(targets, policies)
             self.enforcement.renew()
             self._know_runtimes()
@@ -201,7 +203,7 @@ class Core:
         self._runtimes = {
             name: found
             for name, target in targets.items()
-            if (found := before.get(name) or self._finder.runtime(target))
+            if (found := before.get(name) or self._told.get(name) or self._finder.runtime(target))
         }
         if self._runtimes == before:
             return False
@@ -268,9 +270,9 @@ class Core:
             self.enforcement.know_addresses()
 
     def unenforced(self) -> list[str]:
-        """Tell of each policy that is not in force for all of its target."""
+        """Tell of each policy that is not in force for all of its target, and was not lifted either."""
         known = self.enforcement.states() if self.enforcement else []
-        names = [escape(state.saved.policy.target) for state in known if not state.active]
+        names = [escape(one.saved.policy.target) for one in known if not one.active and not one.until]
         return [f"the policy of {name} is not in force" for name in names]
 
     def _state(self, target: Target, policy: State | None) -> TargetState:
@@ -281,9 +283,9 @@ class Core:
         since = self.accounts.clock.boot_ns + self.targeting.since_ns(target)
         known = timestamp(max(since, self.accounts.since_ns))
         members = self.targeting.members(target)
-        return TargetState(
-            target.selector, mode, enforced, processes, now.phase, now.requests, members, known
-        )
+        until = policy.until if policy else 0
+        doing = now.phase, now.requests
+        return TargetState(target.selector, mode, enforced, processes, *doing, members, known, until)
 
     def covered_since(self, texts: Iterable[str]) -> str | None:
         """Return since when all that matches these targets is counted; None: one of them is no target."""

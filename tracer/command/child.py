@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -17,7 +18,7 @@ from tracer.errors import HostError
 from tracer.model.text import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
 PASSED_ON: Final = frozenset(
@@ -33,6 +34,7 @@ PASSED_ON: Final = frozenset(
 _NAME: Final = "tattle-prove-"
 _WATCHED: Final = PASSED_ON | {signal.SIGCHLD}
 _SI_KERNEL: Final = 0x80  # include/uapi/asm-generic/siginfo.h: a terminal's signal, to the whole group
+_STOP_S: Final = 0.05
 _SHELL_BASE: Final = 128  # how shells tell of an end by signal: 128 + its number
 
 
@@ -101,10 +103,11 @@ class Child:
         into: Path | None,
         before: Signals,
         early: Callable[[], None] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it, in the cgroup `into` before its first instruction; HostError where it cannot be started.
 
-        `early` is called in the new process, last of all.
+        `early` is called in the new process, last of all. `environment` None: ours.
         """
         procs = os.open(into / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) if into else None
 
@@ -116,7 +119,7 @@ class Child:
                 early()
 
         try:
-            self._process = subprocess.Popen(words, preexec_fn=prepare)  # noqa: PLW1509 - no thread runs yet
+            self._process = subprocess.Popen(words, env=environment, preexec_fn=prepare)  # noqa: PLW1509 - no thread runs yet
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             mend = "give a program by its path, or by a name that is in PATH; behind -- stands nothing else"
@@ -134,6 +137,26 @@ class Child:
     def ended(self) -> bool:
         """Tell whether it is over."""
         return self._process.poll() is not None
+
+    def follow_stop(self) -> None:
+        """Stop with the command, so that the shell has its terminal back, and go on together with it.
+
+        A terminal's stop reaches both, and so does the shell's SIGCONT: only where the command is still
+        stopped a moment later, it has been stopped by itself.
+        """
+        if not self._is_stopped(peek=True):
+            return
+        time.sleep(_STOP_S)
+        if self._is_stopped(peek=False):
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self._process.send_signal(signal.SIGCONT)
+
+    def _is_stopped(self, *, peek: bool) -> bool:
+        flags = os.WSTOPPED | os.WNOHANG | (os.WNOWAIT if peek else 0)
+        try:
+            return os.waitid(os.P_PID, self.pid, flags) is not None
+        except ChildProcessError:
+            return False
 
     @property
     def exit_code(self) -> int | None:

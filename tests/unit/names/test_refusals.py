@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from tracer.cli.parser import build
-from tracer.policy.refusals import NAMES_MAX, TARGETS_MAX, Refusals, Refused, allowing
+from tracer.names.refusals import NAMES_MAX, TARGETS_MAX, Refusals, Refused, allowing
 from tracer.policy.rules import Mode, Policy
 
 POLICY = Policy(
