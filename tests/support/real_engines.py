@@ -7,6 +7,7 @@ mounts) and /run/containerd is private, and in the lab's network namespace; cont
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -17,16 +18,18 @@ import socket
 import subprocess
 import tarfile
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.network import cgroup2_root
+from tests.support.pods import Kubelet, Pod
 
 if TYPE_CHECKING:
     from tests.support.network import Lab
 
 PATIENCE = 60.0
-IMAGE = "ollama/ollama:latest"
+IMAGE = "localai/localai:latest"  # of the profile `localai`, which no other test means
 OTHER = "other/thing:latest"
 _MOUNTS = """
 mount --make-rprivate / && mount -t tmpfs none /run/containerd
@@ -264,3 +267,107 @@ class Podman:
     def wait(self, container: str) -> None:
         """Wait for a container's end."""
         self.ask("wait", container)
+
+
+_RUNC = """#!/usr/bin/python3
+# runc where the v2 hierarchy has no controllers, and limits may not be raised: the bundle's are left out.
+import json, os, sys
+words = sys.argv[1:]
+if "create" in words and "--bundle" in words:
+    file = words[words.index("--bundle") + 1] + "/config.json"
+    with open(file) as stream:
+        spec = json.load(stream)
+    spec["linux"]["resources"] = {"devices": spec["linux"].get("resources", {}).get("devices", [])}
+    for name in ("rlimits", "oomScoreAdj"):
+        spec["process"].pop(name, None)
+    with open(file, "w") as stream:
+        json.dump(spec, stream)
+os.execvp("runc", ["runc", *words])
+"""
+_CONTAINERD = """
+version = 2
+root = "{place}/root"
+state = "{place}/state"
+[grpc]
+  address = "{place}/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "docker.io/library/pause:local"
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "native"
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        BinaryName = "{place}/runc"
+"""
+_PAUSE = "docker.io/library/pause:local"
+
+
+class Containerd:
+    """containerd with its CRI plugin, as on a Kubernetes node; `kubelet` asks it for pods."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self.place = Path(f"/tmp/tattle-containerd-{os.getpid()}-{secrets.token_hex(3)}")  # noqa: S108 - as above
+        self.socket = self.place / "containerd.sock"
+        self._process: Process | None = None
+        self._kubelet: Kubelet | None = None
+        self._sandboxes: list[str] = []
+
+    @property
+    def kubelet(self) -> Kubelet:
+        """What asks it."""
+        assert self._kubelet
+        return self._kubelet
+
+    def __enter__(self) -> Self:
+        self.place.mkdir()
+        (self.place / "config.toml").write_text(_CONTAINERD.format(place=self.place))
+        (self.place / "runc").write_text(_RUNC)
+        (self.place / "runc").chmod(0o755)
+        command = isolated(self._lab, "containerd", "-c", str(self.place / "config.toml"))
+        self._process = Process(command, self.place / "log")
+        until(lambda: self._ctr("version").returncode == 0, f"containerd: see {self.place}/log")
+        done = self._ctr("-n", "k8s.io", "images", "import", str(self._archive()))
+        assert done.returncode == 0, done.stderr
+        self._kubelet = Kubelet(self.socket, self.place / "logs")
+        return self
+
+    def _ctr(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = ["ctr", "-a", str(self.socket), *words]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
+
+    def _archive(self) -> Path:
+        """Pack the images as `docker save` does."""
+        layer = knocker(self._lab)
+        digest = hashlib.sha256(layer.read_bytes()).hexdigest()
+        settings = {"architecture": "amd64", "os": "linux", "config": {"Entrypoint": ["/knock"]}}
+        settings["rootfs"] = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
+        tags = [f"docker.io/{IMAGE}", f"docker.io/{OTHER}", _PAUSE]
+        (self.place / "config.json").write_text(json.dumps(settings))
+        manifest = [{"Config": "config.json", "RepoTags": tags, "Layers": ["layer.tar"]}]
+        (self.place / "manifest.json").write_text(json.dumps(manifest))
+        archive = self.place / "images.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.add(layer, "layer.tar")
+            for name in ("config.json", "manifest.json"):
+                tar.add(self.place / name, name)
+        return archive
+
+    def pod(self, namespace: str, name: str) -> tuple[Pod, str]:
+        """Make a pod; returns it and its id."""
+        made = Pod(namespace, name, str(uuid.uuid4()))
+        self._sandboxes.append(self.kubelet.run_pod(made))
+        return made, self._sandboxes[-1]
+
+    def __exit__(self, *_: object) -> None:
+        for sandbox in self._sandboxes:
+            with contextlib.suppress(Exception):
+                self.kubelet.remove_pod(sandbox)
+        if self._kubelet:
+            self._kubelet.close()
+        if self._process:
+            self._process.stop()
+        shutil.rmtree(self.place, ignore_errors=True)
