@@ -26,6 +26,13 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A table of the file: every key has a default, none may be unknown."""
 
 
+class Targets(_Table, frozen=True):
+    """[targets]: what is watched, and what containers may do that no engine can tell of."""
+
+    watch: tuple[str, ...] = ()
+    undecided: Literal["hold", "pass"] = "hold"
+
+
 class Observe(_Table, frozen=True):
     """[observe]: what is counted."""
 
@@ -92,7 +99,8 @@ class Config(_Table, frozen=True):
 
     listen: str = DEFAULT_LISTEN
     log_file: str | None = None  # a path, or - for standard output
-    targets: tuple[str, ...] = ()
+    targets: tuple[str, ...] | Targets = ()  # once loaded, what [targets] watches
+    undecided: Literal["hold", "pass"] = "hold"  # [targets] undecided
     engine: Literal["libbpf", "bcc"] = "libbpf"  # bcc: compiled on this host
     program_stats: bool = False  # BPF_ENABLE_STATS: run times of the programs, about 20 ns a run
     observe: Observe = Observe()
@@ -102,6 +110,11 @@ class Config(_Table, frozen=True):
     limits: Limits = Limits()
     history: History = History()
     policy: tuple[PolicyTable, ...] = ()
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The targets that are watched."""
+        return self.targets.watch if isinstance(self.targets, Targets) else self.targets
 
     def policies(self) -> tuple[Policy, ...]:
         """Give the policies of the [[policy]] tables."""
@@ -137,6 +150,9 @@ def parse_config(raw: bytes, name: str) -> Config:
         raise _refused(name, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name} is no TOML: {error}", "mend that place; see https://toml.io") from None
+    if isinstance(config.targets, Targets):
+        told = config.targets
+        config = msgspec.structs.replace(config, targets=told.watch, undecided=told.undecided)
     try:
         _check(config)
     except TattleError as error:
@@ -162,7 +178,7 @@ def _check(config: Config) -> None:
         raise UsageError(
             f"limits.ring_bytes = {size} is no power of two of at least {_PAGE}", "such as 4194304"
         )
-    for target in (*config.targets, *(table.target for table in config.policy)):
+    for target in (*config.watched, *(table.target for table in config.policy)):
         parse(target)
     for policy in config.policies():
         compile_policy(policy)

@@ -5,6 +5,8 @@ Sources: runtime.v1 (api.proto of kubernetes/cri-api); the labels are those that
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
@@ -96,7 +98,12 @@ class Kubelet:
     def remove(self, identifier: str) -> None:
         """Stop a container at once, and remove it."""
         self.ask("StopContainer", field(1, identifier))
-        self.ask("RemoveContainer", field(1, identifier))
+        for _ in range(100):
+            with contextlib.suppress(grpc.RpcError):  # it is told to be running for a moment longer
+                self.ask("RemoveContainer", field(1, identifier))
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{identifier} cannot be removed")
 
     def remove_pod(self, sandbox: str) -> None:
         """Stop and remove a pod."""

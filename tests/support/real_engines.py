@@ -132,6 +132,9 @@ class Dockerd:
             for one in self.ask("GET", "/containers/json?all=1"):
                 self.remove(one["Id"])
         self.stop()
+        for file in (self.place / "exec").glob("containerd/*.pid"):
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int(file.read_text()), signal.SIGTERM)
         shutil.rmtree(self.place, ignore_errors=True)
 
     def start(self) -> None:
@@ -156,15 +159,12 @@ class Dockerd:
         return True
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it; containers and its containerd end with it, unless it is killed."""
+        """End it; its containers go on (`--live-restore`), and its containerd where it is killed."""
         if self._process is not None:
             self._process.stop(number)
         self._process = None
         self.socket.unlink(missing_ok=True)
         (self.place / "pid").unlink(missing_ok=True)
-        for file in (self.place / "exec").glob("containerd/*.pid"):
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(int(file.read_text()), signal.SIGTERM)
 
     def hang(self) -> None:
         """Stop it: it takes calls, and answers none."""
@@ -234,7 +234,9 @@ class Podman:
     def __enter__(self) -> Self:
         self.place.mkdir()
         for image in (IMAGE, OTHER):
-            self.ask("import", str(knocker(self._lab)), f"docker.io/{image}")
+            # Labelled: two names of one image would each be a name of all its containers.
+            change = ("--change", f"LABEL of={image}")
+            self.ask("import", *change, str(knocker(self._lab)), f"docker.io/{image}")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -36,7 +36,7 @@ from tracer.bpf.hooks import (
 )
 from tracer.bpf.loader import programs
 from tracer.bpf.maps.tables import Maps
-from tracer.bpf.ringbuf import Ring
+from tracer.bpf.ringbuf import Pages, Ring
 from tracer.bpf.samples import Samples
 from tracer.errors import DaemonAbsent, InstanceBusy, KernelError, NoBpffs
 from tracer.host import capabilities, cgroups
@@ -158,6 +158,10 @@ class Engine:
     def ring(self) -> Ring:
         """Map the event ring; the caller closes it. A ring has one reader: the daemon."""
         return Ring(self._map_fds["events"], self.abi.event)
+
+    def notices(self) -> Pages:
+        """Map the ring of notices, likewise: what they tell stands in the tables, too."""
+        return Pages(self._map_fds["notices"])
 
     def samples(self) -> Samples:
         """Map the ring of samples, likewise."""

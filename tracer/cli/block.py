@@ -95,7 +95,8 @@ def _loaded(instance: str, made_by: str | None, lack: str) -> Iterator[Enforceme
 
 def enforcement_of(engine: Engine) -> Enforcement:
     """Return what changes the policies of an engine."""
-    return Enforcement(engine, Finder(engine.root), TargetBook(engine.paths.state / BOOK))
+    book = TargetBook(engine.paths.state / BOOK)
+    return Enforcement(engine, Finder(engine.root), book, undecided=config.load(None).undecided)
 
 
 @contextlib.contextmanager
@@ -152,6 +153,10 @@ def _account(instance: str, policy: Policy, done: Blocked) -> str:
         )
     if not done.processes and not done.cgroups:
         lines.append("  nothing of it runs; covered when it appears, wherever that is")
+    if done.held:
+        lines.append(
+            "  containers of which no engine has told are held until one does: no packet of theirs leaves"
+        )
     if done.resolvers:
         asked = ", ".join(address(one) for one in done.resolvers)
         lines.append(f"  names may be asked of: {asked}")

@@ -73,7 +73,7 @@ class RunOptions:
     def effective(self) -> config.Config:
         """Read the configuration and lay the command line over it; raises ConfigError or UsageError."""
         found = config.load(self.config_file)
-        changes: dict[str, Any] = {"targets": tuple(dict.fromkeys((*found.targets, *self.targets)))}
+        changes: dict[str, Any] = {"targets": tuple(dict.fromkeys((*found.watched, *self.targets)))}
         if self.listen is not None:
             config.address(self.listen)
             changes["listen"] = self.listen
@@ -121,7 +121,7 @@ def run(options: RunOptions) -> int:
             allow_missing=options.allow_missing,
             object_path=options.object_path,
         )
-        core = Core(engine, paths.state, settings.policies())
+        core = Core(engine, paths.state, settings.policies(), undecided=settings.undecided)
         stack.callback(core.close)
         cutter = Cutter(core.cut)
         stack.callback(cutter.close)
@@ -217,7 +217,7 @@ class Daemon:
         self._page: Page | None = None
         self._recorder: Recorder | None = None
         self._troubles: list[str] = []
-        core.retarget(settings.targets)
+        core.retarget(settings.watched)
 
     def _open_log(self, target: str | None) -> EventLog | None:
         return EventLog(target, self._core.accounts.count_lost, notice_now) if target else None
@@ -237,7 +237,6 @@ class Daemon:
             core.engine.hooks,
             core.states,
         )
-        core.containers.start(lambda: None)
         ask = Ask(core.states, core.rules, core.engine.hooks, self.ill)
         self._page = Page(core.accounts, ask, lambda: core.accounts.clock.boot_ns)
         self._server = MetricsServer(listening, keys)
@@ -252,6 +251,10 @@ class Daemon:
             self._waker.register(ring.fileno(), select.EPOLLIN | select.EPOLLET)
         self._selector.register(self._waker, selectors.EVENT_READ, lambda _: self._waker.poll(0))
         self._selector.register(self._addresses, selectors.EVENT_READ, self._readdressed)
+        held = core.follow_containers()
+        if held is not None:
+            for one in (held.notices, held.answers):
+                self._selector.register(one, selectors.EVENT_READ, lambda _: core.take_containers())
         self._record()
         sdnotify.notify("READY=1", f"STATUS=Page at {self._url()}, metrics at /metrics")
         self._greet()
@@ -313,6 +316,9 @@ class Daemon:
             for key, mask in self._selector.select(self._pause() if listening else IDLE_S):
                 with survive("loop", "an answer"):
                     key.data(mask)
+            if self._core.held is not None and self._core.held.again():
+                with survive("loop", "containers"):
+                    self._core.take_containers()
             with survive("loop", "events"):
                 self._pump(listening=listening)
             self._cut_denied()
@@ -388,7 +394,7 @@ class Daemon:
         sdnotify.reloading()
         try:
             fresh = self._options.effective()
-            self._core.targeting.find(fresh.targets, absent_ok=True)
+            self._core.targeting.find(fresh.watched, absent_ok=True)
             self._relog(fresh)
         except TattleError as error:
             log.error("the old configuration stays", error=error.message, hint=error.hint)  # noqa: TRY400 - no traceback
@@ -402,7 +408,7 @@ class Daemon:
         """Put targets and policies in force, and have open connections cut that these deny."""
         try:
             self._core.restore(fresh.policies())
-            self._core.retarget(fresh.targets)
+            self._core.retarget(fresh.watched)
             self.cut()
         except TattleError as error:
             log.error("targets and policies stay as they are", error=error.message, hint=error.hint)  # noqa: TRY400
@@ -453,7 +459,7 @@ class Daemon:
 
     def _policies(self) -> Iterator[bytes]:
         """Somebody has blocked or unblocked a target: read again who has which name."""
-        self._core.retarget(self._settings.targets)
+        self._core.retarget(self._settings.watched)
         return iter([b'{"end":true}\n'])
 
     def _watch(self, client: Client, wants: Any) -> Iterator[bytes]:  # noqa: ANN401

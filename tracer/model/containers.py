@@ -52,6 +52,15 @@ _ABOVE: Final = {"docker": Family.DOCKER, "lxc": Family.MACHINE}
 _PODS_OF_CRI: Final = re.compile(r"(?:kubepods[^/]*|pod[0-9a-f-]{36})\Z")
 
 
+_CANDIDATE: Final = re.compile(rf"(?:.*(?<!n)[-:])?{_HEX}(?:\.scope)?\Z")
+
+
+def candidate(part: str) -> str | None:
+    """Return the id in the last part of a path that bpf/cgroup.bpf.h takes for a container's."""
+    found = _CANDIDATE.match(part)
+    return found["id"] if found else None
+
+
 class Place(NamedTuple):
     """A container's cgroup: its path, what kind of engine made it, its id (or name), and the owner's uid."""
 

@@ -26,13 +26,14 @@ from tracer.policy.rules import Mode, Policy, compile_policy
 from tracer.policy.store import PolicyFile, Saved, Source
 from tracer.policy.tables import PolicyTables
 from tracer.runtimes.profiles import runtimes
+from tracer.targets.containers import ContainerTargets, concerns_containers
 from tracer.targets.finder import Target, parse
 from tracer.targets.kernel import Membership
 from tracer.targets.meaning import Meaning, meaning
 from tracer.targets.phases import Phases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -64,6 +65,7 @@ class Blocked(NamedTuple):
     cgroups: tuple[str, ...]
     present: tuple[str, ...]
     processes: int
+    held: bool  # containers that no engine tells of are held
     cut: int
     resolvers: tuple[bytes, ...]  # that may be asked for names, 16 bytes each
 
@@ -97,10 +99,19 @@ class Enforcement:
     """The policies of one engine, and the file that keeps them."""
 
     def __init__(
-        self, engine: Engine, finder: Finder, book: TargetBook, faults: Faults | None = None
+        self,
+        engine: Engine,
+        finder: Finder,
+        book: TargetBook,
+        faults: Faults | None = None,
+        undecided: str = "hold",
     ) -> None:
-        """With `faults`, what was read of the file last stands in for one that cannot be read now."""
+        """With `faults`, what was read of the file last stands in for one that cannot be read now.
+
+        `undecided` says what containers may do that no engine tells of: "hold" or "pass".
+        """
         self._faults = faults
+        self._undecided = undecided
         self._known: dict[str, Saved] | None = None
         self._engine = engine
         self._maps = engine.maps
@@ -110,7 +121,8 @@ class Enforcement:
         self._own = OwnAddresses(engine.maps, engine.abi)
         self._openings = Openings(engine.maps, engine.abi)
         self._file = PolicyFile(engine.paths.state / POLICIES)
-        self._members = Membership(engine, book)
+        self.members = Membership(engine, book)
+        self.containers = ContainerTargets(self.members, finder.engines)
 
     def saved(self) -> dict[str, Saved]:
         """Read the policies that are kept, by target."""
@@ -148,12 +160,22 @@ class Enforcement:
             fresh = self._expanded(Saved(policy, source, places, run.name if run else None))
             with self._file.replaced({**policies, policy.target: fresh}):
                 self._put(fresh, before)
+                self._tell_containers({**policies, policy.target: fresh}, wait=True)
             self.know_addresses()
             present = tuple(path for path in fresh.cgroups if self._directory(path).is_dir())
-            running = self._members.processes(self._book.number(policy.target))
+            running = self.members.processes(self._book.number(policy.target))
         asked = tuple(self._resolvers(fresh).named) if compile_policy(fresh.policy).names else ()
         done = self.cut(fresh.policy)
-        return Blocked(fresh.policy, self.told(fresh), fresh.cgroups, present, len(running), done, asked)
+        return Blocked(
+            fresh.policy,
+            self.told(fresh),
+            fresh.cgroups,
+            present,
+            len(running),
+            self.members.holds,
+            done,
+            asked,
+        )
 
     def unblock(self, text: str, *, watched: bool) -> Saved:
         """Take a target's policy away; its cgroups stay in the target where it is `watched` anyway.
@@ -167,8 +189,9 @@ class Enforcement:
             with self._file.replaced(policies):
                 self._keep(policies)
                 if not watched:
-                    self._members.unname([self._book.number(name)])
-                self._members.follow()
+                    self.members.unname([self._book.number(name)])
+                self.members.follow()
+                self._tell_containers(policies, wait=True)
         return gone
 
     def lift(self, text: str, seconds: float) -> tuple[Saved, int]:
@@ -205,13 +228,29 @@ class Enforcement:
             except HostError as error:
                 self._keep(wanted)
                 failures.append(error)
-            self._members.unname(self._book.number(name) for name in old.keys() - wanted.keys())
+            self.members.unname(self._book.number(name) for name in old.keys() - wanted.keys())
+            self._tell_containers(wanted, wait=False)
         self.know_addresses()
         return failures
 
+    def follow_containers(self, policies: Mapping[str, Saved]) -> None:
+        """Tell of containers anew, after targets have changed. With the policies locked."""
+        self._tell_containers(policies, wait=False)
+
+    def _tell_containers(self, policies: Mapping[str, Saved], *, wait: bool) -> None:
+        """Hold the containers that no engine tells of, while a policy might concern them."""
+        stopped = [name for name, one in policies.items() if one.policy.mode is Mode.ENFORCE]
+        concerned = any(concerns_containers(parse(name)) for name in stopped)
+        self.members.hold(on=concerned and self._undecided == "hold")
+        self.containers.sync()
+        if self.members.holds:
+            self.containers.settle(wait=wait)
+        else:
+            self.members.release()
+
     def know_addresses(self) -> None:
         """Tell the kernel which addresses are the host's own, where those that have a policy are now."""
-        pids = [str(pid) for name in self.saved() for pid in self._members.processes(self._book.number(name))]
+        pids = [str(pid) for name in self.saved() for pid in self.members.processes(self._book.number(name))]
         self._own.follow(by_namespace((os.getpid(), *pids)))
 
     def _keep(self, policies: Iterable[str]) -> None:
@@ -237,7 +276,7 @@ class Enforcement:
         held = self._tables.in_force().get(owner)
         if held is not None and held.is_lifted:
             return 0
-        members = self._members.tables.members
+        members = self.members.tables.members
         judge = Judge(owner, compile_policy(policy), self._tables, self._openings)
         return cut(self._engine, lambda number: owner in members(number), judge.denies)
 
@@ -355,17 +394,22 @@ class Enforcement:
         """Name the target, then put its policy in force; where that fails it is named as before."""
         number = self._book.number(fresh.policy.target)
         table = compile_policy(fresh.policy)
-        was_named = number in self._members.tables.named()
-        self._members.name({number: self._meaning(fresh)})
+        was_named = number in self.members.tables.named()
+        self.members.name({number: self._meaning(fresh)})
         try:
             seen = self._resolvers(fresh)
             older = compile_policy(before.policy) if before else None
             self._tables.put(number, table, seen, older, until=until)
         except TattleError:
             if not was_named:
-                self._members.unname([number])
+                self.members.unname([number])
             raise
-        self._members.follow()
+        self.members.follow()
+
+    def _is_caught(self, one: Saved) -> bool:
+        """Whether a container that may be meant sends nothing before that is decided."""
+        is_stopped = one.policy.mode is Mode.ENFORCE
+        return self.members.holds or not (is_stopped and concerns_containers(parse(one.policy.target)))
 
     def _meaning(self, one: Saved) -> Meaning:
         return meaning(parse(one.policy.target), one.cgroups)
@@ -377,16 +421,17 @@ class Enforcement:
         number = self._book.number(one.policy.target)
         what = self._meaning(one)
         in_force = self._tables.in_force().get(number)
-        cgroups = self._members.covered(number, what)
+        cgroups = self.members.covered(number, what)
         whole = (
             hooked
             and in_force is not None
             and in_force[1:4] == (one.policy.mode, one.policy.default_allow, one.policy.strict)
             and cgroups is not None
-            and self._members.is_told(number, what)
+            and self.members.is_told(number, what)
             and not self._engine.maps.losses()["marks_full"]
+            and self._is_caught(one)
         )
-        processes = self._members.processes(number)
+        processes = self.members.processes(number)
         until = in_force.until if in_force is not None and in_force.is_lifted else 0
         here = tuple(sorted(cgroups or ())), tuple(sorted(processes))
         return State(one, *here, whole and not until, until)

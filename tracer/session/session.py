@@ -24,6 +24,7 @@ from tracer.names.refusals import allowing
 from tracer.policy.enforcement import Enforcement
 from tracer.runtimes.purposes import Purposes
 from tracer.session.flows import Accounts
+from tracer.targets.containers import HeldContainers
 from tracer.targets.finder import BOOK, Finder, TargetBook
 from tracer.targets.membership import Targeting
 from tracer.targets.phases import Phases
@@ -101,6 +102,7 @@ class Core:
         state: Path | None,
         configured: Iterable[Policy] = (),
         early: Iterable[str] = (),
+        undecided: str = "hold",
     ) -> None:
         """Load and attach, policies in force first.
 
@@ -118,6 +120,8 @@ class Core:
         self._told: dict[str, Runtime] = {}
         self._configured = tuple(configured)
         self._early = tuple(early)
+        self._undecided = undecided
+        self.held: HeldContainers | None = None
         self._states: list[TargetState] = []
         self._instance = options.instance
         self.engine = Engine.open(options, self._restore if state else self._name_early)
@@ -136,7 +140,7 @@ class Core:
         self._losses = LossTeller(self.engine.maps)
 
     def _restore(self, engine: Engine) -> None:
-        self.enforcement = Enforcement(engine, self._finder, self.book, self.faults)
+        self.enforcement = Enforcement(engine, self._finder, self.book, self.faults, self._undecided)
         failures = self.restore(self._configured)
         if failures and not engine.maps.enforcing():
             raise failures[0]
@@ -183,9 +187,24 @@ class Core:
             self._policies = {name: one.policy for name, one in saved.items()}
             self._told = {name: found for name, one in saved.items() if (found := self.enforcement.told(one))}
             self.targeting.apply(targets, policies)
+            self.enforcement.follow_containers(saved)
             self.enforcement.renew()
             self._know_runtimes()
             self._tell_phases()
+
+    def follow_containers(self) -> HeldContainers | None:
+        """Follow container engines from now on; returns what is to be asked when they have told something."""
+        if self.enforcement is not None:
+            one = self.enforcement
+            self.held = HeldContainers(self.engine, one.members, one.containers)
+            self.held.start(self.containers)
+        return self.held
+
+    def take_containers(self) -> None:
+        """Take in what container engines have told."""
+        if self.held is not None and self.enforcement is not None:
+            with self.enforcement.locked():
+                self.held.take()
 
     def recognize(self) -> None:
         """Find out which runtime each target is, where that is not known yet.
@@ -325,6 +344,9 @@ class Core:
     def close(self) -> None:
         """Detach, unpin, let go. May be called twice."""
         self.containers.close()
+        if self.held is not None:
+            self.held.close()
+            self.held = None
         self.accounts.close()
         self.namer.close()
         self.ring.close()

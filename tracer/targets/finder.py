@@ -162,8 +162,8 @@ class Finder:
         return ()
 
     def is_awaited(self, selector: Selector) -> bool:
-        """Tell whether the kernel half knows by itself when an absent target appears."""
-        return selector.kind not in {Kind.CONTAINER, Kind.PID}
+        """Tell whether it is known when an absent target appears; of containers by their engines."""
+        return selector.kind is not Kind.PID
 
     def _refuse(self, selector: Selector, path: str) -> None:
         if path == "/":

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from tracer.bpf.maps.members import MemberMaps, Members, PartRow, TooManyTargetsError
 from tracer.errors import HostError, KernelError
 from tracer.host.cgroups import cgroup_id, walk_cgroups
-from tracer.model.containers import places
+from tracer.model.containers import candidate
 from tracer.model.text import escape
 from tracer.targets.finder import parse
 from tracer.targets.marks import Sweep, processes_in
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from tracer.bpf.engine import Engine
-    from tracer.targets.finder import TargetBook
+    from tracer.targets.finder import Selector, TargetBook
 
 INTERPRETERS = ("ape", "bash", "dash", "ksh", "lua", "node", "nodejs", "perl", "php", "ruby", "sh", "zsh")
 """Programs whose first argument is the program; python, pypy and ld.so are known to bpf/program.bpf.h."""
@@ -188,19 +188,58 @@ class Membership:
         """Know nothing of a container any more."""
         self.tables.put_text("target_names", identifier.encode(), ())
 
+    def known(self) -> dict[str, Members]:
+        """Return the containers that are known, by id, each with its targets."""
+        texts = self.tables.texts("target_names").items()
+        return {os.fsdecode(text): members for text, members in texts if len(text) == _ID_DIGITS}
+
+    def selectors(self) -> dict[int, Selector]:
+        """Return the targets that are named, by number."""
+        names = ((number, self._book.name(number)) for number in self.tables.named())
+        return {number: parse(text) for number, text in names if text is not None}
+
+    def candidates(self) -> dict[int, tuple[str, bool]]:
+        """Return the cgroups that look like a container's own: path, and whether it is held, by id."""
+        rows = ((row, os.fsdecode(row.path)) for row in self._engine.maps.cgroups())
+        return {
+            row.id: (path, self._is_held(row.target))
+            for row, path in rows
+            if candidate(path.rpartition("/")[2]) is not None
+        }
+
+    def hold_cgroup(self, cgroup: int) -> None:
+        """Hold a cgroup that is there: no engine can tell whose it is."""
+        row = self._engine.maps.cgroup(cgroup)
+        if row is not None and not self._is_held(row.target):
+            self._engine.maps.set_place(cgroup, row.target | self.tables.held_bit, row.node)
+            self.spread()
+            self.renew()
+
+    @property
+    def holds(self) -> bool:
+        """Whether cgroups of containers that are not known are held."""
+        return bool(self._engine.maps.settings.hold)
+
     def hold(self, *, on: bool) -> None:
         """Hold cgroups of containers that are not known, or let them be."""
         maps = self._engine.maps
         maps.settings = maps.settings._replace(hold=int(on))
+
+    def release(self) -> None:
+        """Hold nothing any more of what is held for its name: nothing concerns it."""
+        known = self.known()
+        for cgroup, (path, held) in self.candidates().items():
+            if held and candidate(path.rpartition("/")[2]) not in known:
+                self.decide(cgroup, ())
 
     def decide(self, cgroup: int, members: Iterable[int]) -> None:
         """Put a cgroup into these targets, beside those that it is in anyway, and hold it no more."""
         row = self._engine.maps.cgroup(cgroup)
         if row is None:
             return
-        place = next(places(os.fsdecode(row.path)), None)
-        if place is not None:
-            self.know(place.id, members)
+        identifier = candidate(os.fsdecode(row.path).rpartition("/")[2])
+        if identifier is not None:
+            self.know(identifier, members)
         if row.target & self.tables.held_bit:
             self._count_held(row.held_ns)
         self.spread()
@@ -397,10 +436,10 @@ class _Tables:
         _, instances = self._step(self._roots["NAME_ROOT"], part)
         node, patterns = self._step(parent[2], part)
         found = unite(unite(found, instances), patterns)
-        place = next(places(os.fsdecode(path)), None)
+        identifier = candidate(os.fsdecode(part))
         held = was_held
-        if place is not None and place.path == os.fsdecode(path):
-            known = self._names.get(place.id.encode())
+        if identifier is not None:
+            known = self._names.get(identifier.encode())
             held = was_held and known is None
             found = unite(found, known or ())
         return unite(found, parent[0]), held or parent[1], node

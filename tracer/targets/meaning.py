@@ -78,7 +78,18 @@ def meaning(selector: Selector, cgroups: Iterable[str] = ()) -> Meaning:
         return Meaning(programs=_executable(value))
     if selector.kind is Kind.PROFILE:
         return _profile(value, ids)
-    return Meaning(names=ids)
+    return _machine(value, ids)
+
+
+def _machine(value: str, ids: tuple[str, ...]) -> Meaning:
+    """LXC's and nspawn's containers are called by their names (tracer/model/containers.py), others by ids."""
+    if "/" in value or value.count("*") > 1:
+        return Meaning(names=ids)
+    escaped = value.replace("-", "\\x2d")  # systemd.unit(5)
+    names = (f"lxc.payload.{value}", f"machine-{escaped}.scope", f"systemd-nspawn@{escaped}.service")
+    if "*" in value:
+        return Meaning(names=ids, patterns=(f"/lxc/{value}",), instances=names)
+    return Meaning(names=(*ids, *names), paths=(f"/lxc/{value}",))
 
 
 def _executable(value: str) -> tuple[Program, ...]:
