@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import resource
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
@@ -102,7 +103,7 @@ class Engine:
         self._owner = owner
         self._pinned: set[str] = set()
         self._late: set[int] = set()
-        self._closed: set[int] = set()
+        self._closed: Counter[int] = Counter()  # numbers are used again
         self._links: dict[str, int] = {}
         self._programs: dict[str, int] = {}
         self._map_fds: dict[str, int] = {}
@@ -242,7 +243,7 @@ class Engine:
         if link in self._late:  # others are closed with all that was opened; this process ends soon
             self._late.discard(link)
             os.close(link)
-            self._closed.add(link)
+            self._closed[link] += 1
         if self._is_pinned:
             (self._paths.pins / hook).unlink(missing_ok=True)
             self._pinned.discard(hook)
@@ -381,8 +382,8 @@ class Engine:
         return fd
 
     def _let_go(self, fd: int) -> None:
-        if fd in self._closed:
-            self._closed.discard(fd)
+        if self._closed[fd]:
+            self._closed[fd] -= 1
         else:
             os.close(fd)
 
