@@ -143,6 +143,8 @@ def test_made_again_while_the_engine_restarts(lab: Lab, docker: Dockerd, blocked
     """Killed or ended in the order, it is followed again; what it makes at once is as blocked as before."""
     ports = Ports.fresh(lab)
     for number in range(max(ROUNDS // 4, 2)):
+        for role, _ in ROLES:
+            docker.remove(role)
         docker.stop(signal.SIGKILL if number % 2 else signal.SIGTERM)
         docker.start()
         before = ports.arrived(BYSTANDER)

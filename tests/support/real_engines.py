@@ -1,7 +1,7 @@
 """Real container engines, started as a test needs them: dockerd, Podman, containerd with its CRI plugin.
 
 Each runs in a mount namespace of its own, where the v2 hierarchy is at /sys/fs/cgroup (engines refuse hybrid
-mounts) and /run/containerd is private, and in the lab's network namespace; containers share that one.
+mounts) and /run/containerd is its own, and in the lab's network namespace; containers share that one.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ PATIENCE = 60.0
 IMAGE = "localai/localai:latest"  # of the profile `localai`, which no other test means
 OTHER = "other/thing:latest"
 _MOUNTS = """
-mount --make-rprivate / && mount -t tmpfs none /run/containerd
+mount --make-rprivate / && mount --bind "$1" /run/containerd && shift
 [ "$0" = /sys/fs/cgroup ] || mount --bind "$0" /sys/fs/cgroup
 exec "$@"
 """
 
 
-def isolated(lab: Lab, *command: str) -> list[str]:
-    """Return a command that runs where an engine can."""
+def isolated(lab: Lab, place: Path, *command: str) -> list[str]:
+    """Return a command that runs where an engine can; what it keeps in /run/containerd is kept in `place`."""
     Path("/run/containerd").mkdir(mode=0o711, exist_ok=True)
+    shims = place / "run"
+    shims.mkdir(exist_ok=True)
     inside = ["nsenter", f"--net=/run/netns/{lab.client.name}", *command]
-    return ["unshare", "-m", "sh", "-c", _MOUNTS, str(cgroup2_root()), *inside]
+    return ["unshare", "-m", "sh", "-c", _MOUNTS, str(cgroup2_root()), str(shims), *inside]
 
 
 def knocker(lab: Lab) -> Path:
@@ -141,10 +143,11 @@ class Dockerd:
         """Start it, and wait until it answers."""
         command = isolated(
             self._lab,
+            self.place,
             *["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"],
             *["--exec-opt", "native.cgroupdriver=cgroupfs", "--default-ulimit", "nofile=1000:1000"],
             *["--data-root", str(self.place / "data"), "--exec-root", str(self.place / "exec")],
-            *["--pidfile", str(self.place / "pid"), "-H", f"unix://{self.socket}", "--live-restore"],
+            *["--pidfile", str(self.place / "pid"), "-H", f"unix://{self.socket}"],
         )
         self._process = Process(command, self.place / "log")
         until(self._answers, f"dockerd: see {self.place}/log")
@@ -159,7 +162,7 @@ class Dockerd:
         return True
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it; its containers go on (`--live-restore`), and its containerd where it is killed."""
+        """End it, and all that it runs."""
         if self._process is not None:
             self._process.stop(number)
         self._process = None
@@ -249,11 +252,15 @@ class Podman:
         """Run a podman command; returns what it prints."""
         command = [
             *["podman", "--cgroup-manager=cgroupfs", "--storage-driver=vfs", "--runtime", "runc"],
-            *["--root", str(self.place / "root"), "--runroot", str(self.place / "run")],
+            *["--root", str(self.place / "root"), "--runroot", str(self.place / "runroot")],
             *["--tmpdir", str(self.place / "tmp"), *words],
         ]
         done = subprocess.run(
-            isolated(self._lab, *command), check=False, capture_output=True, text=True, timeout=PATIENCE
+            isolated(self._lab, self.place, *command),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, f"podman {' '.join(words)}: {done.stderr}"
         return done.stdout.strip()
@@ -329,7 +336,7 @@ class Containerd:
         (self.place / "config.toml").write_text(_CONTAINERD.format(place=self.place))
         (self.place / "runc").write_text(_RUNC)
         (self.place / "runc").chmod(0o755)
-        command = isolated(self._lab, "containerd", "-c", str(self.place / "config.toml"))
+        command = isolated(self._lab, self.place, "containerd", "-c", str(self.place / "config.toml"))
         self._process = Process(command, self.place / "log")
         until(lambda: self._ctr("version").returncode == 0, f"containerd: see {self.place}/log")
         done = self._ctr("-n", "k8s.io", "images", "import", str(self._archive()))
