@@ -6,9 +6,11 @@ Sources: runtime.v1 (api.proto of kubernetes/cri-api); the labels are those that
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # else what tests start ends with it
 import grpc
 
 from tracer.containers.grpc import field as read

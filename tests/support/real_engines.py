@@ -134,9 +134,6 @@ class Dockerd:
             for one in self.ask("GET", "/containers/json?all=1"):
                 self.remove(one["Id"])
         self.stop()
-        for file in (self.place / "exec").glob("containerd/*.pid"):
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(int(file.read_text()), signal.SIGTERM)
         shutil.rmtree(self.place, ignore_errors=True)
 
     def start(self) -> None:
@@ -163,9 +160,15 @@ class Dockerd:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End it, and all that it runs."""
+        files = list((self.place / "exec").glob("containerd/*.pid"))
+        helpers = [int(file.read_text()) for file in files]
         if self._process is not None:
             self._process.stop(number)
         self._process = None
+        for pid in helpers:  # its containerd, which holds a lock that a new one waits for
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            until(lambda one=pid: not Path(f"/proc/{one}/exe").exists(), "containerd ends")
         self.socket.unlink(missing_ok=True)
         (self.place / "pid").unlink(missing_ok=True)
 
