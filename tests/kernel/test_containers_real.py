@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -139,52 +138,6 @@ def test_made_again_without_the_daemon(lab: Lab, docker: Dockerd, blocked: Tattl
         docker.remove(one)
 
 
-def test_made_again_while_the_engine_restarts(lab: Lab, docker: Dockerd, blocked: Tattle) -> None:
-    """Killed or ended in the order, it is followed again; what it makes at once is as blocked as before."""
-    ports = Ports.fresh(lab)
-    for number in range(max(ROUNDS // 4, 2)):
-        for role, _ in ROLES:
-            docker.remove(role)
-        docker.stop(signal.SIGKILL if number % 2 else signal.SIGTERM)
-        docker.start()
-        before = ports.arrived(BYSTANDER)
-        remake(docker, ports)
-        assert ports.arrived(BYSTANDER) > before
-    ports.assert_silent()
-    assert "Traceback" not in blocked.errors.read_text()
-
-
-def test_blocked_without_a_daemon(lab: Lab, docker: Dockerd, tattle: Tattle) -> None:
-    """There is none, and no container either: what appears is held, and the command says so."""
-    ports = Ports.fresh(lab)
-    for selector in SELECTORS:
-        said = command(tattle, "block", selector)
-        assert "held" in said
-    command(tattle, "status", "--enforced", SELECTORS[0])
-    for _ in range(3):
-        remake(docker, ports)
-    ports.assert_silent()
-    assert ports.arrived(BYSTANDER) == 0
-    for selector in SELECTORS:
-        command(tattle, "unblock", selector)
-    remake(docker, ports)
-    assert all(ports.arrived(role) for role, _ in ROLES)
-
-
-def test_an_engine_that_hangs_keeps_nothing_from_being_blocked(
-    lab: Lab, docker: Dockerd, blocked: Tattle
-) -> None:
-    """It answers nothing: it is told and counted; `status` answers all the same; then all is as before."""
-    ports = Ports.fresh(lab)
-    docker.hang()
-    try:
-        assert status(blocked, SELECTORS[0])["active"]
-    finally:
-        docker.wake()
-    remake(docker, ports)
-    ports.assert_silent()
-
-
 def podmans(podman: Podman, ports: Ports) -> None:
     """Replace all containers by new ones, and let them knock to their end."""
     for role, image in ROLES:
@@ -207,42 +160,3 @@ def test_podman_without_a_service(lab: Lab, podman: Podman, blocked: Tattle) -> 
         podmans(podman, ports)
     ports.assert_silent()
     assert ports.arrived(BYSTANDER) == before
-
-
-def test_pods_of_a_node(lab: Lab, containerd: Containerd, scratch: Path) -> None:
-    """By namespace, pod and container, all pods of a deployment by a pattern; another namespace is free."""
-    tattle = Tattle(scratch)
-    ports = Ports.fresh(lab)
-    try:
-        tattle.start()
-        command(tattle, "block", "container:ai/ollama-*/*")
-        kubelet = containerd.kubelet
-        pods = {NAME: containerd.pod("ai", "ollama-7c9"), BYSTANDER: containerd.pod("web", "ollama-7c9")}
-
-        def remade() -> None:
-            made = [
-                kubelet.run(sandbox, pod, "chat", f"docker.io/{OTHER}", *ports.words(role))
-                for role, (pod, sandbox) in pods.items()
-            ]
-            until(lambda: [] if not any(map(_runs, made)) else ["they run"])
-            for one in made:
-                kubelet.remove(one)
-
-        for _ in range(ROUNDS):
-            before = ports.arrived(BYSTANDER)
-            remade()
-            assert ports.arrived(BYSTANDER) > before
-        assert ports.arrived(NAME) == 0
-        tattle.kill()
-        before = ports.arrived(BYSTANDER)
-        remade()
-        assert (ports.arrived(NAME), ports.arrived(BYSTANDER)) == (0, before)
-    finally:
-        tattle.remove()
-
-
-def _runs(identifier: str) -> bool:
-    """Tell whether a container's cgroup is there."""
-    from tests.support.network import cgroup2_root  # noqa: PLC0415
-
-    return any(True for _ in cgroup2_root().glob(f"kubepods/*/{identifier}"))
