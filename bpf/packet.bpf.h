@@ -336,36 +336,37 @@ static __always_inline bool is_older_within(struct __sk_buff *skb, struct bpf_so
 	       mptcp_above(sk);
 }
 
-/*
- * A socket that nobody told us of: it belongs to the kernel (a tunnel, NFS, MPTCP), or its storage was
- * refused before. Its traffic counts for process 0, "not known", if it is not MPTCP's.
- */
-static __noinline bool stranger(struct __sk_buff *skb, bool out)
+/* Is it a socket that is taken in, though nobody told us of it? */
+static __noinline bool is_stranger(struct __sk_buff *skb)
 {
-	struct socket_state *state;
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk ||
-	    (skb->ifindex == LOOPBACK_IFINDEX && sk->dst_port != bpf_htons(DNS_PORT) && !mptcp_older()))
-		return true;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk)
-		return true;
-	if (skb->ifindex == LOOPBACK_IFINDEX && sk->dst_port != bpf_htons(DNS_PORT) &&
-	    !is_older_within(skb, sk))
-		return true;
-	state = socket_create(sockets, sk);
-	if (!state) {
+		return false;
+	if (skb->ifindex != LOOPBACK_IFINDEX || sk->dst_port == bpf_htons(DNS_PORT))
+		return bpf_sk_fullsock(sk);
+	if (!mptcp_older())
+		return false;
+	sk = bpf_sk_fullsock(sk);
+	return sk && is_older_within(skb, sk);
+}
+
+/*
+ * A socket that nobody told us of: it belongs to the kernel (a tunnel, NFS, MPTCP), or its storage was
+ * refused before. Its traffic counts for process 0, "not known", if it is not MPTCP's. NULL: no memory.
+ */
+static __noinline struct socket_state *take_in(struct __sk_buff *skb, bool out)
+{
+	struct bpf_sock *sk = skb->sk, *whole = sk ? bpf_sk_fullsock(sk) : NULL;
+	struct socket_state *state = whole ? socket_create(sockets, whole) : NULL;
+
+	if (!state || !whole) {
 		lost(LOSS_STORAGE_REFUSED);
-		return stateless_allowed(skb, out);
+		return NULL;
 	}
-	adopt_stranger(skb, state, out, sk->protocol == PROTO_TCP ? mptcp_above(sk) : 0);
+	adopt_stranger(skb, state, out, whole->protocol == PROTO_TCP ? mptcp_above(whole) : 0);
 	judge_socket(skb, state);
-	if (state->care & CARE_PHASE)
-		rephase(skb, state, out);
-	if (state->care & CARE_TALK)
-		listen_in_to(skb, state, out);
-	return slowly(skb, state, out);
+	return state;
 }
 
 /* Does a rule by name let this packet pass? What comes is read, what leaves is judged. */
@@ -480,8 +481,13 @@ static __always_inline bool packet(struct __sk_buff *skb, bool out)
 	if (!sk)
 		return true;
 	state = socket_lookup(sockets, sk);
-	if (!state)
-		return stranger(skb, out);
+	if (!state) {
+		if (!is_stranger(skb))
+			return true;
+		state = take_in(skb, out);
+		if (!state)
+			return stateless_allowed(skb, out);
+	}
 	if (state->generation != generation() || (state->terms && state->terms != terms_of(state->policed)) ||
 	    (state->care & CARE_HOST && skb->ifindex != LOOPBACK_IFINDEX))
 		judge_socket(skb, state);
