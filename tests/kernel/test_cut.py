@@ -5,6 +5,7 @@ The clients here have no time-out of their own: they wait for as long as the ker
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +14,12 @@ from tests.kernel.test_name_rules import client_hello
 from tests.support.cgroups import Arrived, Jail
 from tests.support.daemon import Tattle, until
 from tests.support.named_world import ALLOWED, HANDSHAKE, OTHER, inhabited, pem, question, resolver, world
-from tests.support.network import PEER4, PEER6
+from tests.support.network import MORE4, PEER4, PEER6
 from tracer.bpf import libbpf
 from tracer.bpf.engine import Engine
+from tracer.policy.enforcement import Enforcement
+from tracer.policy.rules import Policy
+from tracer.targets.finder import BOOK, Finder, TargetBook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["pem", "resolver", "world"]
 
+CHANGES = int(os.environ.get("TATTLE_POLICY_CHANGES", "12"))
+"""Of policies; more where somebody asks for more."""
 BELOW = "deep.sub.wild.example"
 
 WITHIN_S = 10
@@ -160,3 +166,33 @@ def forget(world: World) -> None:
         fd, shape = engine.maps.fd("openings"), engine.maps.shape("openings")
         for key in list(libbpf.keys(fd, shape.key_size)):
             libbpf.delete(fd, key)
+
+
+def test_no_change_of_policy_leaves_a_connection_silent(lab: Lab, jail: Jail) -> None:
+    """Under traffic, policy after policy: what is denied ends, the rest goes on, nothing just hangs."""
+    jail.block()
+    peers = [
+        {"host": host, "port": lab.peer.serve(kind, host), "mptcp": kind.endswith("mptcp")}
+        for host in (PEER4, MORE4[0], PEER6)
+        for kind in ("echo", "echo-mptcp")
+    ]
+    client = lab.start("tcp.py", op="chatter", peers=peers * 4, cgroup=jail.inside)
+    policies = [
+        Policy(jail.selector, allow, default_allow=default_allow)
+        for allow, default_allow in (
+            ((), True),
+            ((), False),
+            ((f"{PEER4}/32",), False),
+            ((f"[{PEER6}]/128", f"{MORE4[0]}:{peers[2]['port']}"), False),
+        )
+    ]
+    with Engine.attach_readonly(jail.daemon.instance) as engine:
+        state = engine.paths.state
+        enforcement = Enforcement(engine, Finder(engine.root), TargetBook(state / BOOK))
+        cut = sum(enforcement.block(policies[at % len(policies)]).cut for at in range(CHANGES))
+    jail.block()
+    client.go()
+    said = client.result()
+    assert cut > CHANGES // 4
+    assert said["longest"] < WITHIN_S
+    assert said["bytes_sent"] > CHANGES
