@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from tests.kernel.test_phases import Runtime, Scene, called, post
 from tests.support.daemon import Tattle, until
 from tests.support.network import CLIENT4, PEER4
+from tests.support.proving import Prover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,6 +125,33 @@ def test_a_connection_that_is_older_than_tattle_ends(order: Scene, *, mptcp: boo
     assert requests(order) == [(INFERENCE, False), (INFERENCE, True)]
     order.settles(IDLE)
     clients.result()
+
+
+def test_a_proof_of_a_server_that_is_older_is_complete(order: Scene, scratch: Path) -> None:
+    """Its listener and a connection of its own, both of MPTCP's and open before: what they carry is known."""
+    port, sink = listen(order, "127.0.0.1"), order.lab.peer.serve("mptcp")
+    prover = Prover(order.lab, scratch, f"nobody{os.getpid()}")
+    target = ("--target", order.target)
+    asked = {"calls": [{"host": "127.0.0.1", "port": port, "requests": [post("length", 0.1)]}]}
+    client = order.lab.program("clients.py", order.lab.name("client"))
+    proof = prover.run(*client, json.dumps(asked), options=target)
+    assert (proof.code, proof.verdict) == (0, "no-egress"), proof.report["reasons"]
+    assert [one["phase"] for one in proof.report["requests"]] == [INFERENCE]
+    holder = order.lab.start("keep.py", cgroup=order.runtime.cgroup, host=PEER4, port=sink, mptcp=True)
+    holder.ready()
+    process, report = prover.start("sh", "-c", "echo; read _", options=target, stdin=-1)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    process.stdout.readline()
+    holder.go("777")
+    holder.ready()
+    order.lab.drained(sink, 777)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    proof = prover.end(process, report)
+    assert (proof.code, proof.verdict) == (1, "egress"), proof.report["reasons"]
+    (flow,) = proof.flows(remote_port=sink)
+    assert (flow["payload_out"], flow["direction"], flow["comm"]) == (777, "out", holder.name)
 
 
 def unfinished(order: Scene) -> list[str]:

@@ -1,4 +1,4 @@
-"""A pooled connection: {"host", "port"}. Keep-alives each second; for a number read, so many bytes sent."""
+"""A pooled connection: {"host", "port", "mptcp"}. Keep-alives each second; so many bytes for a number."""
 
 import json
 import socket
@@ -7,7 +7,7 @@ import sys
 from common import family_of
 
 order = json.loads(sys.argv[1])
-sock = socket.socket(family_of(order["host"]), socket.SOCK_STREAM)
+sock = socket.socket(family_of(order["host"]), socket.SOCK_STREAM, 262 if order.get("mptcp") else 0)
 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
