@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -138,10 +139,14 @@ def members(directory: Path) -> list[str]:
 
 
 def walk_cgroups(root: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (id, path from the root as bytes) of every cgroup; those that vanish meanwhile are left out."""
+    """Yield (id, path from the root as bytes) of every cgroup; those that vanish meanwhile are left out.
+
+    There are none where the root itself is not there (yet).
+    """
     start = os.fsencode(root)
-    for directory, _children, _files, fd in os.fwalk(start, follow_symlinks=False):
-        yield os.fstat(fd).st_ino, directory[len(start) :] or b"/"
+    with contextlib.suppress(FileNotFoundError):
+        for directory, _children, _files, fd in os.fwalk(start, follow_symlinks=False):
+            yield os.fstat(fd).st_ino, directory[len(start) :] or b"/"
 
 
 VERSION1_HINT: Final = (
