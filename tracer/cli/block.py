@@ -14,7 +14,7 @@ from tracer.bpf.engine import Engine
 from tracer.cli.command import TARGETS, Command, add_engine
 from tracer.daemon import control
 from tracer.errors import AbiError, DaemonAbsent, HostError, InstanceBusy, TattleError, UsageError
-from tracer.host import capabilities
+from tracer.host import capabilities, resolv_conf
 from tracer.host.cgroups import cgroup2_root
 from tracer.model.records import address
 from tracer.model.text import escape
@@ -160,6 +160,11 @@ def _account(instance: str, policy: Policy, done: Blocked) -> str:
     if done.resolvers:
         asked = ", ".join(address(one) for one in done.resolvers)
         lines.append(f"  names may be asked of: {asked}")
+        if resolv_conf.asks_resolved():
+            lines.append(
+                "  names asked of systemd-resolved by its own socket open nothing: say `hosts: files dns` in"
+                " /etc/nsswitch.conf, where it says `resolve` now"
+            )
     if done.cut:
         lines.append(f"  {done.cut} open connection{'s' if done.cut > 1 else ''} cut")
     what = "would be denied" if policy.mode is Mode.AUDIT else "is denied"

@@ -216,3 +216,14 @@ def read(path: Path) -> Conf | None:
     nameservers = [one[1] for one in words if len(one) > 1 and one[0] == "nameserver"]
     searched = [one[1:] if one[0] == "search" else one[1:2] for one in words if one and one[0] in _SEARCH]
     return Conf(nameservers or [_DEFAULT], searched[-1] if searched else None)
+
+
+def asks_resolved(root: Path = Path("/")) -> bool:
+    """Say whether programs look names up by systemd-resolved's own socket (nss-resolve(8)), unseen by us."""
+    try:
+        lines = (root / "etc/nsswitch.conf").read_text("ascii", "replace").splitlines()
+    except OSError:
+        return False
+    return any(
+        line.startswith("hosts:") and "resolve" in line.partition("#")[0].split()[1:] for line in lines
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.host.resolv_conf import HOST, OWN, look
+from tracer.host.resolv_conf import HOST, OWN, asks_resolved, look
 from tracer.model.scope import packed
 
 if TYPE_CHECKING:
@@ -165,3 +165,20 @@ def test_a_hosts_file_that_is_a_link_is_not_followed(host: Host) -> None:
     hosts.own.symlink_to("elsewhere")
     hosts.began(1)
     assert hosts.names() == {"of.host"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hosts: mymachines resolve [!UNAVAIL=return] files dns\n", True),
+        ("hosts: files dns # resolve\n", False),
+        ("passwd: resolve\n", False),
+        (None, False),
+    ],
+)
+def test_names_asked_by_a_socket_are_known_of(text: str | None, expected: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """Where nsswitch.conf sends programs to systemd-resolved itself, rules by name see no answer."""
+    (tmp_path / "etc").mkdir()
+    if text is not None:
+        (tmp_path / "etc/nsswitch.conf").write_text(text)
+    assert asks_resolved(tmp_path) is expected
