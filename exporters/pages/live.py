@@ -207,6 +207,7 @@ class Page:
             "targets": [
                 {
                     **one._asdict(),
+                    "until": timestamp(one.until + boot_ns) if one.until else None,
                     "default": rules.get(one.target, (None, ()))[0],
                     "rules": list(rules.get(one.target, (None, ()))[1]),
                     **look.sums.get(one.target, Sums()).json(boot_ns),

@@ -219,6 +219,12 @@ def target_families(targets: Iterable[TargetState]) -> Iterator[Metric]:
         "What matches the target now: its cgroups, and its processes outside of these.",
         labels=["target"],
     )
+    lifted = GaugeMetricFamily(
+        "tattle_target_lifted_seconds",
+        "How long the policy of the target is still lifted; only where it is.",
+        labels=["target"],
+    )
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     phases = GaugeMetricFamily(
         "tattle_phase_active",
         "Requests in flight on the target's API by phase; of startup and idle, whether it is that.",
@@ -228,9 +234,11 @@ def target_families(targets: Iterable[TargetState]) -> Iterator[Metric]:
         enforced.add_metric([target.target, target.mode], float(target.enforced))
         processes.add_metric([target.target, target.mode], target.processes)
         members.add_metric([target.target], target.members)
+        if target.until > now:
+            lifted.add_metric([target.target], (target.until - now) / 1e9)
         for phase, active in _activity(target):
             phases.add_metric([target.target, phase], active)
-    yield from (enforced, processes, members, phases)
+    yield from (enforced, processes, members, lifted, phases)
 
 
 def _activity(target: TargetState) -> list[tuple[str, int]]:

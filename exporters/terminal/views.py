@@ -200,10 +200,17 @@ def _print_targets(out: Console, targets: Sequence[Json]) -> None:
         return
     made = table(("target", "mode", "default", "rules", "active", "cgroups", "phase"))
     for one in targets:
-        texts = (one["target"] or "?", one["mode"], one["default"] or "-", str(len(one["rules"])))
-        active = "yes" if one["active"] else "NO"
+        texts = (one["target"] or "?", one["mode"], one["default"] or "-", _rules(one))
+        lifted = one["state"] == "lifted" and one["until"]
+        active = "yes" if one["active"] else f"lifted until {one['until']}" if lifted else "NO"
         made.add_row(*map(Text, (*texts, active, str(len(one["cgroup_ids"])), _activity(one))))
     out.print(made, "", sep="\n")
+
+
+def _rules(one: Json) -> str:
+    """Return how many rules there are, and the purposes that are kept."""
+    kept = ", ".join(one["keep"])
+    return f"{len(one['rules'])} ({kept} kept)" if kept else str(len(one["rules"]))
 
 
 def _activity(one: Json) -> str:

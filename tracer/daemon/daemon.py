@@ -30,6 +30,7 @@ from tracer.host.faults import SURVIVED, reason
 from tracer.host.syscalls import keep_heap_small
 from tracer.model.jsonlines import EVERYBODY, encode
 from tracer.netlink.addresses import Changes
+from tracer.session.greeting import sentence
 from tracer.session.session import Core, Line, engine_options
 from tracer.targets.finder import parse
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from exporters.pages.live import Page
     from tracer.history.recorder import Recorder
     from tracer.host.cgroups import InstancePaths
+    from tracer.session.greeting import Found
 
 log = structlog.get_logger("tattle")
 
@@ -131,6 +133,7 @@ def run(options: RunOptions) -> int:
         daemon = Daemon(options, settings, core, signals, sink)
         daemon.cut = cutter.go
         stack.callback(daemon.close)
+        daemon.found = core.found() if sys.stderr.isatty() else None  # /proc/PID/exe is not for all
         capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
         daemon.serve(listening, keys, paths.control)
         daemon.loop()
@@ -217,6 +220,7 @@ class Daemon:
         self._page: Page | None = None
         self._recorder: Recorder | None = None
         self._troubles: list[str] = []
+        self.found: list[Found] | None = None
         core.retarget(settings.watched)
 
     def _open_log(self, target: str | None) -> EventLog | None:
@@ -281,6 +285,8 @@ class Daemon:
             f" page at {self._url()}, metrics at /metrics\n"
             f"tattle: see what this host's programs do now: sudo tattle watch{instance}\n"
         )
+        if self.found is not None:
+            sys.stderr.write(f"tattle: {sentence(self.found, self._url(), self._options.instance)}\n")
         sys.stderr.flush()
 
     def _url(self) -> str:

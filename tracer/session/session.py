@@ -24,6 +24,7 @@ from tracer.names.refusals import allowing
 from tracer.policy.enforcement import Enforcement
 from tracer.runtimes.purposes import Purposes
 from tracer.session.flows import Accounts
+from tracer.session.greeting import look
 from tracer.targets.containers import HeldContainers
 from tracer.targets.finder import BOOK, Finder, TargetBook
 from tracer.targets.membership import Targeting
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from tracer.policy.enforcement import State
     from tracer.policy.rules import Policy
     from tracer.runtimes.profiles import Runtime
+    from tracer.session.greeting import Found
     from tracer.targets.finder import Target
 
 log = structlog.get_logger("tattle")
@@ -232,6 +234,10 @@ class Core:
     def _tell_phases(self) -> None:
         numbers = {one.selector: one.id for one in self.targeting.targets}
         self.phases.apply({numbers[name]: one for name, one in self._runtimes.items()})
+
+    def found(self) -> list[Found]:
+        """Return the runtimes that run on this host, whether they are targets or not."""
+        return look(self._finder, self.accounts)
 
     def states(self) -> list[TargetState]:
         """Tell how each target stands, asked of the kernel; what cannot be asked is not called enforced."""
