@@ -32,6 +32,7 @@ enum {
 checked_once __u32 behind_dot(struct __sk_buff *skb, __u32 offset, __u32 length)
 {
 	for (__u32 i = 0; i < TLS_NAME_MAX; i++) {
+		asm volatile("" : "+r"(length)); /* keeps the two bounds apart, for the verifier */
 		if (i >= length)
 			break;
 		if (word_at(skb, offset + i, 1) == '.')
