@@ -58,6 +58,7 @@ class Web(_Table, frozen=True):
     certificate: str | None = None
     key: str | None = None
     insecure: bool = False  # go without, on purpose: something else guards the door
+    control: bool | None = None  # may the page switch, for who has a link of `tattle open`; None: on loopback
 
 
 class Limits(_Table, frozen=True):

@@ -49,6 +49,12 @@ class Access(NamedTuple):
     certificate: str | None = None
     key: str | None = None
     insecure: bool = False
+    control: bool | None = None
+    """Whether the page may switch; None: where only this machine reaches it."""
+
+    def switches(self, host: str) -> bool:
+        """Say whether the page may switch, listening on this address."""
+        return is_loopback(host) if self.control is None else self.control
 
     def keys(self) -> Keys:
         """Read the files; raises HostError or UsageError."""
@@ -75,6 +81,11 @@ def check(host: str, listen: str, access: Access) -> None:
     if (access.certificate is None) != (access.key is None):
         there, lacking = ("certificate", "key") if access.certificate else ("key", "certificate")
         raise UsageError(f"a {there} without its {lacking}", f"give the other one, too: --{lacking} FILE")
+    if access.control and not is_loopback(host) and access.certificate is None:
+        raise UsageError(
+            f"[web] control = true, and {listen} can be reached from the network without TLS",
+            "give --certificate and --key; without control = true the page there only shows",
+        )
     if access.insecure or is_loopback(host):
         return
     lack = [

@@ -7,12 +7,14 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from exporters.http import auth
 from exporters.http.auth import Guard, Keys
+from exporters.http.switch import PATH
 
 if TYPE_CHECKING:
     import socket
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client.registry import Collector
+
+    from exporters.http.switch import Switch
 
 log = structlog.get_logger("tattle")
 
@@ -88,6 +92,10 @@ class _Server(ThreadingWSGIServer):
 class _Quiet(WSGIRequestHandler):
     timeout = _CLIENT_TIMEOUT_S
 
+    def get_environ(self) -> dict[str, Any]:
+        """Add the client's port to what the base class tells of a request."""
+        return {**super().get_environ(), "REMOTE_PORT": str(self.client_address[1])}
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Say nothing: scrapes are no news."""
 
@@ -104,6 +112,7 @@ class MetricsServer:
         self._metrics: Callable[..., Iterable[bytes]] | None = None
         self._ill: Callable[[], list[str]] = list
         self._assets: Mapping[str, Asset] = {}
+        self._switch: Switch | None = None
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
 
     def start(
@@ -111,13 +120,18 @@ class MetricsServer:
         collector: Collector,
         ill: Callable[[], list[str]],
         assets: Mapping[str, Asset] | None = None,
+        switch: Switch | None = None,
     ) -> None:
-        """Serve; `ill` gives what is wrong with tattle now, one line each, `assets` the page by path."""
+        """Serve; `ill` gives what is wrong with tattle now, one line each, `assets` the page by path.
+
+        Without a `switch` nothing can be changed.
+        """
         registry = CollectorRegistry(auto_describe=False)
         registry.register(collector)
         self._metrics = make_wsgi_app(registry)
         self._ill = ill
         self._assets = assets or {}
+        self._switch = switch
         self._thread.start()
 
     def _answer(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
@@ -135,6 +149,10 @@ class MetricsServer:
             return _say(start, "421 Misdirected Request", "ask for localhost or 127.0.0.1")
         if path == "/login" and method == "POST" and self._guard.token is not None:
             return self._log_in(environ, start)
+        if self._switch is not None and path.startswith(PATH) and self._guard.known(environ):
+            status, body, headers = self._switch.answer(environ)
+            start(status, [("Content-Type", "application/json"), *headers])
+            return [msgspec.json.encode(body)]
         if method not in {"GET", "HEAD"}:
             return _say(start, "405 Method Not Allowed", "nothing changes here", ("Allow", "GET, HEAD"))
         return self._get(path, environ, start)

@@ -22,6 +22,7 @@ from exporters.http.server import Asset
 from tracer import __version__
 from tracer.model.records import denials, timestamp
 from tracer.model.scope import Scope
+from tracer.model.status import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ _NEAR: Final = frozenset({Scope.LOOPBACK, Scope.HOST})
 _DNS: Final = 53
 _FOLDER: Final = Path(__file__).with_name("static")
 _HTML: Final = "text/html; charset=utf-8"
+_SCRIPT: Final = "text/javascript; charset=utf-8"
+_SCRIPTS: Final = ("page.js", "parts.js", "switch.js")
 
 Phases = dict[str, list[int]]  # by phase: bytes that left, bytes that came for them, all other bytes
 
@@ -79,9 +82,11 @@ class Ask:
     """What the page asks beside the counts, each time somebody looks."""
 
     states: Callable[[], Sequence[TargetState]]  # of each target, asked of the kernel
-    rules: Callable[[], Mapping[str, tuple[str, Sequence[str]]]]  # default and rules, by target
+    terms: Callable[[], Mapping[str, Terms]]  # by target
+    refused: Callable[[], Sequence[Json]]  # names, with the target that wanted them
     hooks: Callable[[], Sequence[HookState]]
     ill: Callable[[], list[str]]  # what is wrong now, a line each
+    switch: bool = False  # whether the page can be given the right to switch
 
 
 class Sums:
@@ -159,7 +164,7 @@ class Page:
                 _HTML, lambda: _file("login.html")().replace(b"<p hidden", b"<p"), public=True
             ),
             "/page.css": Asset("text/css; charset=utf-8", _file("page.css"), public=True),
-            "/page.js": Asset("text/javascript; charset=utf-8", _file("page.js"), public=True),
+            **{f"/{name}": Asset(_SCRIPT, _file(name), public=True) for name in _SCRIPTS},
             "/icon.svg": Asset("image/svg+xml", _file("icon.svg"), public=True),
             "/data.json": Asset("application/json", self.json),
         }
@@ -202,14 +207,15 @@ class Page:
     def _told(self, look: Look, states: Sequence[TargetState]) -> Json:
         boot_ns = self._boot_ns()
         rows, settled = newest(look.left, look.settled)
-        rules = self._ask.rules()
+        terms = self._ask.terms()
         return {
+            "switch": self._ask.switch,
+            "refused": self._ask.refused(),
             "targets": [
                 {
                     **one._asdict(),
-                    "until": timestamp(one.until + boot_ns) if one.until else None,
-                    "default": rules.get(one.target, (None, ()))[0],
-                    "rules": list(rules.get(one.target, (None, ()))[1]),
+                    **terms.get(one.target, Terms())._asdict(),
+                    "until": timestamp(boot_ns + one.until) if one.until else None,
                     **look.sums.get(one.target, Sums()).json(boot_ns),
                 }
                 for one in states

@@ -72,7 +72,7 @@ MAY_IMPORT = {
     "tracer.daemon": "errors model host netlink containers targets policy config session history "
     "exporters.http exporters.logs exporters.prometheus exporters.pages",
     "tracer.cli": "errors model log host containers command bpf runtimes names targets policy config session "
-    "history proof daemon exporters.logs exporters.pages exporters.terminal",
+    "history proof daemon exporters.http exporters.logs exporters.pages exporters.terminal",
     "tracer.__main__": "errors model log cli",
 }
 ROOMS = 10

@@ -43,6 +43,7 @@ COMMANDS: Final = (
     "verify",
     "targets",
     "status",
+    "open",
     "doctor",
 )
 """The commands in the order of the help page; each is a module of this package."""

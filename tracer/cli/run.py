@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tracer.cli.command import Command, add_engine
+from tracer.cli.perform import performer
 from tracer.daemon.daemon import RunOptions, run
 
 
@@ -59,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
         insecure=arguments.insecure,
         engine=arguments.engine,
     )
-    return run(options)
+    return run(options, performer(arguments.instance, arguments.engine))
 
 
 COMMAND: Final = Command(

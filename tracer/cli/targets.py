@@ -52,12 +52,17 @@ class Found:
 def survey(instance: str, finder: Finder | None = None, units: Iterable[Path] = UNIT_PATHS) -> Json:
     """Give the document of `tattle targets`; what runs is looked at, what is installed only named."""
     finder = finder or Finder(cgroup2_root())
-    found = [one for runtime in runtimes().values() for one in _find(finder, runtime, tuple(units))]
+    found = find(finder, units)
     answer = _flows(instance, found, finder)
     since = answer["since"] if answer else None
     flows = answer["flows"] if answer else []
     units = tuple(units)
     return {"since": since, "targets": [_document(finder, one, flows, since, units) for one in found]}
+
+
+def find(finder: Finder, units: Iterable[Path] = UNIT_PATHS) -> list[Found]:
+    """Return the runtimes that run here, and those that are only installed."""
+    return [one for runtime in runtimes().values() for one in _find(finder, runtime, tuple(units))]
 
 
 def _find(finder: Finder, runtime: Runtime, units: tuple[Path, ...]) -> list[Found]:

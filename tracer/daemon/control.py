@@ -2,7 +2,8 @@
 
 ``{"ask": "flows", "targets": [...], "newest": N}`` answers ``{"since", "losses", "totals", "count"}``, then
 a line a flow, then ``{"end": true}``. ``{"ask": "watch", "targets": [...]}`` answers ``{"watching": true}``,
-then a line an event, to the end of time. An error is ``{"error", "hint", "exit_code"}``.
+then a line an event, to the end of time. ``{"ask": "open", "owner": NAME, "uid": N}`` answers the one-time
+link to the page that switches, to root alone. An error is ``{"error", "hint", "exit_code"}``.
 
 The server never waits: what a client does not read is kept up to a bound; a watcher then loses whole events,
 which are counted and told.
@@ -14,6 +15,7 @@ import contextlib
 import select
 import selectors
 import socket
+import struct
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +40,7 @@ _REFILL: Final = 256 << 10  # bytes made ahead of a slow reader
 _QUESTION_MAX: Final = 1 << 20
 _CLIENTS_MAX: Final = 64
 _RECEIVE: Final = 1 << 16
+_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _NAP_S: Final = 3600.0  # select(2) takes no infinite time, and only signals end a watch
 
 
@@ -51,6 +54,7 @@ class Client:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.uid = _peer_uid(sock)
         self.question = bytearray()
         self.waiting: deque[bytes] = deque()
         self.bytes = 0
@@ -220,6 +224,12 @@ class ControlServer:
             self._selector.unregister(self._listener)
         self._listener.close()
         self._path.unlink(missing_ok=True)
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    """Return whose process has connected: SO_PEERCRED, unix(7)."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[1])
 
 
 def _listen(path: Path) -> socket.socket:

@@ -6,7 +6,6 @@ import fcntl
 import select
 import selectors
 import signal
-import socket
 import sys
 import time
 from contextlib import ExitStack
@@ -24,7 +23,9 @@ from tracer import config
 from tracer.daemon import sdnotify
 from tracer.daemon.control import Client, ControlServer, notice_now
 from tracer.daemon.cutter import Cutter
-from tracer.errors import TattleError, UsageError
+from tracer.daemon.helper import Helper
+from tracer.daemon.signals import Signals
+from tracer.errors import NotRoot, TattleError, UsageError
 from tracer.host import capabilities, cgroups
 from tracer.host.faults import SURVIVED, reason
 from tracer.host.syscalls import keep_heap_small
@@ -35,11 +36,14 @@ from tracer.session.session import Core, Line, engine_options
 from tracer.targets.finder import parse
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from exporters.http.server import MetricsServer
     from exporters.pages.live import Page
+    from tracer.daemon.helper import Perform
+    from tracer.daemon.switching import Switching
     from tracer.history.recorder import Recorder
     from tracer.host.cgroups import InstancePaths
     from tracer.session.greeting import Found
@@ -102,8 +106,11 @@ def access(settings: config.Config) -> auth.Access:
     return auth.Access(**msgspec.structs.asdict(settings.web))
 
 
-def run(options: RunOptions) -> int:
-    """Run until SIGINT or SIGTERM; returns the exit code. Leaves only policies in force."""
+def run(options: RunOptions, perform: Perform | None = None) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit code. Leaves only policies in force.
+
+    `perform` does what the page's switch asks for.
+    """
     settings = options.effective()
     keep_heap_small()
     with ExitStack() as stack:
@@ -112,6 +119,10 @@ def run(options: RunOptions) -> int:
         sink = journald.take_over(options.instance)
         if sink is not None:
             stack.callback(sink.close)
+        helper = None
+        if perform is not None and access(settings).switches(config.address(settings.listen)[0]):
+            helper = Helper(perform)  # before there is anything that it should not hold
+            stack.callback(helper.close)
         paths = cgroups.instance_paths(options.instance, cgroups.bpffs_root())
         listening = None
         if not _locked(paths):  # else the engine says who holds it, which says more than a taken port
@@ -135,7 +146,7 @@ def run(options: RunOptions) -> int:
         stack.callback(daemon.close)
         daemon.found = core.found() if sys.stderr.isatty() else None  # /proc/PID/exe is not for all
         capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
-        daemon.serve(listening, keys, paths.control)
+        daemon.serve(listening, keys, paths.control, helper)
         daemon.loop()
         sdnotify.notify("STOPPING=1", "STATUS=Detaching")
     return 0
@@ -153,34 +164,6 @@ def _locked(paths: InstancePaths) -> bool:
     return False
 
 
-class Signals:
-    """Signals as bytes on a socket, so that the loop waits for them together with all else."""
-
-    HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.receiver, self._sender = socket.socketpair()
-        self.receiver.settimeout(0)
-        self._sender.settimeout(0)
-        self._old_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, lambda *_: None) for number in self.HANDLED}
-
-    def take(self) -> bytes:
-        """Give the numbers of the signals that came."""
-        try:
-            return self.receiver.recv(64)
-        except BlockingIOError:
-            return b""
-
-    def close(self) -> None:
-        """Handle signals as before."""
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._old_fd)
-        self.receiver.close()
-        self._sender.close()
-
-
 class Daemon:
     """The loop: ring, signals, control socket and timers in one thread; scrapes come from others."""
 
@@ -192,6 +175,7 @@ class Daemon:
         signals: Signals,
         sink: journald.Journal | None = None,
     ) -> None:
+        self._switching: Switching | None = None
         self._options = options
         self._settings = settings
         self._core = core
@@ -226,8 +210,11 @@ class Daemon:
     def _open_log(self, target: str | None) -> EventLog | None:
         return EventLog(target, self._core.accounts.count_lost, notice_now) if target else None
 
-    def serve(self, listening: socket.socket, keys: auth.Keys, door: Path) -> None:
-        """Begin to answer: metrics, the control socket, the service manager, the human."""
+    def serve(self, listening: socket.socket, keys: auth.Keys, door: Path, helper: Helper | None) -> None:
+        """Begin to answer: metrics, the control socket, the service manager, the human.
+
+        Without a `helper` the page does not switch.
+        """
         # Not before the hooks are attached: these take as long to import as the rest together
         from exporters.http.server import MetricsServer  # noqa: PLC0415
         from exporters.pages.live import Ask, Page  # noqa: PLC0415
@@ -241,10 +228,12 @@ class Daemon:
             core.engine.hooks,
             core.states,
         )
-        ask = Ask(core.states, core.rules, core.engine.hooks, self.ill)
+        ask = Ask(core.states, core.terms, core.refused, core.engine.hooks, self.ill, helper is not None)
         self._page = Page(core.accounts, ask, lambda: core.accounts.clock.boot_ns)
         self._server = MetricsServer(listening, keys)
-        self._server.start(collector, self.ill, self._page.assets())
+        self._switching = self._switched(helper, keys)
+        switch = self._switching.switch if self._switching else None
+        self._server.start(collector, self.ill, self._page.assets(), switch)
         self._control = ControlServer(
             door, self._selector, self._answer, core.accounts.count_lost, core.faults
         )
@@ -262,6 +251,15 @@ class Daemon:
         self._record()
         sdnotify.notify("READY=1", f"STATUS=Page at {self._url()}, metrics at /metrics")
         self._greet()
+
+    def _switched(self, helper: Helper | None, keys: auth.Keys) -> Switching | None:
+        """Return the page's switch; None where it has none."""
+        if helper is None or self._server is None:
+            return None
+        from tracer.daemon.switching import Switching  # noqa: PLC0415 - with the server
+
+        local = auth.is_loopback(config.address(self._settings.listen)[0])
+        return Switching(helper, self._server.port, local=local, secure=keys.tls is not None)
 
     def _record(self) -> None:
         """Begin to write the history."""
@@ -446,6 +444,7 @@ class Daemon:
             "flows": lambda: self._flows(question, wants),
             "watch": lambda: self._watch(client, wants),
             "policies": self._policies,
+            "open": lambda: self._open(question, client),
         }
         if question.get("ask") not in answers:
             raise UsageError(
@@ -467,6 +466,16 @@ class Daemon:
         """Somebody has blocked or unblocked a target: read again who has which name."""
         self._core.retarget(self._settings.watched)
         return iter([b'{"end":true}\n'])
+
+    def _open(self, question: dict[str, Any], client: Client) -> Iterator[bytes]:
+        """Answer with a one-time link to the page, for root alone."""
+        if client.uid != 0:
+            raise NotRoot("only root may open the page's switch", "run it with sudo")
+        if self._switching is None:
+            raise UsageError(
+                "the page of this daemon does not switch", "see [web] control in /etc/tattle/tattle.toml"
+            )
+        return iter([encode(self._switching.open(question, self._url())) + b"\n"])
 
     def _watch(self, client: Client, wants: Any) -> Iterator[bytes]:  # noqa: ANN401
         client.wants = wants or (lambda _: True)

@@ -32,6 +32,8 @@ class Capability(enum.IntEnum):
 LOADING: Final = frozenset({Capability.BPF, Capability.NET_ADMIN, Capability.PERFMON, Capability.SYS_PTRACE})
 # Reading and writing maps by their descriptors, running `flush`, asking after links.
 RUNNING: Final = frozenset({Capability.BPF})
+# What a change of policy takes: as loading, and finding programs and maps by their ids.
+HELPING: Final = LOADING | {Capability.SYS_ADMIN}
 
 
 def effective() -> frozenset[int]:
@@ -51,7 +53,7 @@ def require_loading() -> None:
         raise NotRoot(f"loading needs root (missing: {' '.join(missing)})", "run it with sudo")
 
 
-def drop(keep: frozenset[Capability] = RUNNING) -> None:
+def drop(keep: frozenset[int] = RUNNING) -> None:
     """Keep only `keep`, for this process and for whatever it starts: no way back.
 
     Call it before threads are started: capset(2) speaks for the calling thread alone.

@@ -1,10 +1,11 @@
-"""Listening sockets, as the network namespace of a process has them."""
+"""TCP sockets of this host: what listens in a process's network namespace; whose a client is."""
 
 # ruff: noqa: PLC0415 - pyroute2 takes 9 MiB, and the daemon needs none of this
 
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -111,3 +112,22 @@ def serving(found: Iterable[Listener], address: str, port: int) -> Listener | No
     version6 = ":" in address
     takes = {address, "::", *(() if version6 else ("0.0.0.0",))}  # noqa: S104 - what others listen on
     return next((one for one in found if one.port == port and one.address in takes), None)
+
+
+def user_of(address: str, port: int, server: int, proc: Path = Path("/proc/self")) -> int | None:
+    """Return the user id of the socket on this host that is connected to our TCP port `server`.
+
+    `address` and `port` are its own. None where it is not on this host, or gone. From proc_net_tcp(5), of
+    this process's network namespace.
+    """
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    words = struct.unpack(f"={len(packed) // 4}I", packed)  # printed in host order, net/ipv4/tcp_ipv4.c
+    own = "".join(f"{word:08X}" for word in words) + f":{port:04X}"
+    table = proc / "net" / ("tcp6" if ":" in address else "tcp")
+    try:
+        lines = table.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    rows = (line.split() for line in lines[1:] if own in line)
+    found = [row for row in rows if row[1] == own and row[2].endswith(f":{server:04X}")]
+    return int(found[0][7]) if found else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
 from typing import Final
 
@@ -15,7 +16,7 @@ _INSTRUCTION: Final = 8  # bytes of struct sock_filter, include/uapi/linux/filte
 _GLOBAL: Final = 1  # MEMBARRIER_CMD_GLOBAL, include/uapi/linux/membarrier.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 _CLONE_NEWNET: Final = 0x40000000  # include/uapi/linux/sched.h
-_NO_NEW_PRIVS: Final = 38  # include/uapi/linux/prctl.h
+_PDEATHSIG, _NO_NEW_PRIVS = 1, 38  # include/uapi/linux/prctl.h
 _UNSPECIFIED: Final = bytes(16)  # struct sockaddr with family AF_UNSPEC
 
 
@@ -65,6 +66,11 @@ def forbid_new_privileges() -> None:
     if _library().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the one that forked it ends, however that ends."""
+    _library().prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def keep_heap_small() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class MapSize(NamedTuple):
@@ -18,6 +18,19 @@ class MapSize(NamedTuple):
 
 
 OBSERVE: Final = "observe"
+
+
+class Terms(NamedTuple):
+    """What is known of a target beside its state: what its policy says, which runtime it is."""
+
+    default: str | None = None
+    """None: it has no policy."""
+    rules: Sequence[str] = ()
+    keep: Sequence[str] = ()
+    """Purposes whose hosts stay open in their phases,"""
+    runtime: str | None = None
+    purposes: Sequence[str] = ()
+    """and those that could be kept of its runtime."""
 
 
 class TargetState(NamedTuple):

@@ -223,10 +223,10 @@ class PolicyTables:
             "until": until,
             "allow_scopes": _mask(table.allow_scopes),
             "deny_scopes": _mask(table.deny_scopes),
+            "allow_phases": bytes(table.allow_phases.get(ScopeBit(bit), 0) for bit in range(len(ScopeBit))),
         }
         fields |= {f"allow_rule[{bit.value}]": rule for bit, rule in table.allow_scopes.items()}
         fields |= {f"deny_rule[{bit.value}]": rule for bit, rule in table.deny_scopes.items()}
-        fields |= {f"allow_phases[{bit.value}]": phases for bit, phases in table.allow_phases.items()}
         return pack(self._abi.policy, fields)
 
     def _unasked(self, table: Table) -> int:

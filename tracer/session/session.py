@@ -17,7 +17,7 @@ from tracer.host.clock import BootClock
 from tracer.host.faults import SURVIVED, Faults
 from tracer.model.jsonlines import encode, notice
 from tracer.model.records import Decoder, timestamp
-from tracer.model.status import OBSERVE, TargetState
+from tracer.model.status import OBSERVE, TargetState, Terms
 from tracer.model.text import escape
 from tracer.names.observer import Namer
 from tracer.names.refusals import allowing
@@ -254,9 +254,19 @@ class Core:
         policies = {state.saved.policy.target: state for state in known}
         return [self._state(one, policies.get(one.selector)) for one in self.targeting.targets]
 
-    def rules(self) -> dict[str, tuple[str, list[str]]]:
-        """Give the default and the rules of each policy, by target."""
-        return {name: (policy.default, policy.rule_texts()) for name, policy in self._policies.items()}
+    def terms(self) -> dict[str, Terms]:
+        """Tell of each target what its policy says, and which runtime it is."""
+        return {one.selector: self._terms(one.selector) for one in self.targeting.targets}
+
+    def _terms(self, name: str) -> Terms:
+        policy, runtime = self._policies.get(name), self._runtimes.get(name)
+        return Terms(
+            policy.default if policy else None,
+            policy.rule_texts() if policy else (),
+            policy.keep if policy else (),
+            runtime.name if runtime else None,
+            tuple(purpose.name for purpose in runtime.purposes) if runtime else (),
+        )
 
     def refused(self) -> list[Json]:
         """Give the names that policies have refused, each with the command that would allow it."""

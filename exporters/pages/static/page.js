@@ -1,6 +1,9 @@
 // Shows /data.json and asks for it again. Strangers chose process names, names of hosts and paths: they become
 // text nodes, never markup (the server's policy forbids the latter, too).
 
+import { by, clock, count, draw, endpoint, keep, list, make, put, size, sum } from "./parts.js";
+import * as lever from "./switch.js";
+
 const EVERY_MS = 2000;
 const PATIENCE_MS = 8000;
 const SPANS_MIN = [3, 6, 15]; // the timeline is as long as its past needs
@@ -22,70 +25,7 @@ const LOST = {
   watcher_slow: "lines a slow `tattle watch` did not take",
 };
 const DNS = 53;
-const SVG = "http://www.w3.org/2000/svg";
-const by = (id) => document.getElementById(id);
 const view = { sort: "last", down: true, filter: "", all: false, data: null };
-
-// --- small things -----------------------------------------------------------
-
-function put(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-  return node;
-}
-
-function make(tag, names = "", text = "", children = []) {
-  const node = document.createElement(tag);
-  if (names) node.className = names;
-  if (text) node.textContent = text;
-  node.append(...children);
-  return node;
-}
-
-function draw(tag, attributes) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, String(value));
-  return node;
-}
-
-/** Make the children of `parent` those of `items`, in order, without touching what stays: focus stays, too. */
-function keep(parent, items, key, create, update) {
-  const old = new Map([...parent.children].map((node) => [node.dataset.key, node]));
-  items.forEach((item, index) => {
-    const name = key(item);
-    let node = old.get(name);
-    old.delete(name);
-    if (!node) {
-      node = create(item);
-      node.dataset.key = name;
-    }
-    update(node, item);
-    if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] ?? null);
-  });
-  for (const node of old.values()) node.remove();
-}
-
-function size(bytes) {
-  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
-  let value = bytes, unit = 0;
-  while (value >= 999.5 && unit < units.length - 1) { value /= 1000; unit += 1; }
-  return `${unit === 0 || value >= 99.95 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
-}
-
-const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
-const sum = (values) => values.reduce((total, value) => total + value, 0);
-
-function list(words) {
-  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
-}
-
-/** A time of day; with the day where it is not today. */
-function clock(text, seconds = false) {
-  const time = new Date(text);
-  const parts = [time.getHours(), time.getMinutes(), ...(seconds ? [time.getSeconds()] : [])];
-  const of_day = parts.map((part) => String(part).padStart(2, "0")).join(":");
-  if (time.toDateString() === new Date().toDateString()) return of_day;
-  return `${time.toLocaleDateString("en", { day: "numeric", month: "short" })}, ${of_day}`;
-}
 
 // --- the answer --------------------------------------------------------------
 
@@ -166,6 +106,7 @@ function notices(data) {
 // --- targets -----------------------------------------------------------------
 
 function lock(one, ill) {
+  if (one.until) return ["warn", "◔ Lifted", `Nothing is stopped until ${clock(one.until, true)}; then it is locked again, by itself.`];
   if (one.mode === "enforce" || one.mode === "strict") {
     return one.enforced ? ["good", "● Locked", "The kernel enforces its rules now."]
       : ["bad", "▲ Not enforced", "It has rules, and the kernel does not enforce all of them."];
@@ -184,6 +125,7 @@ function card() {
     make("header", "", "", [make("h3", "say"), make("span", "chip lock")]),
     make("dl", "pair", "", terms),
     make("p", "meaning"), make("p", "rules say muted"), make("p", "now"), make("p", "doing muted"),
+    lever.make_controls(),
   ]);
 }
 
@@ -210,6 +152,7 @@ function fill(node, one, ill) {
   const alive = one.processes ? count(one.processes, "process", "processes") : "not running";
   const served = one.served.connections ? [`served ${count(one.served.connections, "connection")}`] : [];
   put(find(".doing"), [alive, ...served].join(" · "));
+  lever.fill_controls(find(".controls"), one);
 }
 
 // --- timeline ----------------------------------------------------------------
@@ -298,12 +241,6 @@ function swatch(phase) {
 
 // --- destinations ------------------------------------------------------------
 
-function endpoint(flow) {
-  const host = flow.name ?? flow.remote_addr ?? "other";
-  if (flow.remote_port === null) return host;
-  return host.includes(":") ? `[${host}]:${flow.remote_port}` : `${host}:${flow.remote_port}`;
-}
-
 /** Flows of one program to one destination as one row: by process, phase and address they are many. */
 function groups(data) {
   const found = new Map();
@@ -313,7 +250,7 @@ function groups(data) {
     let one = found.get(key);
     if (!one) {
       one = { key, place: endpoint(flow), who: flow.comm ?? "not known", whose, target: flow.target, proto: flow.proto ?? "several",
-        scope: flow.scope, purpose: null, unexpected: false, addresses: new Set(), phases: new Set(), pids: new Set(),
+        scope: flow.scope, name: flow.name, address: flow.remote_addr, port: flow.remote_port, purpose: null, unexpected: false, addresses: new Set(), phases: new Set(), pids: new Set(),
         out: 0, in: 0, attempts: 0, denied: 0, last: "" };
       found.set(key, one);
     }
@@ -357,7 +294,7 @@ function row() {
     cell.dataset.label = label;
     cell.setAttribute("role", "cell");
     if (names === "place") cell.append(make("span", "main say"), make("span", "chip warn", "not expected"),
-      make("span", "purpose say"), make("span", "more say"));
+      lever.make_choice(false), make("span", "purpose say"), make("span", "more say"));
     if (names === "who") cell.append(make("span", "main say"), make("span", "more say"));
     if (names.startsWith("attempts")) cell.append(make("span", "all"), make("span", "more stopped"));
     node.append(cell);
@@ -371,6 +308,7 @@ function show(node, one) {
   const addresses = [...one.addresses];
   const known = addresses.length > 2 ? count(addresses.length, "address", "addresses") : addresses.join(", ");
   find(".place .chip").hidden = !one.unexpected;
+  lever.fill_choice(find(".choice"), one, one.unexpected && one.out > 0);
   put(find(".purpose"), one.purpose ?? "").hidden = !one.purpose;
   put(find(".place .more"), [known, one.proto].filter(Boolean).join(" · "));
   put(find(".who .main"), one.who);
@@ -409,12 +347,13 @@ function destinations(data) {
 function denials(data, all) {
   const found = all.filter((one) => one.denied).sort((a, b) => (a.last < b.last ? 1 : -1)).slice(0, 50);
   keep(by("denials"), found, (one) => one.key, () => make("li", "", "",
-    [make("span", "stopped"), make("b", "say"), make("span", "say muted"), make("time")]), (node, one) => {
+    [make("span", "stopped"), make("b", "say"), make("span", "say muted"), make("time"), lever.make_choice(true)]), (node, one) => {
     put(node.querySelector(".stopped"), `${one.denied.toLocaleString("en")}×`);
     put(node.querySelector("b"), one.place);
     put(node.querySelector(".muted"), `${one.proto}, asked for by ${one.who}${one.whose ? ` (${one.whose})` : ""}`);
     const time = node.querySelector("time");
     put(time, clock(one.last, true)).dateTime = one.last;
+    lever.fill_choice(node.querySelector(".choice"), one, true);
   });
   const locked = data.targets.some((one) => one.enforced);
   by("denials-empty").hidden = found.length > 0;
@@ -460,8 +399,12 @@ function render(data) {
   put(by("host"), data.host ? `on ${data.host}` : "");
   const told_now = [...notices(data), ...unexpected(groups(data))];
   keep(by("notices"), told_now, ([, text]) => text, () => make("p"), (node, [tone, text]) => { put(node, text).className = `notice say ${tone}`; });
-  by("targets-empty").hidden = data.targets.length > 0;
-  keep(by("targets"), data.targets, (one) => one.target, card, (node, one) => fill(node, one, data.ill));
+  lever.render(data);
+  const found = lever.strangers(data.targets);
+  by("targets-empty").hidden = data.targets.length + found.length > 0;
+  keep(by("targets"), [...data.targets, ...found], (one) => `${one.title ? "found" : "target"} ${one.target}`,
+    (one) => (one.title ? lever.stranger() : card()),
+    (node, one) => (one.title ? lever.fill_stranger(node, one) : fill(node, one, data.ill)));
   timeline(data);
   denials(data, destinations(data));
   health(data);
@@ -521,4 +464,5 @@ by("flows").querySelector("thead").addEventListener("click", (event) => {
   heading.setAttribute("aria-sort", view.down ? "descending" : "ascending");
   destinations(view.data);
 });
+lever.start(ask);
 ask();

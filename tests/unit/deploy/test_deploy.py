@@ -33,7 +33,15 @@ def test_example_names_every_key_with_its_default() -> None:
     """Who reads the example has read all there is; values that have a default show that one."""
     shown, known = tomllib.loads(uncommented()), msgspec.to_builtins(Config())
     assert flat(shown).keys() == flat(known).keys()
-    no_default = {"log_file", "targets", "policy", "web.token_file", "web.certificate", "web.key"}
+    no_default = {
+        "log_file",
+        "targets",
+        "policy",
+        "web.token_file",
+        "web.certificate",
+        "web.key",
+        "web.control",
+    }
     assert {key: value for key, value in flat(shown).items() if key not in no_default} == {
         key: value for key, value in flat(known).items() if key not in no_default
     }

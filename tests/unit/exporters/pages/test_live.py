@@ -14,7 +14,7 @@ from tests.support.fakes import ENUMS, FakeMaps, flow, process
 from tracer.host.clock import BootClock
 from tracer.model.records import Decoder
 from tracer.model.rows import CgroupRow
-from tracer.model.status import TargetState
+from tracer.model.status import TargetState, Terms
 from tracer.session.flows import Accounts
 from tracer.targets.processes import Registry
 
@@ -38,7 +38,8 @@ class Scene:
         decoder = Decoder(ENUMS)
         self.accounts = Accounts(self.maps, Registry(self.maps, ENUMS, names), decoder, BootClock())
         found = STATES if states is None else states
-        ask = Ask(lambda: found, lambda: {"ollama": ("deny", ["allow x.y"])}, list, lambda: ["trouble"])
+        terms = {"ollama": Terms("deny", ["allow x.y"])}
+        ask = Ask(lambda: found, lambda: terms, list, list, lambda: ["trouble"])
         self.page = Page(self.accounts, ask, lambda: 0)
 
     def look(self) -> Any:  # noqa: ANN401 - JSON
