@@ -60,7 +60,6 @@ REFUSED = {
     "cgroup:relative": (2, "'cgroup:relative' is no target"),
     "cgroup:/": (3, "root cgroup"),
     "pid:4194304": (3, "no such process: 4194304"),
-    "container:nobody-knows-it": (3, "no such container: nobody-knows-it"),
 }
 
 
