@@ -92,7 +92,7 @@ def test_loopback_is_none(prover: Prover) -> None:
     assert (proof.code, proof.verdict) == (0, "no-egress"), proof.report["reasons"]
     assert proof.report["totals"]["loopback"]["bytes_out"] > 5000
     assert proof.report["accepted"]["loopback"]["bytes_in"] > 5000
-    assert proof.report["totals"]["internet"] == {"attempts": 0, "denied": 0, "bytes_out": 0, "bytes_in": 0}
+    assert not any(proof.report["totals"]["internet"].values())
     assert all(hook["attached"] for hook in proof.report["hooks"])
     assert {hook["hook"] for hook in proof.report["hooks"]} >= {"connect4", "egress", "ingress", "sockops"}
 
