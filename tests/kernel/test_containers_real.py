@@ -167,3 +167,56 @@ def test_podman_without_a_service(lab: Lab, podman: Podman, blocked: Tattle) -> 
         podmans(podman, ports)
     ports.assert_silent()
     assert ports.arrived(BYSTANDER) == before
+
+
+def test_an_engine_that_hangs_keeps_nothing_from_being_blocked(
+    lab: Lab, docker: Dockerd, blocked: Tattle
+) -> None:
+    """It answers nothing: it is told and counted; `status` answers all the same; then all is as before."""
+    ports = Ports.fresh(lab)
+    docker.hang()
+    try:
+        assert status(blocked, SELECTORS[0])["active"]
+    finally:
+        docker.wake()
+    remake(docker, ports)
+    ports.assert_silent()
+
+
+def test_pods_of_a_node(lab: Lab, containerd: Containerd, scratch: Path) -> None:
+    """By namespace, pod and container, all pods of a deployment by a pattern; another namespace is free."""
+    tattle = Tattle(scratch)
+    ports = Ports.fresh(lab)
+    try:
+        tattle.start()
+        command(tattle, "block", "container:ai/ollama-*/*")
+        kubelet = containerd.kubelet
+        pods = {NAME: containerd.pod("ai", "ollama-7c9"), BYSTANDER: containerd.pod("web", "ollama-7c9")}
+
+        def remade() -> None:
+            made = [
+                kubelet.run(sandbox, pod, "chat", f"docker.io/{OTHER}", *ports.words(role))
+                for role, (pod, sandbox) in pods.items()
+            ]
+            until(lambda: [] if not any(map(_runs, made)) else ["they run"])
+            for one in made:
+                kubelet.remove(one)
+
+        for _ in range(ROUNDS):
+            before = ports.arrived(BYSTANDER)
+            remade()
+            assert ports.arrived(BYSTANDER) > before
+        assert ports.arrived(NAME) == 0
+        tattle.kill()
+        before = ports.arrived(BYSTANDER)
+        remade()
+        assert (ports.arrived(NAME), ports.arrived(BYSTANDER)) == (0, before)
+    finally:
+        tattle.remove()
+
+
+def _runs(identifier: str) -> bool:
+    """Tell whether a container's cgroup is there."""
+    from tests.support.network import cgroup2_root  # noqa: PLC0415
+
+    return any(True for _ in cgroup2_root().glob(f"kubepods/*/{identifier}"))
