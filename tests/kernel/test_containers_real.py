@@ -169,6 +169,23 @@ def test_podman_without_a_service(lab: Lab, podman: Podman, blocked: Tattle) -> 
     assert ports.arrived(BYSTANDER) == before
 
 
+def test_blocked_without_a_daemon(lab: Lab, docker: Dockerd, tattle: Tattle) -> None:
+    """There is none, and no container either: what appears is held, and the command says so."""
+    ports = Ports.fresh(lab)
+    for selector in SELECTORS:
+        said = command(tattle, "block", selector)
+        assert "held" in said
+    command(tattle, "status", "--enforced", SELECTORS[0])
+    for _ in range(3):
+        remake(docker, ports)
+    ports.assert_silent()
+    assert ports.arrived(BYSTANDER) == 0
+    for selector in SELECTORS:
+        command(tattle, "unblock", selector)
+    remake(docker, ports)
+    assert all(ports.arrived(role) for role, _ in ROLES)
+
+
 def test_an_engine_that_hangs_keeps_nothing_from_being_blocked(
     lab: Lab, docker: Dockerd, blocked: Tattle
 ) -> None:
