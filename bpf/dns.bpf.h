@@ -211,8 +211,9 @@ static __always_inline __u64 judge_asked(const struct socket_state *state, const
 	return judge_one(state->named, asked->remote.halves[0], asked->remote.halves[1], peer_word(asked));
 }
 
-static __always_inline void query_denied(const struct socket_state *state, const struct policy *policy,
-					 const struct peer *asked, __u64 said)
+static __noinline __attribute__((used)) void query_denied(const struct socket_state *state,
+							  const struct policy *policy,
+							  const struct peer *asked, __u64 said)
 {
 	struct flow_key key;
 
