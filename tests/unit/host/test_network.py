@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.host.network import Listener, holder, listeners, serving, sockets, within
+from tracer.host.network import Listener, holder, listeners, serving, sockets, user_of, within
 
 HERE = Path("/proc/self")
 
@@ -63,3 +63,16 @@ def test_a_process_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="ns/net"):
         within(tmp_path, lambda: None)
     assert sockets(tmp_path) is None
+
+
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_client_on_this_host_is_known_by_its_user(family: socket.AddressFamily, address: str) -> None:
+    """The kernel's table says whose the connecting socket is; of another connection it says nothing."""
+    with socket.create_server((address, 0), family=family) as server:
+        port = server.getsockname()[1]
+        client = socket.create_connection((address, port))
+        own = client.getsockname()[1]
+        assert user_of(address, own, port) == os.geteuid()
+        assert user_of(address, own, port + 1) is None
+        assert user_of(address, own ^ 1, port) is None
+        client.close()
