@@ -15,6 +15,8 @@ MODULES = sorted(
 )
 COVERED_BY = {
     "exporters/http/listener.py": "unit/exporters/http/test_auth.py",
+    "exporters/http/requests.py": "unit/exporters/http/test_switch.py",
+    "exporters/http/rights.py": "unit/exporters/http/test_switch.py",
     "exporters/http/server.py": "unit/exporters/http/test_auth.py",
     "exporters/prometheus/series.py": "unit/exporters/prometheus/test_collector.py",
     "exporters/terminal/flows.py": "unit/exporters/terminal/test_views.py",
@@ -35,6 +37,8 @@ COVERED_BY = {
     "tracer/cli/confine.py": "kernel/test_confine.py",
     "tracer/cli/doctor.py": "kernel/test_cli_host.py",
     "tracer/cli/flows.py": "kernel/test_cli_host.py",
+    "tracer/cli/open.py": "kernel/test_page_switch.py",
+    "tracer/cli/perform.py": "kernel/test_page_switch.py",
     "tracer/cli/prove.py": "kernel/test_prove.py",
     "tracer/cli/report.py": "kernel/test_report.py",
     "tracer/cli/run.py": "kernel/test_cli_host.py",
@@ -56,7 +60,10 @@ COVERED_BY = {
     "tracer/daemon/control.py": "kernel/test_cli_host.py",
     "tracer/daemon/cutter.py": "kernel/test_cut.py",
     "tracer/daemon/daemon.py": "kernel/test_service.py",
+    "tracer/daemon/helper.py": "kernel/test_page_switch.py",
     "tracer/daemon/sdnotify.py": "kernel/test_cli_host.py",
+    "tracer/daemon/signals.py": "kernel/test_cli_host.py",
+    "tracer/daemon/switching.py": "kernel/test_page_switch.py",
     "tracer/errors.py": "unit/cli/test_parser.py",
     "tracer/history/destinations.py": "unit/history/test_suggest.py",
     "tracer/history/query.py": "unit/history/test_report.py",
@@ -99,11 +106,9 @@ COVERED_BY = {
     "tracer/targets/containers.py": "kernel/test_containers_real.py",
     "tracer/targets/kernel.py": "kernel/test_programs.py",
     "tracer/targets/marks.py": "kernel/test_programs.py",
-    "tracer/targets/meaning.py": "kernel/test_programs.py",
     "tracer/targets/membership.py": "unit/targets/test_finder.py",
     "tracer/targets/processes.py": "unit/model/test_process.py",
     "tracer/targets/proxies.py": "kernel/test_block_cli.py",
-    "tracer/targets/tree.py": "kernel/test_programs.py",
 }
 
 
