@@ -133,13 +133,21 @@ static __always_inline enum passage read_new_queries(struct __sk_buff *skb, __u3
 	return passage;
 }
 
+/* A stream to a resolver is denied. In a function of its own: its stack is not that of what reads queries. */
+static __noinline void stream_denied(struct socket_state *state, const struct policy *policy)
+{
+	struct peer resolver = {.port = state->flow.remote_port, .proto = PROTO_TCP};
+
+	__builtin_memcpy(&resolver.remote, state->flow.remote, ADDRESS_LEN);
+	query_denied(state, policy, &resolver, judge_asked(state, &resolver));
+}
+
 /* Data that leaves for a resolver. */
 static __noinline enum passage queries_pass(struct __sk_buff *skb, struct socket_state *state,
 					    const struct policy *policy)
 {
 	__u32 header = transport_header(skb), offset = header & 0xffff, size = skb->len - offset, sequence;
 	struct lookups *known = lookups_new(skb);
-	struct peer resolver = {.port = state->flow.remote_port, .proto = PROTO_TCP};
 	enum passage passage = PASSAGE_NO;
 	__u32 noted = known ? known->next : 0;
 	__s32 left;
@@ -159,8 +167,7 @@ static __noinline enum passage queries_pass(struct __sk_buff *skb, struct socket
 	known->said.next = sequence + size;
 	if (passage == PASSAGE_YES)
 		return PASSAGE_YES;
-	__builtin_memcpy(&resolver.remote, state->flow.remote, ADDRESS_LEN);
-	query_denied(state, policy, &resolver, judge_asked(state, &resolver));
+	stream_denied(state, policy);
 	if (policy->mode == POLICY_AUDIT)
 		return PASSAGE_YES;
 	state->verdict = VERDICT_DENIED;
