@@ -207,6 +207,7 @@ enum notice_kind {
 	NOTICE_HELD_PROCESS,	/* `id` is a tgid */
 	NOTICE_APPEARED,	/* a process (tgid) has executed a program of a target */
 	NOTICE_MOVED,		/* a process (tgid) of a target has left its cgroup for `cgroup` */
+	NOTICE_CGROUP,		/* a cgroup (`id`) has been made in a target, while a policy is in force */
 };
 
 enum cgroup_flags {

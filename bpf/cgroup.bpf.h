@@ -144,6 +144,7 @@ static __always_inline void cgroup_made(struct cgroup *cgroup, const char *path)
 	__u64 id = BPF_CORE_READ(cgroup, kn, id);
 	__u64 parent_id = BPF_CORE_READ(cgroup, self.parent, cgroup, kn, id);
 	struct path_room *room = room_at(ROOM_CGROUP);
+	const struct settings *now = setting();
 	const struct cgroup_entry *parent;
 	const struct blank *from = blank();
 	struct cgroup_entry *entry;
@@ -166,6 +167,8 @@ static __always_inline void cgroup_made(struct cgroup *cgroup, const char *path)
 	entry->target = unite(own, parent ? parent->target : target_of(parent_id));
 	if (is_held(own))
 		hold_cgroup(entry, id);
+	else if (entry->target && now && now->policed)
+		notify(NOTICE_CGROUP, id, id, entry->target, HOLD_NONE);
 }
 
 static __always_inline void cgroup_gone(struct cgroup *cgroup)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from tests.support.daemon import Tattle, run, until
+from tests.support.named_world import ALLOWED, resolver
+from tests.support.named_world import OTHER as STRANGE
 from tests.support.network import PEER4
 from tests.support.real_engines import IMAGE, OTHER, Containerd, Dockerd, Podman
 
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.network import Lab
+
+__all__ = ["resolver"]  # a fixture
 
 ROUNDS = int(os.environ.get("TATTLE_TEST_RECREATIONS", "10"))
 KNOCKING_MS = "250"
@@ -198,6 +204,32 @@ def test_an_engine_that_hangs_keeps_nothing_from_being_blocked(
         docker.wake()
     remake(docker, ports)
     ports.assert_silent()
+
+
+@pytest.mark.parametrize("kind", ["docker", "podman"])
+def test_a_container_asks_its_own_resolver_however_often_it_is_made_again(
+    lab: Lab,
+    kind: str,
+    request: pytest.FixtureRequest,
+    resolver: None,  # noqa: ARG001 - it only has to run
+    tattle: Tattle,
+) -> None:
+    """Blocked before there is any, it finds the names that are allowed at once, each time.
+
+    Its first look-up may come before its file was found, on a host that is busy: it asks again then.
+    """
+    engine: Dockerd | Podman = request.getfixturevalue(kind)
+    port = lab.peer.serve()
+    tattle.start()
+    command(tattle, "block", f"container:{NAME}", "--allow", ALLOWED)
+    said = [json.loads(engine.resolve(NAME, PEER4, ALLOWED, str(port), "30")) for _ in range(ROUNDS)]
+    assert [one["error"] for one in said] == [""] * ROUNDS
+    assert all(one["addresses"] for one in said)
+    assert not [one for one in said if errno.EPERM in one["addresses"].values()]
+    refused = json.loads(engine.resolve(NAME, PEER4, STRANGE, str(port)))
+    assert refused["error"]
+    assert not refused["addresses"]
+    assert tattle.stop() == 0
 
 
 def test_pods_of_a_node(lab: Lab, containerd: Containerd, scratch: Path) -> None:

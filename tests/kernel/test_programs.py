@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.cgroups import tattle as command
+from tests.support.daemon import until as wait_for
 from tests.support.network import PEER4
 
 if TYPE_CHECKING:
@@ -192,3 +194,33 @@ def test_an_old_socket_gets_the_targets_label(terminal: Terminal, tattle: Tattle
     flows = [one for one in tattle.ask("flows", "exe:llama-server")["flows"] if one["denied"]]
     assert [(one["target"], one["comm"]) for one in flows] == [("exe:llama-server", "llama-server")]
     tattle.stop()
+
+
+def test_a_reload_takes_a_program_that_runs_already(
+    terminal: Terminal, tattle: Tattle, scratch: Path
+) -> None:
+    """The daemon may not see any more what others run; what SIGHUP names is met all the same."""
+    program, file = terminal.program("again-named"), scratch / terminal.lab.name("reload")
+    file.write_text("")
+    tattle.options = (*tattle.options, "--config", str(file))
+    tattle.start()
+    assert tattle.process
+    words = [str(program), "-c", "input()"]
+    old = subprocess.Popen(words, stdin=subprocess.PIPE, user="nobody", group="nogroup")
+    wait_for(lambda: [] if program.samefile(f"/proc/{old.pid}/exe") else ["it is not executed"])
+    file.write_text(f'targets = ["exe:{program}"]\n')
+    tattle.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: [] if "read again" in tattle.errors.read_text() else ["it is not read again"])
+    new = subprocess.Popen(words, stdin=subprocess.PIPE)
+    wanted = {old.pid, new.pid}
+    name = f"exe:{program}"
+    wait_for(
+        lambda: (
+            []
+            if {one["pid"] for one in target(tattle, name)["members"]} == wanted
+            else [f"members: {target(tattle, name)['members']}, not {wanted}"]
+        )
+    )
+    for one in (old, new):
+        one.communicate(b"\n")
+    assert tattle.stop() == 0

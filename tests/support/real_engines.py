@@ -22,7 +22,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.support.network import cgroup2_root
+from tests.support.network import TRAFFIC, cgroup2_root
 from tests.support.pods import Kubelet, Pod
 
 if TYPE_CHECKING:
@@ -48,11 +48,15 @@ def isolated(lab: Lab, place: Path, *command: str) -> list[str]:
 
 
 def knocker(lab: Lab) -> Path:
-    """Pack the program that knocks into an image's one layer; returns the archive."""
+    """Pack the programs that knock and that resolve into an image's one layer; returns the archive."""
     archive = lab.scratch / "knock.tar"
     if not archive.exists():
+        resolve = lab.scratch / "resolve-static"
+        source = str(TRAFFIC / "resolve.c")
+        subprocess.run(["musl-gcc", "-O2", "-static", "-o", str(resolve), source], check=True)
         with tarfile.open(archive, "w") as tar:
             tar.add(lab.build("knock.c"), "knock")
+            tar.add(resolve, "resolve")
     return archive
 
 
@@ -208,6 +212,20 @@ class Dockerd:
         made: str = self.ask("POST", f"/containers/create?name={name}", settings)["Id"]
         return made
 
+    def resolve(self, name: str, server: str, *words: str) -> str:
+        """Make a container anew that asks a resolver of its own at once; returns what its program says."""
+        self.remove(name)
+        settings = {
+            "Image": OTHER,
+            "Cmd": ["/resolve", *words],
+            "HostConfig": {"NetworkMode": "host", "Dns": [server]},
+        }
+        made: str = self.ask("POST", f"/containers/create?name={name}", settings)["Id"]
+        self.start_container(made)
+        self.wait(made)
+        said: bytes = self.ask("GET", f"/containers/{made}/logs?stdout=1", raw=True)
+        return said[said.index(b"{") :].decode()
+
     def start_container(self, container: str) -> None:
         """Start a container."""
         self.ask("POST", f"/containers/{container}/start")
@@ -275,6 +293,16 @@ class Podman:
             *["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000", *options],
             *[f"docker.io/{image}", "/knock", *command],
         )
+
+    def resolve(self, name: str, server: str, *words: str) -> str:
+        """Make a container anew that asks a resolver of its own at once; returns what its program says."""
+        self.ask(
+            *["run", "-d", "--replace", "--name", name, "--network", "host", "--pids-limit=-1"],
+            *["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000", "--dns", server],
+            *[f"docker.io/{OTHER}", "/resolve", *words],
+        )
+        self.wait(name)
+        return self.ask("logs", name)
 
     def wait(self, container: str) -> None:
         """Wait for a container's end."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import select
 import selectors
 import signal
@@ -22,12 +21,13 @@ from exporters.prometheus.series import Book
 from tracer import config
 from tracer.daemon import sdnotify
 from tracer.daemon.control import Client, ControlServer, notice_now
-from tracer.daemon.cutter import Cutter
+from tracer.daemon.cutter import Cutter, Task
 from tracer.daemon.helper import Helper
 from tracer.daemon.signals import Signals
 from tracer.errors import NotRoot, TattleError, UsageError
 from tracer.host import capabilities, cgroups
 from tracer.host.faults import SURVIVED, reason
+from tracer.host.files import is_locked
 from tracer.host.syscalls import keep_heap_small
 from tracer.model.jsonlines import EVERYBODY, encode
 from tracer.netlink.addresses import Changes
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from tracer.daemon.helper import Perform
     from tracer.daemon.switching import Switching
     from tracer.history.recorder import Recorder
-    from tracer.host.cgroups import InstancePaths
     from tracer.session.greeting import Found
 
 log = structlog.get_logger("tattle")
@@ -125,7 +124,7 @@ def run(options: RunOptions, perform: Perform | None = None) -> int:
             stack.callback(helper.close)
         paths = cgroups.instance_paths(options.instance, cgroups.bpffs_root())
         listening = None
-        if not _locked(paths):  # else the engine says who holds it, which says more than a taken port
+        if not is_locked(paths.lock):  # else the engine says who holds it: more than a taken port
             listening = stack.enter_context(listener.listen(*config.address(settings.listen)))
         keys = access(settings).keys()
         engine = engine_options(
@@ -136,13 +135,13 @@ def run(options: RunOptions, perform: Perform | None = None) -> int:
         )
         core = Core(engine, paths.state, settings.policies(), undecided=settings.undecided)
         stack.callback(core.close)
-        cutter = Cutter(core.cut)
+        cutter = Cutter({Task.CUT: core.cut, Task.LOOK: core.look_for_resolvers, Task.MARK: core.mark})
         stack.callback(cutter.close)
         cutter.go()
         cutter.wait()
         assert listening is not None  # the engine was opened, hence the lock was free
         daemon = Daemon(options, settings, core, signals, sink)
-        daemon.cut = cutter.go
+        daemon.have_done = cutter.go
         stack.callback(daemon.close)
         daemon.found = core.found() if sys.stderr.isatty() else None  # /proc/PID/exe is not for all
         capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
@@ -150,18 +149,6 @@ def run(options: RunOptions, perform: Perform | None = None) -> int:
         daemon.loop()
         sdnotify.notify("STOPPING=1", "STATUS=Detaching")
     return 0
-
-
-def _locked(paths: InstancePaths) -> bool:
-    """Say whether a daemon of this instance runs; the engine decides, this only chooses the better error."""
-    try:
-        with paths.lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 class Daemon:
@@ -179,8 +166,8 @@ class Daemon:
         self._options = options
         self._settings = settings
         self._core = core
-        self.cut: Callable[[], None] = lambda: None
-        """Has connections ended that the policies deny."""
+        self.have_done: Callable[[Task], None] = lambda _: None
+        """Has something done that takes the privileges of the start."""
         self._denied = core.streams_denied()
         self._signals = signals
         self._selector = selectors.DefaultSelector()
@@ -247,7 +234,7 @@ class Daemon:
         held = core.follow_containers()
         if held is not None:
             for one in (held.notices, held.answers):
-                self._selector.register(one, selectors.EVENT_READ, lambda _: core.take_containers())
+                self._selector.register(one, selectors.EVENT_READ, self._appeared)
         self._record()
         sdnotify.notify("READY=1", f"STATUS=Page at {self._url()}, metrics at /metrics")
         self._greet()
@@ -350,7 +337,7 @@ class Daemon:
         denied = self._core.streams_denied()
         if denied != self._denied:
             self._denied = denied
-            self.cut()
+            self.have_done(Task.CUT)
 
     def _pause(self) -> float:
         return DRAIN_S if time.monotonic() - self._told_at < BUSY_S else QUIET_S
@@ -390,6 +377,15 @@ class Daemon:
             else:
                 self._stop = True
 
+    def _appeared(self, _: int) -> None:
+        """Take in what is new; resolvers are looked for meanwhile, and again when it is known whose it is."""
+        tasks = (Task.LOOK,) if self._core.asks_names else ()
+        for task in tasks:
+            self.have_done(task)
+        self._core.take_containers()
+        for task in tasks:
+            self.have_done(task)
+
     def _readdressed(self, _: int) -> None:
         if self._addresses.take():
             self._core.know_addresses()
@@ -413,7 +409,8 @@ class Daemon:
         try:
             self._core.restore(fresh.policies())
             self._core.retarget(fresh.watched)
-            self.cut()
+            self.have_done(Task.MARK)
+            self.have_done(Task.CUT)
         except TattleError as error:
             log.error("targets and policies stay as they are", error=error.message, hint=error.hint)  # noqa: TRY400
 

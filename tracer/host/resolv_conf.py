@@ -3,11 +3,13 @@
 A name is as true as who tells it. A program that could choose whom to ask would be given any address that it
 likes; so it may ask whom the host asks, and whom its own /etc/resolv.conf names where it sees another one (a
 container). Its own hosts file counts as it was when the container started: a program in it may write to it.
+So does the resolv.conf of a container that was made after the rules.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import math
 import os
@@ -67,10 +69,16 @@ def resolvers(cgroups: Iterable[Path] = ()) -> tuple[bytes, ...]:
     return tuple(look(cgroups).named)
 
 
-def look(cgroups: Iterable[Path] = (), root: Path = Path("/"), proc: Path = Path("/proc")) -> Resolvers:
+def look(
+    cgroups: Iterable[Path] = (),
+    root: Path = Path("/"),
+    proc: Path = Path("/proc"),
+    containers: Iterable[Path] = (),
+) -> Resolvers:
     """Find out whom processes of these cgroup directories may ask, and who says so.
 
-    `root` is the host's. What cannot be read now (another user's, or nobody is there) is no reason to forget.
+    `root` is the host's. The files of `containers` count as they were when these began. What cannot be read
+    now (another user's, or nobody is there) is no reason to forget.
     """
     conf = read(root / _FILE)
     found = Resolvers({}, HOST | OWN if conf else OWN, {}, {})
@@ -81,27 +89,34 @@ def look(cgroups: Iterable[Path] = (), root: Path = Path("/"), proc: Path = Path
     for directory in cgroups:
         if not _look_into(directory, root, proc, found):
             certain &= ~OWN
+    for directory in containers:
+        if not _look_into(directory, root, proc, found, as_begun=True):
+            certain &= ~OWN
     return found._replace(certain=certain)
 
 
-def _look_into(directory: Path, root: Path, proc: Path, found: Resolvers) -> bool:
+def _look_into(directory: Path, root: Path, proc: Path, found: Resolvers, *, as_begun: bool = False) -> bool:
     """Add what processes of a cgroup and of those below see of their own. False: some could not be read."""
     members = [pids for pids in _members(directory) if pids]
-    read_all = [_look_from(proc / pids[0], root, found) for pids in members]
-    places = {key: path for pids in members if (key := _identity(path := proc / pids[0] / "root" / _HOSTS))}
     began = min((_started(proc / pid) for pids in members for pid in pids), default=math.inf)
+    latest = began if as_begun else math.inf
+    read_all = [_look_from(proc / pids[0], root, found, latest) for pids in members]
+    places = {key: path for pids in members if (key := _identity(path := proc / pids[0] / "root" / _HOSTS))}
     for key, path in places.items():
         if not _same(path, root / _HOSTS):
             _add_hosts(found.hosts, _own_names(path, key, began))
     return bool(read_all) and all(read_all)
 
 
-def _look_from(process: Path, root: Path, found: Resolvers) -> bool:
-    """Add what stands in the resolv.conf of a process, if it is not the host's. False: unreadable."""
+def _look_from(process: Path, root: Path, found: Resolvers, latest: float) -> bool:
+    """Add what stands in the resolv.conf of a process, if it is not the host's.
+
+    False: it is unreadable, or was changed after `latest` (seconds since the epoch).
+    """
     place = process / "root"
     if _same(place / _FILE, root / _FILE):
         return True
-    conf = read(place / _FILE)
+    conf = read(place / _FILE, latest)
     if conf is None or not process.exists():
         return False
     _note(found.named, OWN, map(_address, conf.nameservers))
@@ -197,17 +212,25 @@ def _same(one: Path, other: Path) -> bool:
 
 def _line(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return file.read(_SIZE_MAX).decode("ascii", "replace").partition("\n")[0].strip()
+        return _text(path).partition("\n")[0].strip()
     except OSError:
         return ""
 
 
-def read(path: Path) -> Conf | None:
-    """Read a resolv.conf(5); None where nobody can tell what is in it."""
+def _text(path: Path, latest: float = math.inf) -> str:
+    """Read a file that may be a stranger's: OSError where it is none, or was changed after `latest`."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode) or state.st_ctime > latest:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+        return file.read(_SIZE_MAX).decode("ascii", "replace")
+
+
+def read(path: Path, latest: float = math.inf) -> Conf | None:
+    """Read a resolv.conf(5), as it was at `latest`; None where nobody can tell what is in it."""
     try:
-        with path.open("rb") as file:
-            lines = file.read(_SIZE_MAX).decode("ascii", "replace").splitlines()
+        lines = _text(path, latest).splitlines()
     except FileNotFoundError:
         return Conf([_DEFAULT], None)
     except OSError:

@@ -284,15 +284,33 @@ class Enforcement:
         """Forget addresses whose time is over, and follow a host whose resolvers have changed."""
         self._openings.tidy()
         self.know_addresses()
+        seen = resolv_conf.look()
+        seen = seen._replace(certain=seen.certain & ~resolv_conf.OWN)  # those of targets are not read here
         in_force = self._tables.in_force()
         for name, one in self.saved().items():
             held = in_force.get(self._book.number(name))
             if held is not None:
-                names = compile_policy(one.policy).names
-                self._tables.local.follow(held.number, names, self._resolvers(one))
+                self._tables.local.follow(held.number, compile_policy(one.policy).names, seen)
+
+    def look_for_resolvers(self) -> None:
+        """Have containers that are in targets now ask whom their own files named when they began.
+
+        Needs the privileges of the start: the files are seen by the containers' processes alone.
+        """
+        with self.locked():
+            self._book.reload()
+            in_force = self._tables.in_force()
+            for name, one in self.saved().items():
+                held, names = in_force.get(self._book.number(name)), compile_policy(one.policy).names
+                if names and held is not None:
+                    places, whole = self.members.containers(self._book.number(name))
+                    seen = resolv_conf.look(containers=map(self._directory, places))
+                    certain = seen.certain if whole else seen.certain & ~resolv_conf.OWN
+                    self._tables.local.follow(held.number, names, seen._replace(certain=certain))
 
     def _resolvers(self, one: Saved) -> Resolvers:
-        return resolv_conf.look(self._directory(path) for path in one.cgroups)
+        places, _ = self.members.containers(self._book.number(one.policy.target))
+        return resolv_conf.look(map(self._directory, dict.fromkeys((*one.cgroups, *places))))
 
     def states(self) -> list[State]:
         """Ask the kernel how each policy stands now."""

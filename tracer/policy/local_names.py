@@ -6,6 +6,7 @@ They stand in the kernel's tables under a policy's number, are put in with its r
 from __future__ import annotations
 
 import struct
+import time
 from typing import TYPE_CHECKING, Final
 
 from tracer.bpf import libbpf
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tracer.policy.name_rules import NameEntry
 
 _NO_ID: Final = 0  # struct name_rules.id of a name that is only asked for
+_MISSING_S: Final = 2.0
 _WORD: Final = struct.Struct("<I")
 
 
@@ -33,7 +35,7 @@ class LocalNames:
         self._maps = maps
         self._abi = abi
         self._forms = abi.enums["name_form"]
-        self._missed: dict[tuple[str, int], set[bytes]] = {}
+        self._missed: dict[tuple[str, int], dict[bytes, float]] = {}  # since when (time.monotonic)
 
     def put(self, number: int, names: Iterable[NameEntry], seen: Resolvers) -> None:
         """Enter all that was seen for the policy of this number. Raises KernelError where a table is full."""
@@ -45,9 +47,10 @@ class LocalNames:
     def follow(self, number: int, names: Iterable[NameEntry], seen: Resolvers) -> None:
         """Enter what is new, and delete what is gone from the files that could be read.
 
-        That happens only when it misses twice in a row: neither a file that is being written nor a service
-        between stop and start costs a resolver.
+        That happens only when it misses twice, some time apart: neither a file that is being written nor a
+        service between stop and start costs a resolver.
         """
+        now = time.monotonic()
         for table, wanted in self._wanted(number, tuple(names), seen):
             present = dict(self._present(table, number))
             for key, value in wanted.items():
@@ -59,9 +62,12 @@ class LocalNames:
                 for key in present.keys() - wanted.keys()
                 if not (_WORD.unpack(present[key])[0] if table == "resolvers" else HOST | OWN) & ~seen.certain
             }
-            for key in missing & self._missed.get((table, number), set()):
-                libbpf.delete(self._maps.fd(table), key)
-            self._missed[table, number] = missing
+            before = self._missed.get((table, number), {})
+            since = {key: before.get(key, now) for key in missing}
+            for key, first in since.items():
+                if now - first >= _MISSING_S:
+                    libbpf.delete(self._maps.fd(table), key)
+            self._missed[table, number] = since
 
     @staticmethod
     def _with_unread(value: bytes, before: bytes | None, seen: Resolvers) -> bytes:

@@ -22,6 +22,7 @@ from tracer.model.text import escape
 from tracer.names.observer import Namer
 from tracer.names.refusals import allowing
 from tracer.policy.enforcement import Enforcement
+from tracer.policy.rules import compile_policy
 from tracer.runtimes.purposes import Purposes
 from tracer.session.flows import Accounts
 from tracer.session.greeting import look
@@ -165,6 +166,23 @@ class Core:
             for one in self.enforcement.saved().values():
                 if count := self.enforcement.cut(one.policy):
                     log.info("open connections cut", target=one.policy.target, connections=count)
+
+    def look_for_resolvers(self) -> None:
+        """Find out whom new containers of targets ask for names; needs the privileges of the start."""
+        if self.enforcement is not None:
+            self.enforcement.look_for_resolvers()
+
+    def mark(self) -> None:
+        """Mark the processes of targets that run already; needs the privileges of the start."""
+        if self.enforcement is not None:
+            with self.enforcement.locked():
+                self.book.reload()
+                self.enforcement.members.sweep()
+
+    @property
+    def asks_names(self) -> bool:
+        """Whether a policy allows names."""
+        return any(compile_policy(one).names for one in self._policies.values())
 
     def streams_denied(self) -> int:
         """Return how many connections the kernel half has denied after they had begun."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from tracer.bpf.maps.members import MemberMaps, Members, PartRow, TooManyTargetsError
 from tracer.errors import HostError, KernelError
 from tracer.host.cgroups import cgroup_id, walk_cgroups
-from tracer.model.containers import candidate
+from tracer.model.containers import candidate, places
 from tracer.model.text import escape
 from tracer.targets.finder import parse
 from tracer.targets.marks import Sweep, processes_in
@@ -330,6 +330,24 @@ class Membership:
             if cgroup in inside:
                 found.update(processes_in(self._engine.root / os.fsdecode(path).lstrip("/")))
         return found
+
+    def containers(self, number: int) -> tuple[set[str], bool]:
+        """Return the containers that are in a target now, by path; True: there is nothing else in it."""
+        inside = set(self.cgroups(number))
+        paths = [os.fsdecode(path) for one, path in walk_cgroups(self._engine.root) if one in inside]
+        found = [next(places(path), None) for path in paths]
+        return {one.path for one in found if one is not None}, None not in found
+
+    def sweep(self) -> None:
+        """Mark what runs already of all targets. Needs the privileges of the start: whose program runs.
+
+        What the kernel half has met since a target was named is marked anyway.
+        """
+        named = {number: one for number, one in self.meanings().items() if one.has_processes}
+        if named:
+            self._marking(2)
+            Sweep(self.tables, self._proc).run(named)
+            self.follow()
 
     def cgroups(self, number: int) -> list[int]:
         """Return the ids of the cgroups that a target has now, as the kernel half says."""

@@ -182,3 +182,23 @@ def test_names_asked_by_a_socket_are_known_of(text: str | None, expected: bool, 
     if text is not None:
         (tmp_path / "etc/nsswitch.conf").write_text(text)
     assert asks_resolved(tmp_path) is expected
+
+
+def test_a_containers_file_counts_as_it_was_at_its_start(host: Host) -> None:
+    """A program in it may write to it later, and would then be told any address that it likes."""
+    hosts = Hosts(host)
+    host.own.write_text("nameserver 192.0.2.2\n")
+    hosts.began(+60)
+    seen = look([], host.root, host.proc, [host.cgroup])
+    assert seen.named[packed("192.0.2.2") or b""] == OWN
+    assert seen.certain & OWN
+    hosts.began(-60)
+    seen = look([], host.root, host.proc, [host.cgroup])
+    assert packed("192.0.2.2") not in seen.named
+    assert not seen.certain & OWN
+
+
+def test_a_pipe_for_a_file_holds_no_reader_up(host: Host) -> None:
+    """A container may put anything there."""
+    os.mkfifo(host.own)
+    assert host.look() == ({"192.0.2.1": HOST}, HOST)
