@@ -240,7 +240,7 @@ def test_the_image_recipe_reads_well() -> None:
     stages = {base.split(" AS ")[1] for base in bases if " AS " in base}
     copies = [words for name, words in read if name == "COPY"]
     assert all(
-        words.startswith("dist/tattle-") or words.split()[0].removeprefix("--from=") in stages
+        words.startswith("dist/tattle_ebpf-") or words.split()[0].removeprefix("--from=") in stages
         for words in copies
     )
     assert ("EXPOSE", str(container()["ports"][0]["containerPort"])) in read

@@ -142,10 +142,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheels")
     for version in PYTHONS:
         words = ["pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", out, ROOT]
-        if list(out.glob("tattle-*")):
+        if list(out.glob("tattle_ebpf-*")):
             words = ["pip", "download", "--quiet", "--only-binary=:all:", "--python-version", version]
             words += ["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
-            words += ["--dest", out, next(out.glob("tattle-*"))]
+            words += ["--dest", out, next(out.glob("tattle_ebpf-*"))]
         done = subprocess.run([sys.executable, "-m", *words], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     archive = out / "wheels.tar"
@@ -167,7 +167,7 @@ def test_the_wheel_comes_and_goes(root: Root, wheels: Path) -> None:
     root.run("python3", "-m", "venv", "/srv/tattle")
     root.run(*WITHOUT_NETWORK, "/srv/tattle/bin/pip", "install", "--quiet", wheel)
     works(root, "/srv/tattle/bin/tattle")
-    root.run("/srv/tattle/bin/pip", "uninstall", "--quiet", "--yes", "tattle")
+    root.run("/srv/tattle/bin/pip", "uninstall", "--quiet", "--yes", "tattle-ebpf")
     assert (
         root.run("find", "/srv/tattle", "-name", "*tattle*", "-mindepth", "1", "-not", "-name", "__pycache__")
         == ""

@@ -37,10 +37,13 @@ def started(scratch: Path, engine: str) -> Iterator[Tattle]:
         made.remove()
 
 
+TRACEPOINTS = ("cgroup_", "sched_")
+
+
 def links(daemon: Tattle) -> dict[str, int]:
     """Return the ids of the links at the cgroup root: tracepoints may be attached anew."""
     hooks = daemon.ask("status")["hooks"]
-    return {hook["hook"]: hook["link_id"] for hook in hooks if not hook["hook"].startswith("cgroup_")}
+    return {hook["hook"]: hook["link_id"] for hook in hooks if not hook["hook"].startswith(TRACEPOINTS)}
 
 
 @pytest.mark.parametrize(("first", "then"), TURNS)
