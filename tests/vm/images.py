@@ -35,9 +35,10 @@ BCC = [
     *("python3-bpfcc", "libbpfcc", "libclang-cpp14", "libllvm14", "libedit2", "libicu72", "libstdc++6"),
     *("libtinfo6", "libxml2", "libz3-4"),
 ]
+# Not unittest: pyroute2 needs it (pyroute2/netlink/rtnl/iprsocket.py).
 UNUSED = re.compile(
     r"usr/share/|usr/lib/x86_64-linux-gnu/(gconv|perl)|usr/lib/valgrind|etc/"
-    r"|usr/lib/python3.11/(ensurepip|lib2to3|idlelib|tkinter|pydoc_data|distutils|config-|turtle|unittest)"
+    r"|usr/lib/python3.11/(ensurepip|lib2to3|idlelib|tkinter|pydoc_data|distutils|config-|turtle)"
     r"|.*/(test|tests|__pycache__)/|.*\.(a|exe)$",
 )
 # And what they depend on; what is built in is no file. A file of modules goes by their names.
