@@ -193,8 +193,12 @@ checked_once __u32 option_kind(__u32 length)
 
 	if (!room || (room->text[0] == '-' && room->text[1] == '-'))
 		return OPTION_ALONE;
-	for (__u32 i = 1; i < 12 && i + 1 < length; i++) {
+	for (__u32 i = 1; i < 12; i++) {
 		char letter = room->text[i];
+
+		counted(i);
+		if (i + 1 >= length)
+			break;
 
 		if (letter == 'm')
 			return i + 2 < length ? OPTION_MODULE_HERE | (i + 1) << 8 : OPTION_MODULE;
