@@ -38,7 +38,8 @@ static __always_inline bool mptcp_accepted(__u64 above)
 {
 	const struct mptcp_sock *sock = (const void *)above;
 
-	return bpf_core_type_exists(struct mptcp_sock) && BPF_CORE_READ(sock, pm.server_side);
+	return bpf_core_type_exists(struct mptcp_sock) && bpf_core_type_exists(struct mptcp_pm_data) &&
+	       BPF_CORE_READ(sock, pm.server_side);
 }
 
 /* Whose an MPTCP socket is; 0: not known. */
