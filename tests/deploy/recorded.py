@@ -18,6 +18,8 @@ TARGET: Final = "ollama"
 NEWBORN: Final = "newborn.example"
 BURST: Final = 4711
 """Bytes that were sent to NEWBORN, once, during inference."""
+PROMPT: Final = 4000
+"""Bytes of data in BURST."""
 _WHO: Final = f'target="{TARGET}",process="ollama"'
 _OUT: Final = 'scope="internet",proto="tcp",direction="out"'
 _KNOWN: Final = f'{_WHO},destination="registry.example",{_OUT}'
@@ -32,6 +34,7 @@ tattle_unexpected_destinations{{target="{TARGET}"}} 0
 tattle_phase_active{{target="{TARGET}",phase="inference"}} 0
 tattle_phase_active{{target="{TARGET}",phase="pull"}} 0
 tattle_transmit_bytes_total{{{_KNOWN},phase="inference"}} 1000
+tattle_transmit_payload_bytes_total{{{_KNOWN},phase="inference"}} 800
 tattle_receive_bytes_total{{{_KNOWN},phase="inference"}} 2000
 tattle_connection_attempts_total{{{_KNOWN},verdict="allowed"}} 1
 tattle_connection_attempts_total{{{_KNOWN},verdict="denied"}} 0
@@ -50,6 +53,7 @@ _LATER: Final = {
     "destinations{": 2,
     'phase="inference"} 0': 3,
     'bytes_total{target="ollama",process="ollama",destination="registry.example"': 9000,
+    'tattle_transmit_payload_bytes_total{target="ollama",process="ollama",destination="registry.example"': 7000,
     'verdict="denied"} 0': 100,
     'verdict="would-deny"} 0': 4,
     "denied_packets": 5,
@@ -70,6 +74,7 @@ def _after() -> str:
                 lines[number] = f"{line.rpartition(' ')[0]} {value}"
     born = [
         f'tattle_transmit_bytes_total{{{_NEW},phase="inference"}} {BURST}',
+        f'tattle_transmit_payload_bytes_total{{{_NEW},phase="inference"}} {PROMPT}',
         f'tattle_receive_bytes_total{{{_NEW},phase="inference"}} 1',
     ]
     return "\n".join([*lines, *born, ""])
