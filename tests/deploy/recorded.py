@@ -53,7 +53,7 @@ _LATER: Final = {
     "destinations{": 2,
     'phase="inference"} 0': 3,
     'bytes_total{target="ollama",process="ollama",destination="registry.example"': 9000,
-    'tattle_transmit_payload_bytes_total{target="ollama",process="ollama",destination="registry.example"': 7000,
+    'payload_bytes_total{target="ollama",process="ollama",destination="registry.example"': 7000,
     'verdict="denied"} 0': 100,
     'verdict="would-deny"} 0': 4,
     "denied_packets": 5,
