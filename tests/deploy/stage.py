@@ -35,6 +35,8 @@ ADDRESSES = {
     "telemetry.example": MORE4[2],
     EVIL_HOST: MORE4[2],
 }
+WATCHED = "cgroup:/system.slice/ollama.service"
+"""Not `ollama`: that is each Ollama of the machine, those of other test runs, too."""
 BLOCKED = "unit:assistant.service"
 
 
@@ -63,7 +65,7 @@ def put_up(scratch: Path) -> Iterator[Stage]:
     for directory in (scratch, *scratch.parents[:2]):
         directory.chmod(0o755)
     lab = Lab(scratch)
-    tattle = Tattle(scratch, "--target", "ollama")
+    tattle = Tattle(scratch, "--target", WATCHED)
     try:
         watched = lab.cgroup("system.slice/ollama.service")
         blocked = lab.cgroup("system.slice/assistant.service")

@@ -13,6 +13,7 @@ from tests.deploy.stage import (
     EVIL_COMM,
     EVIL_HOST,
     PATIENCE_S,
+    WATCHED,
     Stage,
     chromium,
     look,
@@ -61,12 +62,12 @@ def page(browser: webdriver.Chrome, stage: Stage) -> Iterator[webdriver.Chrome]:
 
 def test_the_sentence_answers_the_question(page: webdriver.Chrome, stage: Stage) -> None:
     """On top stands who sent how much to how many places; the numbers are those of `tattle flows`."""
-    ours = [flow for flow in stage.tattle.read()["flows"] if flow["target"] == "ollama"]
+    ours = [flow for flow in stage.tattle.read()["flows"] if flow["target"] == WATCHED]
     left = [flow for flow in ours if flow["direction"] == "out" and flow["scope"] == "internet"]
     places = {flow["name"] or flow["remote_addr"] for flow in left}
     wait(page, lambda: f"to {len(places)} places on the internet" in text(page, "h1"))
     size = f"{sum(flow['bytes_out'] for flow in left) / 1000:.0f} kB"
-    assert text(page, "h1").startswith(f"ollama sent {size} to {len(places)} places")
+    assert text(page, "h1").startswith(f"{WATCHED} sent {size} to {len(places)} places")
     assert f"Nothing left for {BLOCKED}" in text(page, "#detail")
     assert "3 tries were stopped" in text(page, "#detail")
 
@@ -74,7 +75,7 @@ def test_the_sentence_answers_the_question(page: webdriver.Chrome, stage: Stage)
 def test_locks_are_told_in_words(page: webdriver.Chrome) -> None:
     """Who is locked and who is only watched is read, not guessed from a colour."""
     cards = {card.find_element(By.TAG_NAME, "h3").text: card.text for card in cards_of(page)}
-    assert "Watched" in cards["ollama"]
+    assert "Watched" in cards[WATCHED]
     assert "Locked" in cards[BLOCKED]
     shoot(page, "page-light")
 
@@ -94,7 +95,7 @@ def test_destinations_have_their_names(page: webdriver.Chrome) -> None:
 
 def test_what_nobody_expects_is_said_on_top(page: webdriver.Chrome) -> None:
     """A destination that the runtime's profile does not explain is named beside the answer, and marked."""
-    assert "Not expected of ollama: telemetry.example:443" in text(page, "#notices")
+    assert f"Not expected of {WATCHED}: telemetry.example:443" in text(page, "#notices")
     (row,) = (row for row in rows_of(page) if "telemetry.example" in row.text)
     assert "not expected" in row.text
 

@@ -9,7 +9,7 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.deploy.stage import BLOCKED, Stage, chromium, look, put_up, shoot, state, text, wait
+from tests.deploy.stage import BLOCKED, WATCHED, Stage, chromium, look, put_up, shoot, state, text, wait
 from tests.support.cgroups import tattle
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def browser(stage: Stage) -> Iterator[webdriver.Chrome]:
 def page(browser: webdriver.Chrome, stage: Stage) -> Iterator[webdriver.Chrome]:
     """Open the page anew, with nothing locked but what the stage has locked; no complaint may be logged."""
     look(browser)
-    if "ollama" in {one["target"] for one in policies(stage)}:
-        tattle(stage.tattle.instance, "unblock", "ollama")
+    if WATCHED in {one["target"] for one in policies(stage)}:
+        tattle(stage.tattle.instance, "unblock", WATCHED)
     browser.get(stage.url)
     wait(browser, lambda: state(browser) == "live" and pressed(browser) == "Watch only")
     yield browser
@@ -64,30 +64,30 @@ def policies(stage: Stage) -> list[dict[str, Any]]:
     return [one for one in stage.tattle.ask("status")["targets"] if one["mode"] != "observe"]
 
 
-def policy(stage: Stage, target: str = "ollama") -> dict[str, Any]:
+def policy(stage: Stage, target: str = WATCHED) -> dict[str, Any]:
     """Return one's policy."""
     return next(one for one in policies(stage) if one["target"] == target)
 
 
-def card(page: webdriver.Chrome, target: str = "ollama") -> WebElement:
+def card(page: webdriver.Chrome, target: str = WATCHED) -> WebElement:
     """Return a target's card."""
     found = page.find_elements(By.CSS_SELECTOR, "#targets > li")
     return next(one for one in found if one.find_element(By.TAG_NAME, "h3").text == target)
 
 
-def button(page: webdriver.Chrome, words: str, target: str = "ollama") -> WebElement:
+def button(page: webdriver.Chrome, words: str, target: str = WATCHED) -> WebElement:
     """Return a button of a target's card."""
     found = card(page, target).find_elements(By.TAG_NAME, "button")
     return next(one for one in found if one.text == words)
 
 
-def pressed(page: webdriver.Chrome, target: str = "ollama") -> str:
+def pressed(page: webdriver.Chrome, target: str = WATCHED) -> str:
     """Return which lock a card shows as chosen."""
     found = card(page, target).find_elements(By.CSS_SELECTOR, "button[aria-pressed=true]")
     return ", ".join(one.text for one in found)
 
 
-def press(page: webdriver.Chrome, words: str, target: str = "ollama") -> None:
+def press(page: webdriver.Chrome, words: str, target: str = WATCHED) -> None:
     """Press a button by keyboard, and wait until the page says what came of it."""
     page.execute_script("document.getElementById('said').textContent = ''")
     button(page, words, target).send_keys(Keys.ENTER)
@@ -104,7 +104,7 @@ def test_block_and_lift(page: webdriver.Chrome, stage: Stage) -> None:
     """One press stops the runtime in the kernel, another lets it go; the page says what was done."""
     assert refused(stage) == 0
     press(page, "Block")
-    assert "ollama is blocked" in text(page, "#said").lower()
+    assert f"{WATCHED} is blocked" in text(page, "#said").lower()
     assert policy(stage)["active"]
     assert refused(stage) == len(HOSTS)
     wait(page, lambda: pressed(page) == "Block" and "Locked" in card(page).text)
@@ -149,7 +149,7 @@ def test_allow_for_ten_minutes(page: webdriver.Chrome, stage: Stage) -> None:
 
 def test_allow_what_was_stopped(page: webdriver.Chrome, stage: Stage) -> None:
     """A destination that the lock stopped is let through by one press; nothing else of the lock changes."""
-    tattle(stage.tattle.instance, "block", "ollama", "--allow", "@dns")
+    tattle(stage.tattle.instance, "block", WATCHED, "--allow", "@dns")
     assert stage.answer("/api/chat", hosts=[["registry.ollama.ai", 1, 1]]) == {"refused": 1}
     wait(page, lambda: choices(page, "#denials", "registry.ollama.ai:443"))
     shoot(page, "switch-stopped")
@@ -182,7 +182,7 @@ def test_block_what_nobody_expected(page: webdriver.Chrome, stage: Stage) -> Non
 
 def test_rules_are_not_lost_by_a_slip(page: webdriver.Chrome, stage: Stage) -> None:
     """To unlock a target that has rules of its own is asked again; No, the first choice, changes nothing."""
-    tattle(stage.tattle.instance, "block", "ollama", "--allow", "10.0.0.0/8:443")
+    tattle(stage.tattle.instance, "block", WATCHED, "--allow", "10.0.0.0/8:443")
     wait(page, lambda: pressed(page) == "Block")
     button(page, "Watch only").send_keys(Keys.ENTER)
     dialog = page.find_element(By.ID, "sure")
@@ -195,7 +195,7 @@ def test_rules_are_not_lost_by_a_slip(page: webdriver.Chrome, stage: Stage) -> N
     button(page, "Watch only").send_keys(Keys.ENTER)
     wait(page, dialog.is_displayed)
     dialog.find_element(By.CSS_SELECTOR, "button[value=yes]").click()
-    wait(page, lambda: "tattle block ollama --allow 10.0.0.0/8:443" in text(page, "#said"))
+    wait(page, lambda: f"tattle block {WATCHED} --allow 10.0.0.0/8:443" in text(page, "#said"))
 
 
 def test_what_cannot_be_done_is_said(page: webdriver.Chrome, stage: Stage) -> None:
@@ -230,7 +230,7 @@ def test_buttons_have_names_for_those_who_listen(page: webdriver.Chrome) -> None
     """The lock is a named group of buttons that say which one is pressed; what was done is announced."""
     nodes = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     found = [(one["role"]["value"], one.get("name", {}).get("value"), one) for one in nodes if "role" in one]
-    assert ("group", "Lock of ollama") in {(role, name) for role, name, _ in found}
+    assert ("group", f"Lock of {WATCHED}") in {(role, name) for role, name, _ in found}
     states = [
         next(state["value"]["value"] for state in one["properties"] if state["name"] == "pressed")
         for role, name, one in found
