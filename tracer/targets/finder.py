@@ -291,6 +291,7 @@ class TargetBook:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._ids: dict[str, int] = {}
+        self._stamp: tuple[int, int] | None = None
         if file is not None:
             self._ids = self._read(file)
         self._names = {number: name for name, number in self._ids.items()}
@@ -317,10 +318,17 @@ class TargetBook:
             self._ids = self._read(self._file) or self._ids
             self._names = {number: name for name, number in self._ids.items()}
 
+    def _reload_changed(self) -> None:
+        """Read the file again where it is not the one that was read last, or not to be looked at."""
+        found = _stamp(self._file) if self._file else None
+        if found is None or found != self._stamp:
+            self.reload()
+            self._stamp = found
+
     def name(self, number: int) -> str | None:
         """Give the selector with this number, as the user gave it; None for 0 and for unknown ones."""
         if number and number not in self._names:
-            self.reload()  # another process has named it: what is not known now is not unknown for ever
+            self._reload_changed()  # another process has named it: what is not known now may be soon
         return self._names.get(number)
 
     def number(self, selector: str) -> int:
@@ -353,3 +361,12 @@ class TargetBook:
             raise HostError(
                 f"cannot write {self._file}: {error.strerror}", f"make room in {self._file.parent}"
             ) from None
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Return what tells one version of a file from the next: each is a file of its own (rename(2))."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

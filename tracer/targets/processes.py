@@ -54,7 +54,10 @@ class Registry:
         if found is None and number:
             row = self._maps.process(number)
             if row is not None:
-                found = self._remember(number, self._info(row))
+                found = self._info(row)
+                if row.target and found.target is None:
+                    return found  # a number whose name is not known yet: asked again the next time
+                self._remember(number, found)
                 if row.cgroup in self._unnamed_cgroups:
                     self._unnamed.add(number)
         return found
@@ -74,11 +77,10 @@ class Registry:
         self._unnamed.clear()
         self._unnamed_cgroups.clear()
 
-    def _remember(self, number: int, info: ProcessInfo) -> ProcessInfo:
+    def _remember(self, number: int, info: ProcessInfo) -> None:
         if len(self._known) >= _CACHE_MAX:
             self._known.clear()
         self._known[number] = info
-        return info
 
     def _info(self, row: ProcessRow) -> ProcessInfo:
         cgroup, unit, container = self._place(row.cgroup, row.cgroup_path)

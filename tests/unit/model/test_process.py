@@ -125,6 +125,16 @@ def test_registry_remembers_but_not_what_was_not_there() -> None:
     assert registry.get(0) is None
 
 
+def test_registry_asks_again_for_a_target_without_a_name() -> None:
+    """A number that is in force before its name can be read has it as soon as it can be."""
+    names: dict[int, str] = {}
+    registry = Registry(FakeMaps(processes=[process(target=3)]), ENUMS, names.get)
+    assert registry.get(1).target is None
+    names[3] = "demo"
+    assert registry.get(1).target == "demo"
+    assert registry.get(1) is registry.get(1)
+
+
 def test_registry_names_containers() -> None:
     """The engine's name wins over the short id, which stays until an engine knows better."""
     other = "f" * 64

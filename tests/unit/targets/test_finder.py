@@ -145,6 +145,16 @@ def test_numbers_stay(tmp_path: Path) -> None:
         TargetBook(file)
 
 
+def test_a_name_that_is_given_later_is_found_then(tmp_path: Path) -> None:
+    """The daemon asks in vain for a number; another process names it, and the next question finds it."""
+    asks, names = (TargetBook(tmp_path / "state" / "targets.json") for _ in range(2))
+    assert asks.name(1) is None
+    names.number("ollama")
+    assert (asks.name(1), asks.name(2)) == ("ollama", None)
+    names.number("vllm")
+    assert asks.name(2) == "vllm"
+
+
 def test_a_program_in_others_cgroups_owns_none(host: Finder) -> None:
     """What runs in a terminal's cgroup is a member by itself; units and containers are as a whole."""
     assert host.own(parse("llama.cpp")) == ()
