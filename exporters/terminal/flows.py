@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.text import Text
 
 from exporters.terminal.table import UNEXPECTED, Column, arrow, denials, mark, print_fitted, summed
-from exporters.terminal.views import console, endpoint, losses_text, place, scope_text, size
+from exporters.terminal.views import (
+    console,
+    endpoint,
+    losses_text,
+    place,
+    same_program_text,
+    scope_text,
+    size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +38,8 @@ def print_flows(answer: Json, *, addresses: bool = False, whole: bool = False) -
     if len(rows) < len(flows):
         many += f" in {len(rows)} lines"
     out.print(Text(f"{many} {_since(answer)}{losses_text(answer['losses'])}"), soft_wrap=True)
+    if same := same_program_text(answer.get("same_program")):
+        out.print(Text(same), soft_wrap=True)
     for one in answer.get("refused", ()):
         out.print(Text(f"refused {one['name']}; to allow it: sudo {one['command']}"), soft_wrap=True)
 

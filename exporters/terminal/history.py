@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.text import Text
 
 from exporters.terminal.table import LONGEST, UNEXPECTED, Column, arrow, denials, mark, print_fitted, summed
-from exporters.terminal.views import KNOBS, console, place, scope_text, size
+from exporters.terminal.views import (
+    KNOBS,
+    console,
+    known_text,
+    place,
+    same_program_text,
+    scope_text,
+    size,
+)
 from tracer.model.text import escape
 from tracer.model.totals import KEYS, matters
 
@@ -64,7 +72,7 @@ def print_history(document: Json) -> None:
     _print_frame(out, document)
     flows = document["flows"]
     if not flows:
-        out.print(Text("nothing was sent or received"))
+        out.print(Text(f"nothing was sent or received{'' if _is_known(document) else ' that is known of'}"))
         return
     _print_sentence(out, document)
     _print_hours(out, document)
@@ -81,6 +89,12 @@ def print_history(document: Json) -> None:
     here = [flow for flow in flows if flow["scope"] in _HERE and flow["direction"] == "out"]
     if here:
         out.print(Text(f"on this host itself: {size(sum(one['bytes_out'] for one in here))}"))
+
+
+def _is_known(document: Json) -> bool:
+    """Whether all that matches the target was known from the beginning of the window on."""
+    known: str | None = document["known_since"]
+    return document["target"] is None or (known is not None and known <= document["since"])
 
 
 def _print_frame(out: Console, document: Json) -> None:
@@ -100,7 +114,11 @@ def _print_frame(out: Console, document: Json) -> None:
     for reason, count in matters(document["losses"]).items():
         knob = f": {KNOBS[reason]}" if reason in KNOBS else ""
         out.print(Text(f"  lost: {reason} {count}{knob}", style="bold red"))
-    whole = "all of it was seen; " if document["complete"] else ""
+    if not _is_known(document):
+        out.print(Text(f"  {known_text(document['known_since'])}", style="yellow"))
+    if same := same_program_text(document["same_program"]):
+        out.print(Text(f"  {same}", style="yellow"))
+    whole = "all of it was seen; " if document["complete"] and _is_known(document) else ""
     last = _said(_time(document["last_look"]), seconds=True) if document["last_look"] else "never"
     out.print(Text(f"  {whole}the last look was {last}\n"))
 
@@ -254,7 +272,8 @@ def print_suggestion(document: Json) -> None:
     out = console()
     _print_frame(out, document)
     if not document["rules"]:
-        out.print(Text("nothing that it started needs a rule: it can be blocked whole\n"))
+        known = "" if _is_known(document) else "as far as it is known, "
+        out.print(Text(f"{known}nothing that it started needs a rule: it can be blocked whole\n"))
     for title, key in (
         ("these rules allow what was seen", "rules"),
         (f"left out, UNEXPECTED: the profile of {document['profile']} does not name it", "unexpected"),

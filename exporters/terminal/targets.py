@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
-from exporters.terminal.views import console, size, table
+from exporters.terminal.views import console, known_text, size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,14 +21,14 @@ def print_targets(document: Json) -> None:
     for at, target in enumerate(document["targets"]):
         if at:
             out.print()
-        _print_target(out, target, watched=document["since"] is not None)
+        _print_target(out, target, document["since"])
     if not document["targets"]:
         out.print(Text("no model runtime that tattle knows runs or is installed here"))
     elif document["since"] is None:
         out.print(Text("\nno daemon runs that could tell what they do: sudo tattle run"))
 
 
-def _print_target(out: Console, target: Json, *, watched: bool) -> None:
+def _print_target(out: Console, target: Json, since: str | None) -> None:
     out.print(Text.assemble((target["title"], "bold"), f" ({target['runtime']})  {_state(target)}"))
     for proxy in target["proxies"]:
         out.print(Text(f"  {proxy['note']}", style="bold yellow"))
@@ -41,8 +41,10 @@ def _print_target(out: Console, target: Json, *, watched: bool) -> None:
         out.print(Text(f"  {said}", style="bold red"))
     if target["contacts"]:
         _print_contacts(out, target["contacts"])
-    elif watched and target["running"]:
-        out.print(Text("  contacts: none seen"))
+    elif since is not None and target["running"]:
+        known = target["known_since"]
+        when = f"since {known or since}"
+        out.print(Text(f"  contacts: none seen {when}{'' if known else f'; {known_text(None)}'}"))
 
 
 def _state(target: Json) -> str:

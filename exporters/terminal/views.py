@@ -114,6 +114,22 @@ def who(flow: Json) -> str:
     return f"{name} ({flow['pid']})" if flow["pid"] is not None else str(name)
 
 
+def known_text(since: str | None) -> str:
+    """Say for which time a target's absence is told: not before all that matches it was known."""
+    if since is None:
+        return "it is no target of the daemon, what it does outside of its own place is not told apart"
+    return f"it is known since {since[:19]}Z"
+
+
+def same_program_text(same: Json | None) -> str | None:
+    """Say what the same program did while it was in no target; None where nothing is known of that."""
+    if same is None:
+        return None
+    tries = f"{same['attempts']} tr{'y' if same['attempts'] == 1 else 'ies'}"
+    last = f", last {same['last_seen'][:19]}Z" if same["last_seen"] else ""
+    return f"the same program, while it was in no target: {tries}, {size(same['bytes_out'])} out{last}"
+
+
 def scope_text(name: str | None) -> Text:
     """Give a scope in its colour."""
     return Text(name or "?", style=SCOPE_STYLES.get(name or "", ""))
@@ -377,7 +393,9 @@ def _cells(row: LiveRow, *, addresses: bool) -> dict[str, Text]:
 
 
 def _summary(head: Json, shown: int, source: str) -> Text:
-    text = Text.assemble(("tattle watch", "bold"), f"  {source}  {shown} of {head['count']} flows  ")
+    known = head.get("covered_since", head["since"])
+    when = f"since {known[:19]}Z" if known else f"({known_text(known)})"
+    text = Text.assemble(("tattle watch", "bold"), f"  {source}  {shown} of {head['count']} flows {when}  ")
     for name, sums in sorted(head["totals"].items()):
         text.append(name, style=SCOPE_STYLES.get(name, ""))
         text.append(f" out {size(sums['bytes_out'])} in {size(sums['bytes_in'])}  ")

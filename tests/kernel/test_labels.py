@@ -60,7 +60,9 @@ def nameless(tattle: Tattle, pid: int, target: str, since: str) -> list[str]:
         if one["denied"] or one["last_seen"] > since
     ]
     wrong = [one for one in found if f" of {target}" not in one]
-    return wrong or ([] if len(denied) > ENOUGH else [f"{len(denied)} denials, {len(events)} events, {flows[-1:]}"])
+    return wrong or (
+        [] if len(denied) > ENOUGH else [f"{len(denied)} denials, {len(events)} events, {flows[-1:]}"]
+    )
 
 
 @pytest.mark.parametrize("how", ["cgroup", "pid"])

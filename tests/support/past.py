@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracer.history.query import Past
 from tracer.history.reader import Seen
+from tracer.model.records import timestamp
 from tracer.model.scope import packed, scope
 from tracer.runtimes.profiles import runtimes
 
@@ -44,5 +45,6 @@ def past(cells: Iterable[Seen], **changes: Any) -> Past:  # noqa: ANN401 - likew
         losses={"ring_full": 0},
         last_look_ns=MIDNIGHT + 24 * HOUR,
         runtimes={"ollama": OLLAMA},
+        known_since=timestamp(MIDNIGHT),
     )
     return whole._replace(**changes)

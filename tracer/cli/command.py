@@ -8,9 +8,13 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tracer.daemon import control
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+
+    from tracer.history.query import Past
 
 TARGETS: Final = """\
 A TARGET is a runtime's name (ollama), exe:NAME, exe:/PATH, unit:NAME, cgroup:/PATH, pid:N or container:NAME.
@@ -62,6 +66,13 @@ def add_times(parser: argparse.ArgumentParser, since: str) -> None:
     parser.add_argument(
         "--since", default=since, metavar="TIME", help=f"from when on, or how long ago; default: {since}"
     )
+
+
+def known(past: Past) -> Past:
+    """Return what history tells with what only the running daemon can: since when the target is known."""
+    if past.target is None or past.known_since is not None:
+        return past
+    return past._replace(known_since=control.known_since(past.instance, past.target))
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracer.cli.command import TARGETS, TIMES, Command, add_json, add_times, print_json
+from tracer.cli.command import TARGETS, TIMES, Command, add_json, add_times, known, print_json
 from tracer.errors import UsageError
 from tracer.history.query import look_back
 from tracer.history.report import document
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 _KEYS: Final = """\
 JSON (--json): target, since, until, last_look, complete (no gap, and nothing lost), gaps (start, end,
-reason: stopped, killed, pruned or before; counted: by the kernel meanwhile, and told since), losses, totals
+reason: stopped, killed, pruned or before; counted: by the kernel meanwhile, and told since), losses,
+known_since (when the running daemon began to know all that matches; null: it does not), same_program
+(attempts, bytes_out, last_seen: of what the program started while it was in no target, or null), totals
 (by scope, of what was started here), accepted (likewise, of what others started), flows: target, comm,
 parent_comm, exe, uid, cgroup, unit, container, proto, direction, remote_addr, remote_port, name,
 name_source, purpose, unexpected, scope, phase, attempts, established, denied, would_deny, bytes_out,
@@ -35,7 +37,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
     if arguments.json and arguments.csv:
         raise UsageError("--json and --csv exclude each other", "give one of them")
-    found = document(look_back(arguments.instance, arguments.target, arguments.since, arguments.until))
+    past = look_back(arguments.instance, arguments.target, arguments.since, arguments.until)
+    found = document(known(past))
     if arguments.json:
         return print_json(found)
     from exporters.terminal import history

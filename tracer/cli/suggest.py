@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracer.cli.command import TARGETS, TIMES, Command, add_json, add_times, print_json
+from tracer.cli.command import TARGETS, TIMES, Command, add_json, add_times, known, print_json
 from tracer.history.query import asked, look_back
 from tracer.history.suggest import document
 from tracer.host.hosts_file import HostsFile
@@ -21,7 +21,7 @@ def _add_suggest(parser: argparse.ArgumentParser) -> None:
 
 def _suggest(arguments: argparse.Namespace) -> int:
 
-    past = look_back(arguments.instance, arguments.target, arguments.since, None)
+    past = known(look_back(arguments.instance, arguments.target, arguments.since, None))
     found = document(past, asked(arguments.target), HostsFile())
     if arguments.json:
         return print_json(found)
@@ -38,7 +38,8 @@ COMMAND: Final = Command(
     "address. What its profile does not name, and what was denied, is shown and left out. Then the "
     f"command that audits these rules, and the one that enforces them. Nothing is changed. {TARGETS}\n\n"
     f"{TIMES}\n\n"
-    "JSON (--json): target, since, until, last_look, complete, gaps, losses as of tattle report; "
+    "JSON (--json): target, since, until, last_look, complete, gaps, losses, known_since and same_program as "
+    "of tattle report; "
     "profile; rules, unexpected, lookups and denied, each with rule, purpose, unexpected, note, names, "
     "processes, phases, attempts, established, would_deny, bytes_out, bytes_in, denied, first_seen, "
     "last_seen; cautions; commands (audit, look, enforce).",

@@ -57,7 +57,15 @@ def survey(instance: str, finder: Finder | None = None, units: Iterable[Path] = 
     since = answer["since"] if answer else None
     flows = answer["flows"] if answer else []
     units = tuple(units)
-    return {"since": since, "targets": [_document(finder, one, flows, since, units) for one in found]}
+    names = {one.runtime.name for one in found} if answer else set()
+    known = {name: control.known_since(instance, name) for name in names}
+    return {
+        "since": since,
+        "targets": [
+            _document(finder, one, flows, since, units) | {"known_since": known.get(one.runtime.name)}
+            for one in found
+        ],
+    }
 
 
 def find(finder: Finder, units: Iterable[Path] = UNIT_PATHS) -> list[Found]:
@@ -291,7 +299,8 @@ others (processes in its cgroup that are not its own), proxies (variable, addres
 pid, comm, selector; note), api (address, port, source: listening, or what says so), switches (name, setting,
 stops, private: whether it holds; places: where, value, private; next_start: variable, value, file, private,
 as its service's files say), contacts (name, also: other names of that address, purpose, unexpected,
-connections, denied, bytes_out, bytes_in, first_seen, last_seen: of processes that run now), purposes (name,
+connections, denied, bytes_out, bytes_in, first_seen, last_seen: of processes that run now), known_since (when
+the daemon began to count all of it; null: it is no target), purposes (name,
 what, phases; hosts: name, purpose, requests, plain: what block keeps open), anywhere (what may go to any
 host), despite (lines: what is done although a switch is set), profile (file, checked)."""
 

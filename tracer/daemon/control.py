@@ -263,6 +263,17 @@ def ask(path: Path, question: Json, instance: str) -> Iterator[Json]:
                 yield _checked(decode(line))
 
 
+def known_since(instance: str, target: str) -> str | None:
+    """Return since when the daemon knows and counts all that matches a target; None where it does not."""
+    question = {"ask": "flows", "targets": [target], "newest": 1}
+    try:
+        head = next(ask(socket_path(instance), question, instance), {})
+    except TattleError:
+        return None
+    since = head.get("covered_since")
+    return since if isinstance(since, str) else None
+
+
 def stream(path: Path, question: Json, instance: str, until: float) -> Iterator[list[bytes]]:
     """Ask for events and yield batches of lines as they come, until the time `until` (monotonic seconds)."""
     with _connected(path, instance) as sock:

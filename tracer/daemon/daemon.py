@@ -453,6 +453,7 @@ class Daemon:
         head, rows = self._core.accounts.view(wants, int(question.get("newest") or 0))
         asked = [str(text) for text in question.get("targets") or ()]
         head["covered_since"] = self._core.covered_since(asked) if asked else head["since"]
+        head["same_program"] = self._core.before(asked)
         head["refused"] = self._core.refused()
         yield encode(head) + b"\n"
         for row in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.errors import TattleError, UsageError
 from tracer.history.reader import open_history
@@ -11,8 +11,10 @@ from tracer.history.store import FILE
 from tracer.history.timespec import window
 from tracer.host.cgroups import BPFFS, cgroup2_root, instance_paths
 from tracer.host.resolv_conf import resolvers
+from tracer.model.records import timestamp
 from tracer.runtimes.profiles import runtimes
 from tracer.targets.finder import Finder, Kind, Target, parse
+from tracer.targets.meaning import Meaning, executes, meaning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from tracer.history.reader import Gap, Seen
     from tracer.runtimes.profiles import Runtime
     from tracer.targets.finder import Selector
+
+
+_PLACES: Final = frozenset({Kind.UNIT, Kind.CGROUP})
+"""Selectors that each cell tells of by itself, whether they were targets then or not."""
 
 
 class Past(NamedTuple):
@@ -34,6 +40,10 @@ class Past(NamedTuple):
     losses: dict[str, int]
     last_look_ns: int | None
     runtimes: dict[str, Runtime]
+    same: tuple[Seen, ...] = ()
+    """Cells of the same programs that were in no target then,"""
+    known_since: str | None = None
+    """and since when all that matches the target is known; None: that is not known now."""
 
 
 def look_back(instance: str, target: str | None, since: str, until: str | None) -> Past:
@@ -43,11 +53,13 @@ def look_back(instance: str, target: str | None, since: str, until: str | None) 
     """
     selector = parse(target) if target is not None else None
     since_ns, until_ns = window(since, until, time.time_ns())
-    wanted = _chooser(selector)
+    wanted, is_same = _chooser(selector), _same_program(selector)
     with open_history(instance_paths(instance, BPFFS).state / FILE) as history:
-        cells = [cell for cell in history.seen(since_ns, until_ns) if wanted(cell)]
+        seen = list(history.seen(since_ns, until_ns))
         gaps, losses = history.gaps(since_ns, until_ns), history.losses(since_ns, until_ns)
         last = history.last_look_ns()
+    cells = [cell for cell in seen if wanted(cell)]
+    same = tuple(cell for cell in seen if is_same(cell) and not wanted(cell))
     if selector is not None and selector.kind is Kind.PID and not cells:
         raise UsageError(
             f"the history knows no process {selector.value}: it keeps no ids, which are used again",
@@ -55,7 +67,15 @@ def look_back(instance: str, target: str | None, since: str, until: str | None) 
         )
     names = {cell.target for cell in cells if cell.target is not None} | ({target} if target else set())
     known = {name: runtime for name in names if (runtime := _runtime(name)) is not None}
-    return Past(instance, target, since_ns, until_ns, cells, gaps, losses, last, known)
+    by_place = selector is None or selector.kind in _PLACES
+    since_known = timestamp(since_ns) if by_place else None
+    return Past(instance, target, since_ns, until_ns, cells, gaps, losses, last, known, same, since_known)
+
+
+def _same_program(selector: Selector | None) -> Callable[[Seen], bool]:
+    """Return a test for cells of no target whose program is what a target means."""
+    what = meaning(selector) if selector is not None else Meaning()
+    return lambda cell: cell.target is None and executes(what, cell.exe)
 
 
 def asked(target: str) -> frozenset[bytes]:
@@ -84,6 +104,7 @@ def _chooser(selector: Selector | None) -> Callable[[Seen], bool]:
         Kind.CONTAINER: lambda cell: cell.container in (value, value[:12]),
         Kind.CGROUP: lambda cell: f"{cell.cgroup}/".startswith(below),
         Kind.PID: lambda cell: False,  # noqa: ARG005 - it may be another process's number by now
+        Kind.EXE: lambda cell: False,  # noqa: ARG005 - only the kernel tells a program from its clients
     }
     fits = tests[selector.kind]
     return lambda cell: cell.target == text or fits(cell)

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from tracer.model.destination import Contact
 from tracer.model.records import timestamp
+from tracer.model.scope import Scope
 from tracer.model.totals import KEYS, matters, totals
 from tracer.runtimes.purposes import Purposes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tracer.history.query import Past
     from tracer.history.reader import Seen
 
@@ -42,7 +45,18 @@ def frame(past: Past) -> Json:
             for one in past.gaps
         ],
         "losses": past.losses,
+        "known_since": past.known_since,
+        "same_program": _same(past.same),
     }
+
+
+def _same(cells: Sequence[Seen]) -> Json | None:
+    """Sum up what the same program started towards others while it was in no target."""
+    away = [one for one in cells if one.direction == "out" and one.scope not in (Scope.LOOPBACK, Scope.HOST)]
+    if not away:
+        return None
+    sums = {key: sum(getattr(one, key) for one in away) for key in ("attempts", "bytes_out")}
+    return {**sums, "last_seen": timestamp(max(one.last_ns for one in away))}
 
 
 def contact(cell: Seen) -> Contact:

@@ -120,7 +120,7 @@ def _phases(found: Iterable[Place]) -> set[str]:
 def _cautions(past: Past, found: Sequence[Place], table: Table) -> Iterator[str]:
     """Say what the rules may fail at."""
     if not past.cells:
-        yield "nothing of it was seen in this time: it did not run, or goes by another name"
+        yield "nothing of it was seen in this time: it did not run, goes by another name, or was no target"
     if table.names and not any(one.fate is Fate.DNS for one in found):
         yield (
             "it was not seen asking for names itself: rules by name open only what its own DNS answers say."

@@ -17,6 +17,7 @@ from tracer.host.clock import BootClock
 from tracer.host.faults import SURVIVED, Faults
 from tracer.model.jsonlines import encode, notice
 from tracer.model.records import Decoder, timestamp
+from tracer.model.scope import Scope
 from tracer.model.status import OBSERVE, TargetState, Terms
 from tracer.model.text import escape
 from tracer.names.observer import Namer
@@ -28,7 +29,7 @@ from tracer.session.flows import Accounts
 from tracer.session.greeting import look
 from tracer.targets.containers import HeldContainers
 from tracer.targets.finder import BOOK, Finder, TargetBook
-from tracer.targets.membership import Targeting
+from tracer.targets.membership import Targeting, same_program
 from tracer.targets.phases import Phases
 from tracer.targets.processes import Registry
 
@@ -345,6 +346,17 @@ class Core:
         known = {state.target: state.since for state in self.states()}
         found = [known.get(text) for text in texts]
         return max((since for since in found if since), default=None) if all(found) else None
+
+    def before(self, texts: Iterable[str]) -> Json | None:
+        """Sum up what the same programs started towards others while they were in no target."""
+        wants = same_program(texts)
+        if wants is None:
+            return None
+        head, newest = self.accounts.view(wants, 1)
+        away = [sums for scope, sums in head["totals"].items() if scope not in (Scope.LOOPBACK, Scope.HOST)]
+        last = next((flow["last_seen"] for flow in newest), None)
+        sums = {key: sum(one[key] for one in away) for key in ("attempts", "bytes_out")}
+        return {**sums, "last_seen": last} if any(sums.values()) else None
 
     def events(self, *, wanted: bool) -> Iterator[list[Line]]:
         """Take all events from the rings, in batches; `wanted` False throws them away unread.

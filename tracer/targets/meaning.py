@@ -81,6 +81,11 @@ def meaning(selector: Selector, cgroups: Iterable[str] = ()) -> Meaning:
     return _machine(value, ids)
 
 
+def executes(one: Meaning, exe: str | None) -> bool:
+    """Tell whether a program with this path is what a target means, or would be if it were no client."""
+    return exe is not None and any(program.fits(exe) for program in one.programs)
+
+
 def _machine(value: str, ids: tuple[str, ...]) -> Meaning:
     """LXC's and nspawn's containers are called by their names (tracer/model/containers.py), others by ids."""
     if "/" in value or value.count("*") > 1:

@@ -11,7 +11,7 @@ from tracer.errors import HostError
 from tracer.targets.finder import Finder, Kind, Target, TargetBook, parse
 from tracer.targets.kernel import Membership
 from tracer.targets.marks import Sweep
-from tracer.targets.meaning import meaning
+from tracer.targets.meaning import executes, meaning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -89,6 +89,16 @@ class Targeting:
         sweep = Sweep(MemberMaps(self._engine.maps, self._engine.abi), self._finder.proc)
         pids = {pid for one in selectors if one.kind in _PROCESSES for pid in sweep.running(meaning(one))}
         return chooser(set(texts), paths, pids)
+
+
+def same_program(texts: Iterable[str]) -> Callable[[ProcessInfo | None], bool] | None:
+    """Return a test for processes in no target that execute what these targets mean; None: these are none."""
+    meanings = [one for text in texts if (one := meaning(parse(text))).programs]
+
+    def is_same(who: ProcessInfo | None) -> bool:
+        return who is not None and who.target is None and any(executes(one, who.exe) for one in meanings)
+
+    return is_same if meanings else None
 
 
 def chooser(

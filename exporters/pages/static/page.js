@@ -182,7 +182,8 @@ function lanes(data, minutes) {
       for (const [phase, [bytes]] of Object.entries(step.moved)) out[phase] = (out[phase] ?? 0) + bytes;
       if (step.phase) seen.add(step.phase);
     }
-    return { name: one.target, steps, out, peak: Math.max(0, ...steps.map((step) => step.rate)) };
+    const known = [one.since ?? data.now, data.since].sort().at(-1);
+    return { name: one.target, known: new Date(known) > new Date(end - length) ? known : null, steps, out, peak: Math.max(0, ...steps.map((step) => step.rate)) };
   });
   return [found, PHASES.filter((phase) => seen.has(phase))];
 }
@@ -206,7 +207,8 @@ function paint(lane) {
 
 function lane_said(lane) {
   const parts = PHASES.filter((phase) => lane.out[phase]).map((phase) => `${size(lane.out[phase])} during ${PHASE_WORDS[phase]}`);
-  return parts.length ? `${list(parts)} left` : "nothing left";
+  if (parts.length) return `${list(parts)} left`;
+  return lane.known ? `nothing left since ${clock(lane.known)}` : "nothing left";
 }
 
 function timeline(data) {

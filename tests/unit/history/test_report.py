@@ -223,6 +223,21 @@ def test_nothing_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert "by whole hours" in page(capsys, [cell("127.0.0.1")], target=None)
 
 
+def test_nothing_is_said_for_the_time_in_which_the_target_was_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before that, and where no daemon knows it, absence is no answer; what the same program did is named."""
+    assert "known" not in page(capsys, [])
+    noon = "2026-11-29T12:00:00.000000Z"
+    late = page(capsys, [], known_since=noon, same=(cell(target=None),))
+    assert "nothing was sent or received that is known of" in late
+    assert "it is known since 2026-11-29T12:00:00Z" in late
+    assert "the same program, while it was in no target: 1 try, 1000 B out, last 2026-11-29T00:02:00Z" in late
+    assert "all of it was seen" not in late
+    assert "it is no target of the daemon" in page(capsys, [], known_since=None)
+    assert "known" not in page(capsys, [], target=None, known_since=None)
+
+
 HOSTILE = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", 'a"b,c', "x\ny", "\x1b[2J", "\u202eevil")
 
 
@@ -372,6 +387,19 @@ def test_a_target_is_what_was_counted_or_named_so(
     assert found.runtimes.get("ollama") == (OLLAMA if target in (None, "ollama") else None)
     with pytest.raises(UsageError):
         look_back("tattle", target, "1h", "2h")
+
+
+@pytest.mark.parametrize("target", ["exe:ollama", "ollama"])
+def test_the_same_program_is_told_apart(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ran in a terminal before it was a target: not the target's, and not hidden either."""
+    terminal = cell(target=None, unit=None, cgroup="/user.slice/x.scope")
+    kept = Kept([terminal, cell(target=target), terminal._replace(exe="/usr/bin/curl")])
+    monkeypatch.setattr(past_module, "open_history", lambda _: kept)
+    monkeypatch.setattr(time, "time_ns", lambda: MIDNIGHT + 24 * HOUR)
+    found = look_back("tattle", target, "24h", None)
+    assert ([one.target for one in found.cells], found.same) == ([target], (terminal,))
+    assert found.known_since is None
+    assert look_back("tattle", "unit:x.service", "24h", None).known_since == "2026-11-29T00:00:00.000000Z"
 
 
 def test_a_process_id_is_no_target_of_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
