@@ -22,12 +22,15 @@ engines.use()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the scenarios first and the floods last.
+    """Put those first that count every packet which arrives, and the floods last.
 
-    The wire counts by address and port, whoever sent; and tens of thousands of flows that floods leave
-    behind make every later look slow.
+    The wire counts by address and port, whoever sent: connections that an earlier test has cut or left go on
+    repeating their last packets for a minute. And tens of thousands of flows that floods leave behind make
+    every later look slow.
     """
-    order = {"test_scenarios.py": -1, "test_exactness.py": 1}
+    first = ("scenarios", "redteam", "own_addresses", "name_rules", "resolvers", "blocked", "gaps", "switch")
+    order = {f"test_{name}.py": place - len(first) for place, name in enumerate(first)}
+    order |= {"test_cut.py": 1, "test_mptcp.py": 1, "test_containers_real.py": 2, "test_exactness.py": 3}
     kernel = [item for item in items if item.path.parent.name == "kernel"]
     places = [place for place, item in enumerate(items) if item in kernel]
     kernel.sort(key=lambda item: order.get(item.path.name, 0))
