@@ -8,6 +8,7 @@
 #   /usr/local/bin/tattle                   a link to its command
 #   /usr/local/share/man, completions       of that command
 #   /etc/systemd/system/tattle.service      the service; neither enabled nor started
+#   /etc/systemd/system/tattle-restore.service   puts blocks in force again in the early boot; not enabled
 #   /etc/tattle/tattle.toml                 the configuration, where there is none
 # PREFIX, BINDIR, UNITDIR, ETCDIR and SHAREDIR in the environment move these.
 set -eu
@@ -17,6 +18,7 @@ BINDIR=${BINDIR:-/usr/local/bin}
 UNITDIR=${UNITDIR:-/etc/systemd/system}
 ETCDIR=${ETCDIR:-/etc/tattle}
 SHAREDIR=${SHAREDIR:-/usr/local/share}
+UNITS="tattle.service tattle-restore.service"
 BROUGHT=$PREFIX/brought-by-apt
 COMPLETIONS="bash-completion/completions/tattle zsh/site-functions/_tattle fish/vendor_completions.d/tattle.fish"
 
@@ -62,7 +64,7 @@ install_tattle() {
 	data=$PREFIX/share/tattle
 	mkdir -p "$BINDIR" "$UNITDIR" "$ETCDIR"
 	ln -sfn "$PREFIX/bin/tattle" "$BINDIR/tattle"
-	sed "s,/opt/tattle,$PREFIX," "$data/tattle.service" >"$UNITDIR/tattle.service"
+	for unit in $UNITS; do sed "s,/opt/tattle,$PREFIX," "$data/$unit" >"$UNITDIR/$unit"; done
 	[ -e "$ETCDIR/tattle.toml" ] || cp "$data/tattle.toml" "$ETCDIR/tattle.toml"
 	"$PREFIX/bin/python" "$data/man.py" "$SHAREDIR/man" "$data/tattle.toml"
 	for place in $COMPLETIONS; do
@@ -71,7 +73,7 @@ install_tattle() {
 		"$PREFIX/bin/register-python-argcomplete" --shell "$shell" tattle >"$SHAREDIR/$place"
 	done
 	[ ! -d /run/systemd/system ] || systemctl daemon-reload
-	echo "tattle: installed. Type: sudo systemctl enable --now tattle"
+	echo "tattle: installed. Type: sudo systemctl enable --now tattle tattle-restore"
 }
 
 # Only if that takes nothing that came later and needs them.
@@ -90,10 +92,11 @@ remove_packages() {
 }
 
 uninstall() {
-	if [ -d /run/systemd/system ]; then systemctl disable --quiet --now tattle.service || true; fi
+	if [ -d /run/systemd/system ]; then systemctl disable --quiet --now $UNITS || true; fi
 	[ "$1" = --keep ] || rm -rf /sys/fs/bpf/tattle /run/tattle /var/lib/tattle /var/log/tattle "$ETCDIR"
 	[ "$1" = --keep ] || remove_packages
-	rm -rf "$PREFIX" "$BINDIR/tattle" "$UNITDIR/tattle.service"
+	rm -rf "$PREFIX" "$BINDIR/tattle"
+	for unit in $UNITS; do rm -f "$UNITDIR/$unit"; done
 	rm -f "$SHAREDIR"/man/man8/tattle.8 "$SHAREDIR"/man/man8/tattle-*.8 "$SHAREDIR"/man/man5/tattle.toml.5
 	for place in $COMPLETIONS; do rm -f "$SHAREDIR/$place"; done
 	for folder in man/man8 man/man5 bash-completion/completions bash-completion zsh/site-functions zsh \

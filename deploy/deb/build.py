@@ -143,10 +143,11 @@ def packed(path: Path, data: bytes) -> None:
 
 
 def configuration(root: Path) -> None:
-    """Write the service, the default configuration and the command."""
-    unit = (ROOT / "deploy/systemd/tattle.service").read_text()
-    unit = unit.replace("/opt/tattle/bin/tattle", "/usr/bin/tattle")
-    write(root / "usr/lib/systemd/system/tattle.service", unit)
+    """Write the services, the default configuration and the command."""
+    for name in ("tattle.service", "tattle-restore.service"):
+        unit = (ROOT / "deploy/systemd" / name).read_text()
+        unit = unit.replace("/opt/tattle/bin/tattle", "/usr/bin/tattle")
+        write(root / "usr/lib/systemd/system" / name, unit)
     write(root / "etc/tattle/tattle.toml", (ROOT / "deploy/tattle.toml").read_text())
     write(root / "usr/bin/tattle", LAUNCHER, 0o755)
 

@@ -283,7 +283,7 @@ def test_a_log_reader_that_stops_reading_costs_lines_only(tattle: Tattle) -> Non
 def test_reload_takes_what_is_valid_and_keeps_the_old_else(
     tattle: Tattle, tmp_path: Path, cgroup: Path
 ) -> None:
-    """SIGHUP: a broken file is logged and changes nothing; a valid one adds its target."""
+    """By SIGHUP and by command: a broken file is told and changes nothing; a valid one adds its target."""
     file = tmp_path / "tattle.toml"
     file.write_text("")
     tattle.options = (*tattle.options, "--config", str(file))
@@ -296,9 +296,14 @@ def test_reload_takes_what_is_valid_and_keeps_the_old_else(
         PATIENCE,
     )
     assert "unknown key 'nonsense'" in tattle.errors.read_text()
+    refused = run("reload", "--instance", tattle.instance)
+    assert refused.returncode == 2
+    assert "unknown key 'nonsense'" in refused.stderr
+    file.write_text("")
+    assert run("reload", "--instance", tattle.instance).stdout == "configuration read again\n"
     file.write_text(f'targets = ["cgroup:/{cgroup.name}"]\n')
     tattle.process.send_signal(signal.SIGHUP)
-    until(lambda: [] if "read again" in tattle.errors.read_text() else ["not read again"], PATIENCE)
+    until(lambda: [] if tattle.errors.read_text().count("read again") > 1 else ["not read again"], PATIENCE)
     cgroup.mkdir()
     port = connect_inside(cgroup)
     until(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kernel.egress_paths import WAYS
 from tests.support.cgroups import Jail, flood, tattle
 from tests.support.daemon import Tattle, run, until
 from tests.support.network import PEER4
@@ -197,6 +198,40 @@ def test_configured_policies(lab: Lab, scratch: Path, judge: Judge) -> None:
         until(lambda: [] if not daemon.ask("status")["targets"] else ["still there"])
     finally:
         daemon.remove()
+
+
+def test_restore_blocks_again_before_any_daemon_runs(lab: Lab, scratch: Path, judge: Judge) -> None:
+    """As at boot: with nothing of it in the kernel one command puts all in force; a daemon takes it over."""
+    made = Jail(lab, Tattle(scratch))
+    name = made.daemon.instance
+    try:
+        assert tattle(name, "restore") == "nothing is blocked\n"
+        assert not Path(f"/sys/fs/bpf/{name}").exists()
+        made.block()
+        before = judge.arrived()
+        shutil.rmtree(f"/sys/fs/bpf/{name}")
+        assert tattle(name, "status", "--enforced", made.selector, code=1)
+        assert tattle(name, "restore") == f"{made.selector}: blocked again\n"
+        assert tattle(name, "status", "--enforced", made.selector) == f"in force: {made.selector}\n"
+        assert WAYS["s01-tcp"](lab, made.inside).said["errno"] == "EPERM"
+        made.daemon.start()
+        assert tattle(name, "restore") == f"{made.selector}: blocked again\n"
+        assert made.state()["active"]
+        assert WAYS["s01-tcp"](lab, made.inside).said["errno"] == "EPERM"
+        assert judge.arrived() == before
+    finally:
+        made.daemon.remove()
+
+
+def test_restore_says_what_it_cannot(lab: Lab, scratch: Path) -> None:
+    """A damaged file of policies ends it with 3, as it ends the daemon's start."""
+    made = Jail(lab, Tattle(scratch))
+    try:
+        made.block()
+        Path(f"/var/lib/{made.daemon.instance}/policies.json").write_text("[{")
+        assert "policies.json is damaged" in tattle(made.daemon.instance, "restore", code=3)
+    finally:
+        made.daemon.remove()
 
 
 def test_what_cannot_be_kept_is_said(lab: Lab, scratch: Path) -> None:

@@ -36,11 +36,13 @@ def verify(unit: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", ["tattle.service", "tattle-restore.service"])
+def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
     """Every setting is one that systemd knows, every value one that it takes."""
-    copy = tmp_path / "tattle.service"
-    copy.write_text(UNIT.read_text().replace("/opt/tattle/bin/tattle", sys.executable))
-    assert verify(copy) == (0, "")
+    for name in ("tattle.service", "tattle-restore.service"):
+        text = (UNIT.parent / name).read_text()
+        (tmp_path / name).write_text(text.replace("/opt/tattle/bin/tattle", sys.executable))
+    assert verify(tmp_path / unit) == (0, "")
 
 
 def test_systemd_accepts_the_drop_in_for_ollama(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tracer.config import Config, History, address, load, parse_config
-from tracer.daemon.daemon import RunOptions
+from tracer.daemon.options import RunOptions
 from tracer.errors import ConfigError, UsageError
 from tracer.session.session import engine_options
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracer.errors import KernelError, LibraryMissing
+from tracer.host import lockdown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +164,9 @@ def last_words() -> str:
 def refused(what: str, code: int, *, hook: str = "", hint: str = "") -> KernelError:
     """Return the error for a refusal by the kernel."""
     reason = os.strerror(code)
-    if code == errno.EPERM:
+    if code == errno.EPERM and lockdown.is_confidential():
+        hint = lockdown.HINT
+    elif code == errno.EPERM:
         hint = hint or "run it as root, or give it CAP_BPF"
     return KernelError(f"{what}: {reason}", hint, hook=hook, errno=code)
 

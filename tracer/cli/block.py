@@ -52,8 +52,13 @@ def block(instance: str, policy: Policy, engine: str | None = None) -> int:
 
 
 @contextlib.contextmanager
-def in_kernel(instance: str, made_by: str | None) -> Iterator[Enforcement]:
-    """Use what is pinned, if it is whole; else load it, with all policies that are kept."""
+def in_kernel(
+    instance: str, made_by: str | None, settings: config.Config | None = None
+) -> Iterator[Enforcement]:
+    """Use what is pinned, if it is whole; else load it, with all policies that are kept.
+
+    With `settings`, the policies of this configuration are put in force as well.
+    """
     lack = "it has just started, or is about to end"
     try:
         engine = Engine.attach_readonly(instance)
@@ -62,28 +67,30 @@ def in_kernel(instance: str, made_by: str | None) -> Iterator[Enforcement]:
     else:
         with engine:
             missing = sorted({*MAPS} - engine.pinned())
-            enforcement = None if missing else enforcement_of(engine)
+            enforcement = None if missing else enforcement_of(engine, settings)
             if enforcement is not None and enforcement.hooked():
+                if settings is not None:
+                    _restore(enforcement, settings)
                 yield enforcement
                 return
             lack = (enforcement.lack() if enforcement else None) or f"the pin of {missing[0]} is gone"
-    with _loaded(instance, made_by, lack) as enforcement:
+    with _loaded(instance, made_by, lack, settings) as enforcement:
         yield enforcement
 
 
 @contextlib.contextmanager
-def _loaded(instance: str, made_by: str | None, lack: str) -> Iterator[Enforcement]:
+def _loaded(
+    instance: str, made_by: str | None, lack: str, settings: config.Config | None
+) -> Iterator[Enforcement]:
     found: list[Enforcement] = []
+    known = settings or config.load(None)
 
     def prepare(engine: Engine) -> None:
-        found.append(enforcement_of(engine))
-        for error in found[0].restore(None):
-            log.error("not enforced", error=error.message, hint=error.hint)
+        found.append(enforcement_of(engine, known))
+        _restore(found[0], settings)
 
     try:
-        settings = config.load(None)
-        made_by = made_by or settings.engine
-        engine = Engine.open(engine_options(instance, settings, engine=made_by), prepare)
+        engine = Engine.open(engine_options(instance, known, engine=made_by or known.engine), prepare)
     except InstanceBusy:
         raise HostError(
             f"nothing can be blocked, though a daemon runs: {lack}",
@@ -93,10 +100,17 @@ def _loaded(instance: str, made_by: str | None, lack: str) -> Iterator[Enforceme
         yield found[0]
 
 
-def enforcement_of(engine: Engine) -> Enforcement:
-    """Return what changes the policies of an engine."""
+def _restore(enforcement: Enforcement, settings: config.Config | None) -> None:
+    """Put the kept policies in force, and those of `settings` where they are given; failures are logged."""
+    for error in enforcement.restore(settings.policies() if settings else None):
+        log.error("not enforced", error=error.message, hint=error.hint)
+
+
+def enforcement_of(engine: Engine, settings: config.Config | None = None) -> Enforcement:
+    """Return what changes the policies of an engine; without `settings` the configuration file says how."""
     book = TargetBook(engine.paths.state / BOOK)
-    return Enforcement(engine, Finder(engine.root), book, undecided=config.load(None).undecided)
+    undecided = (settings or config.load(None)).undecided
+    return Enforcement(engine, Finder(engine.root), book, undecided=undecided)
 
 
 @contextlib.contextmanager
@@ -139,7 +153,6 @@ def _account(instance: str, policy: Policy, done: Blocked) -> str:
     strict = ", replies too" if policy.strict else ""
     word = "audited" if policy.mode is Mode.AUDIT else "blocked"
     lines = [f"{name} is {word}: default {policy.default}{rules}{strict}"]
-    lines += [f"  {purpose} is kept: {', '.join(map(escape, some))}" for purpose, some in _kept(done).items()]
     lines += [f"  {purpose} is kept: {', '.join(map(escape, some))}" for purpose, some in _kept(done).items()]
     lines += [f"  in force for {escape(path)} and all below it" for path in done.present]
     lines += [

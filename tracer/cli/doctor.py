@@ -13,7 +13,7 @@ from tracer.bpf.hooks import HOOKS
 from tracer.bpf.loader import bcc
 from tracer.cli.command import Command, add_json, print_json, told
 from tracer.errors import HostError, TattleError
-from tracer.host import capabilities, cgroups
+from tracer.host import capabilities, cgroups, lockdown
 from tracer.model.text import escape
 from tracer.proof.limits import LIMITS
 
@@ -116,10 +116,10 @@ def _read(path: str) -> str | None:
 
 def _lockdown() -> Check:
     """Look at the lockdown mode: confidentiality takes the helpers that read names."""
-    modes = _read("/sys/kernel/security/lockdown")
-    if modes is not None and "[confidentiality]" in modes:
-        mend = "boot with lockdown=integrity, which is enough for secure boot"
-        return Check("lockdown", FAIL, "confidentiality: programs may not read kernel memory", mend)
+    if lockdown.is_confidential():
+        said = "confidentiality: programs may not read kernel memory"
+        return Check("lockdown", FAIL, said, lockdown.HINT)
+    modes = lockdown.modes()
     return Check("lockdown", OK, "not in the way" if modes is None else f"not in the way ({escape(modes)})")
 
 

@@ -39,11 +39,13 @@ COMMANDS: Final = (
     "suggest",
     "block",
     "unblock",
+    "restore",
     "prove",
     "verify",
     "targets",
     "status",
     "open",
+    "reload",
     "doctor",
 )
 """The commands in the order of the help page; each is a module of this package."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -138,7 +139,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TARGET",
-        help="exit with 1 unless its policy is in force; may be repeated",
+        help="one line, and exit with 1 unless its policy is in force; may be repeated",
     )
     add_json(parser)
 
@@ -149,6 +150,9 @@ def _status(arguments: argparse.Namespace) -> int:
         require_enforced(document, arguments.enforced)
     if arguments.json:
         return print_json(document)
+    if arguments.enforced:
+        sys.stdout.write(f"in force: {', '.join(map(escape, arguments.enforced))}\n")
+        return 0
     from exporters.terminal.views import print_status
 
     print_status(document, arguments.instance)

@@ -3,7 +3,8 @@
 ``{"ask": "flows", "targets": [...], "newest": N}`` answers ``{"since", "losses", "totals", "count"}``, then
 a line a flow, then ``{"end": true}``. ``{"ask": "watch", "targets": [...]}`` answers ``{"watching": true}``,
 then a line an event, to the end of time. ``{"ask": "open", "owner": NAME, "uid": N}`` answers the one-time
-link to the page that switches, to root alone. An error is ``{"error", "hint", "exit_code"}``.
+link to the page that switches, to root alone. ``{"ask": "reload"}`` answers ``{"end": true}`` when the
+configuration was read again and all of it is in force. An error is ``{"error", "hint", "exit_code"}``.
 
 The server never waits: what a client does not read is kept up to a bound; a watcher then loses whole events,
 which are counted and told.

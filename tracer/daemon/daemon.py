@@ -8,10 +8,8 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import structlog
 
 from exporters.http import auth, listener
@@ -23,6 +21,7 @@ from tracer.daemon import sdnotify
 from tracer.daemon.control import Client, ControlServer, notice_now
 from tracer.daemon.cutter import Cutter, Task
 from tracer.daemon.helper import Helper
+from tracer.daemon.options import access
 from tracer.daemon.signals import Signals
 from tracer.errors import NotRoot, TattleError, UsageError
 from tracer.host import capabilities, cgroups
@@ -33,7 +32,6 @@ from tracer.model.jsonlines import EVERYBODY, encode
 from tracer.netlink.addresses import Changes
 from tracer.session.greeting import sentence
 from tracer.session.session import Core, Line, engine_options
-from tracer.targets.finder import parse
 
 if TYPE_CHECKING:
     import socket
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from exporters.http.server import MetricsServer
     from exporters.pages.live import Page
     from tracer.daemon.helper import Perform
+    from tracer.daemon.options import RunOptions
     from tracer.daemon.switching import Switching
     from tracer.history.recorder import Recorder
     from tracer.session.greeting import Found
@@ -55,54 +54,6 @@ BUSY_S: Final = 1.0
 IDLE_S: Final = 0.5  # with neither: only to be there when the kernel's wake-up got lost
 TIDY_S: Final = 30.0
 _FIXED: Final = ("listen", "web", "limits", "history", "engine", "program_stats")  # need a restart
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line says; it wins over the configuration. None and empty: says nothing."""
-
-    instance: str = "tattle"
-    config_file: Path | None = None
-    listen: str | None = None
-    log_file: str | None = None
-    targets: tuple[str, ...] = ()
-    loopback: bool = False
-    allow_missing: frozenset[str] = field(default_factory=frozenset)
-    object_path: Path | None = None
-    token_file: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-    insecure: bool = False
-    engine: str | None = None
-
-    def effective(self) -> config.Config:
-        """Read the configuration and lay the command line over it; raises ConfigError or UsageError."""
-        found = config.load(self.config_file)
-        changes: dict[str, Any] = {"targets": tuple(dict.fromkeys((*found.watched, *self.targets)))}
-        if self.listen is not None:
-            config.address(self.listen)
-            changes["listen"] = self.listen
-        if self.log_file is not None:
-            changes["log_file"] = self.log_file
-        if self.engine is not None:
-            changes["engine"] = self.engine
-        if self.loopback:
-            changes["observe"] = config.Observe(loopback=True)
-        changes["web"] = self._web(found.web)
-        for target in self.targets:
-            parse(target)
-        settings = msgspec.structs.replace(found, **changes)
-        auth.check(config.address(settings.listen)[0], settings.listen, access(settings))
-        return settings
-
-    def _web(self, found: config.Web) -> config.Web:
-        given = {name: getattr(self, name) for name in ("token_file", "certificate", "key", "insecure")}
-        return msgspec.structs.replace(found, **{name: value for name, value in given.items() if value})
-
-
-def access(settings: config.Config) -> auth.Access:
-    """Give who may ask over HTTP, as exporters say it."""
-    return auth.Access(**msgspec.structs.asdict(settings.web))
 
 
 def run(options: RunOptions, perform: Perform | None = None) -> int:
@@ -390,29 +341,35 @@ class Daemon:
         if self._addresses.take():
             self._core.know_addresses()
 
-    def _reload(self) -> None:
+    def _reload(self) -> TattleError | None:
+        """Read the configuration again; returns, and logs, what of it is not in force now."""
         sdnotify.reloading()
+        refused: TattleError | None = None
         try:
             fresh = self._options.effective()
             self._core.targeting.find(fresh.watched, absent_ok=True)
             self._relog(fresh)
         except TattleError as error:
+            refused = error
             log.error("the old configuration stays", error=error.message, hint=error.hint)  # noqa: TRY400 - no traceback
         else:
             self._take(fresh)
-            self._police(fresh)
+            refused = self._police(fresh)
             log.info("configuration read again")
         sdnotify.notify("READY=1")
+        return refused
 
-    def _police(self, fresh: config.Config) -> None:
+    def _police(self, fresh: config.Config) -> TattleError | None:
         """Put targets and policies in force, and have open connections cut that these deny."""
         try:
-            self._core.restore(fresh.policies())
+            failures = self._core.restore(fresh.policies())
             self._core.retarget(fresh.watched)
             self.have_done(Task.MARK)
             self.have_done(Task.CUT)
         except TattleError as error:
             log.error("targets and policies stay as they are", error=error.message, hint=error.hint)  # noqa: TRY400
+            return error
+        return failures[0] if failures else None
 
     def _relog(self, fresh: config.Config) -> None:
         if fresh.log_file == self._settings.log_file and self._log is not None:
@@ -442,6 +399,7 @@ class Daemon:
             "watch": lambda: self._watch(client, wants),
             "policies": self._policies,
             "open": lambda: self._open(question, client),
+            "reload": self._reloaded,
         }
         if question.get("ask") not in answers:
             raise UsageError(
@@ -463,6 +421,11 @@ class Daemon:
     def _policies(self) -> Iterator[bytes]:
         """Somebody has blocked or unblocked a target: read again who has which name."""
         self._core.retarget(self._settings.watched)
+        return iter([b'{"end":true}\n'])
+
+    def _reloaded(self) -> Iterator[bytes]:
+        if refused := self._reload():
+            raise refused
         return iter([b'{"end":true}\n'])
 
     def _open(self, question: dict[str, Any], client: Client) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOUNTINFO = Path("/proc/self/mountinfo")
+FIRST_MOUNTINFO = Path("/proc/1/mountinfo")
 BPFFS = Path("/sys/fs/bpf")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -70,7 +71,11 @@ def _unescape(text: str) -> str:
 
 
 def _mounts() -> list[Mount]:
-    return list(parse_mounts(MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape")))
+    return list(parse_mounts(_text(MOUNTINFO)))
+
+
+def _text(mountinfo: Path) -> str:
+    return mountinfo.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def cgroup2_root() -> Path:
@@ -89,8 +94,18 @@ def cgroup2_root() -> Path:
     if found:
         mend = "run in the host's cgroup namespace (docker: --cgroupns=host) with its /sys/fs/cgroup"
         raise NoCgroup2(f"{found[0].point} is only a part of the cgroup v2 hierarchy", mend)
+    if _has_cgroup2(FIRST_MOUNTINFO):
+        # ip-netns(8) mounts /sys anew, and with that takes away what is mounted below it.
+        mend = "not in `ip netns exec`: tattle sees all network namespaces; or: nsenter -t 1 -m tattle ..."
+        raise NoCgroup2("no cgroup v2 hierarchy is mounted in this mount namespace", mend)
     mend = "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"
     raise NoCgroup2("no cgroup v2 hierarchy is mounted", mend)
+
+
+def _has_cgroup2(mountinfo: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(one.kind == "cgroup2" for one in parse_mounts(_text(mountinfo)))
+    return False
 
 
 def bpffs_root(*, mount: bool = True) -> Path:

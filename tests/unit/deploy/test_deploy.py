@@ -82,6 +82,22 @@ def test_service_is_ready_before_the_runtimes_start() -> None:
     assert not {"RequiredBy", "Requires", "Wants"} & unit().keys()
 
 
+def test_what_was_blocked_is_so_before_ordinary_units_start() -> None:
+    """The early unit is ordered before basic.target, for which all units with default dependencies wait."""
+    text = (UNIT.parent / "tattle-restore.service").read_text()
+    settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    assert settings["DefaultDependencies"] == "no"
+    assert {"basic.target", "network-pre.target"} <= set(settings["Before"].split())
+    assert settings["Type"] == "oneshot"
+    assert build().parse_args(settings["ExecStart"].split()[1:]).command == "restore"
+    assert "tattle-restore.service" in unit()["After"][0].split()
+
+
+def test_a_refused_configuration_fails_the_reload() -> None:
+    """`systemctl reload` runs a command that ends with the daemon's own error."""
+    assert build().parse_args(unit()["ExecReload"][0].split()[1:]).command == "reload"
+
+
 def test_service_keeps_what_the_next_start_needs() -> None:
     """The paths that the unit makes are those of the default instance."""
     assert unit()["StateDirectory"] == unit()["RuntimeDirectory"] == ["tattle"]

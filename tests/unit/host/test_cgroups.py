@@ -17,6 +17,7 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *mounts: str) -> None:
     text = tmp_path / "mountinfo"
     text.write_text(OTHERS + "".join(f"{mount}\n" for mount in mounts))
     monkeypatch.setattr(cgroups, "MOUNTINFO", text)
+    monkeypatch.setattr(cgroups, "FIRST_MOUNTINFO", tmp_path / "of-the-first-process")
 
 
 def test_hybrid_mount_with_a_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,6 +56,15 @@ def test_no_mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         cgroups.bpffs_root(mount=False)
     assert "mount -t cgroup2" in cgroup.value.hint
     assert bpffs.value.hint == "mount -t bpf bpf /sys/fs/bpf"
+
+
+def test_a_mount_namespace_without_the_hierarchy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the first process sees the hierarchy and this one does not, mounting is not the way out."""
+    host(monkeypatch, tmp_path)
+    (tmp_path / "of-the-first-process").write_text(f"41 31 0:38 / {tmp_path} rw - cgroup2 cgroup2 rw\n")
+    with pytest.raises(NoCgroup2, match="in this mount namespace") as caught:
+        cgroups.cgroup2_root()
+    assert "ip netns exec" in caught.value.hint
 
 
 def test_bpffs_prefers_the_usual_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
