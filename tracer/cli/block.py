@@ -57,7 +57,7 @@ def in_kernel(
 ) -> Iterator[Enforcement]:
     """Use what is pinned, if it is whole; else load it, with all policies that are kept.
 
-    With `settings`, the policies of this configuration are put in force as well.
+    With `settings`, a load puts the policies of this configuration in force as well.
     """
     lack = "it has just started, or is about to end"
     try:
@@ -69,8 +69,6 @@ def in_kernel(
             missing = sorted({*MAPS} - engine.pinned())
             enforcement = None if missing else enforcement_of(engine, settings)
             if enforcement is not None and enforcement.hooked():
-                if settings is not None:
-                    _restore(enforcement, settings)
                 yield enforcement
                 return
             lack = (enforcement.lack() if enforcement else None) or f"the pin of {missing[0]} is gone"
