@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import mmap
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -16,7 +17,6 @@ from tracer.targets.finder import parse
 
 DEFAULT_PATH: Final = Path("/etc/tattle/tattle.toml")
 DEFAULT_LISTEN: Final = "127.0.0.1:9753"
-_PAGE: Final = 4096
 
 Entries = Annotated[int, msgspec.Meta(ge=64, le=1 << 22)]
 Destinations = Annotated[int, msgspec.Meta(ge=1, le=5000)]
@@ -175,9 +175,9 @@ def address(listen: str) -> tuple[str, int]:
 def _check(config: Config) -> None:
     address(config.listen)
     size = config.limits.ring_bytes
-    if size < _PAGE or size & (size - 1):
+    if size < mmap.PAGESIZE or size & (size - 1):
         raise UsageError(
-            f"limits.ring_bytes = {size} is no power of two of at least {_PAGE}", "such as 4194304"
+            f"limits.ring_bytes = {size} is no power of two of at least {mmap.PAGESIZE}", "such as 4194304"
         )
     for target in (*config.watched, *(table.target for table in config.policy)):
         parse(target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import threading
 from typing import TYPE_CHECKING, Final
 
 from tracer.bpf import libbpf
@@ -33,6 +34,8 @@ class Pages:
 
     def __init__(self, ring_fd: int) -> None:
         self._fd = ring_fd
+        self._order = threading.Lock()
+        self._order.acquire()
         self._mask = libbpf.map_info(ring_fd).shape.max_entries - 1
         page = mmap.PAGESIZE
         self._consumer = mmap.mmap(ring_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -48,13 +51,24 @@ class Pages:
         """Return all finished records with their headers and free their room; most have `size` bytes."""
         (position,) = _POSITION.unpack_from(self._consumer)
         (end,) = _POSITION.unpack_from(self._data)
+        self._fence()
         start = mmap.PAGESIZE + (position & self._mask)
         # Copied twice: memcpy may copy a record's end before the header that says that it is finished.
         ready = finished(self._data[start : start + end - position], size)
         data = self._data[start : start + ready]
         if ready:
+            self._fence()
             _POSITION.pack_into(self._consumer, 0, position + ready)
         return data
+
+    def _fence(self) -> None:
+        """Keep what was read before from being read after what follows, on machines that reorder reads.
+
+        Documentation/bpf/ringbuf.rst asks the reader for a load-acquire of the producer's position and a
+        store-release of its own. Python has neither; a release of a lock followed by an acquire orders both.
+        """
+        self._order.release()
+        self._order.acquire()
 
     def close(self) -> None:
         """Unmap the ring."""

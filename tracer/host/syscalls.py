@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
-# Numbers of include/uapi/asm-generic/unistd.h and, where they differ, arch/x86/entry/syscalls/syscall_64.tbl
-_MEMBARRIER: Final = 324 if os.uname().machine == "x86_64" else 283
-_SECCOMP: Final = 317 if os.uname().machine == "x86_64" else 277
+
+class Numbers(NamedTuple):
+    """The numbers of system calls that glibc has no function for."""
+
+    membarrier: int
+    seccomp: int
+
+
+_GENERIC: Final = Numbers(membarrier=283, seccomp=277)  # include/uapi/asm-generic/unistd.h
+NUMBERS: Final = {
+    "x86_64": Numbers(membarrier=324, seccomp=317),  # arch/x86/entry/syscalls/syscall_64.tbl
+    "ppc64le": Numbers(membarrier=365, seccomp=358),  # arch/powerpc/kernel/syscalls/syscall.tbl
+    "s390x": Numbers(membarrier=356, seccomp=348),  # arch/s390/kernel/syscalls/syscall.tbl
+    "aarch64": _GENERIC,
+    "riscv64": _GENERIC,
+    "loongarch64": _GENERIC,
+}
+"""By machine (uname -m). Elsewhere the calls below say that the kernel cannot: a guess could be any call."""
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3  # include/uapi/linux/seccomp.h
 _INSTRUCTION: Final = 8  # bytes of struct sock_filter, include/uapi/linux/filter.h
 _GLOBAL: Final = 1  # MEMBARRIER_CMD_GLOBAL, include/uapi/linux/membarrier.h
@@ -26,7 +42,8 @@ def wait_for_readers() -> bool:
     membarrier(2): MEMBARRIER_CMD_GLOBAL is synchronize_rcu(), and BPF programs of cgroups run inside of an
     RCU reader (kernel/sched/membarrier.c, kernel/bpf/cgroup.c).
     """
-    return bool(_library().syscall(_MEMBARRIER, _GLOBAL, 0, 0) == 0)
+    known = NUMBERS.get(os.uname().machine)
+    return known is not None and _library().syscall(known.membarrier, _GLOBAL, 0, 0) == 0
 
 
 def disconnect(fd: int) -> int:
@@ -46,9 +63,12 @@ def listen_to_calls(program: bytes) -> int:
     seccomp(2) with SECCOMP_FILTER_FLAG_NEW_LISTENER; needs CAP_SYS_ADMIN. `program` is an array of struct
     sock_filter.
     """
+    known = NUMBERS.get(os.uname().machine)
+    if known is None:
+        return -errno.ENOSYS
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // _INSTRUCTION, ctypes.addressof(code))
-    listener = int(_library().syscall(_SECCOMP, _SET_MODE_FILTER, _NEW_LISTENER, header))
+    listener = int(_library().syscall(known.seccomp, _SET_MODE_FILTER, _NEW_LISTENER, header))
     return listener if listener >= 0 else -ctypes.get_errno()
 
 

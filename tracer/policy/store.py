@@ -114,7 +114,7 @@ class PolicyFile:
 
     def _unwritable(self, error: OSError) -> HostError:
         return HostError(
-            f"cannot write {self.path}: {error.strerror}: the policy would be forgotten at the next start",
+            f"cannot write {self.path}: {error.strerror}: the next start would not know of the change",
             f"make room in {self.path.parent}, or make it writable",
         )
 
