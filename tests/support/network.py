@@ -29,7 +29,7 @@ __all__ = ["CLIENT4", "CLIENT6", "Lab", "Namespace", "Program", "Wire", "wires"]
 INTERPRETER = Path(sys.executable).resolve()
 TRAFFIC = Path(__file__).parents[1] / "kernel" / "traffic"
 PEER4, PEER6 = "198.51.100.1", "2001:db8:1::1"
-MORE4 = ("203.0.113.1", "203.0.113.2", "203.0.113.3")
+MORE4 = ("203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.4")
 """Further addresses of the peer."""
 SILENT4, SILENT6 = "203.0.113.250", "2001:db8:1::250"
 """The peer counts and drops what comes for these: a connect there times out."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 ALLOWED, HOSTED, OTHER = "registry.ollama.example", "hosted.example", "evil.example"
 MANY, SOME = "many.example", "some.example"
 """A name whose answer does not fit into 512 bytes, and one for musl 1.2.3, which knows no TCP."""
-UNBOUND, STUB, DOCKER = MORE4[1], "127.0.0.53", "127.0.0.11"
+UNBOUND, STUB, DOCKER = MORE4[3], "127.0.0.53", "127.0.0.11"
+"""Where resolvers listen: at MORE4[1] a scenario serves on port 53 itself."""
 PORT: Final = 5399
 """Where Docker's resolver really listens; programs ask 127.0.0.11:53 (libnetwork/resolver_unix.go)."""
 SEARCH: Final = ("default.svc.cluster.local", "svc.cluster.local", "cluster.local")
@@ -183,9 +184,10 @@ class Servers:
         )
         self._lab.client.run("nft", "-f", "-", text=chains + rules)
 
-    @staticmethod
-    def _await(namespace: Namespace, address: str, port: int) -> None:
+    def _await(self, namespace: Namespace, address: str, port: int) -> None:
         def listens() -> list[str]:
+            ended = self._running[-1].poll()
+            assert ended is None, f"{self._running[-1].args} has ended with {ended}"
             found = namespace.run("ss", "-Hltn", "sport", "=", str(port))
             return [] if f"{address}:{port} " in found else [f"nothing listens at {address}:{port}"]
 
