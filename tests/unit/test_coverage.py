@@ -76,7 +76,6 @@ COVERED_BY = {
     "tracer/host/faults.py": "unit/containers/test_engines.py",
     "tracer/host/files.py": "unit/policy/test_store.py",
     "tracer/host/hosts_file.py": "unit/names/test_cache.py",
-    "tracer/host/syscalls.py": "kernel/test_cut.py",
     "tracer/model/destination.py": "unit/names/test_cache.py",
     "tracer/model/jsonlines.py": "unit/model/test_records.py",
     "tracer/model/rows.py": "unit/bpf/test_abi.py",
