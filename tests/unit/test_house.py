@@ -85,7 +85,6 @@ KNOW_CTYPES = {
     "tracer.bpf.libbpf",
     "tracer.bpf.loader.bcc",
     "tracer.bpf.loader.object",
-    "tracer.daemon.cutter",
     "tracer.host.capabilities",
     "tracer.host.cgroups",
     "tracer.host.syscalls",

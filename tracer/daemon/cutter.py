@@ -9,7 +9,6 @@ is done in a process of its own that ends when it has been idle for a while, sin
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import os
 import select
@@ -23,21 +22,17 @@ import structlog
 
 from tracer.errors import TattleError
 from tracer.host import capabilities
-from tracer.host.capabilities import Capability
+from tracer.host.capabilities import HELPING
+from tracer.host.syscalls import die_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 log = structlog.get_logger("tattle")
 
-# sock_diag and namespaces; pidfd_getfd; the iterator over descriptors, and the maps
-_KEPT: Final = frozenset(
-    {Capability.NET_ADMIN, Capability.SYS_ADMIN, Capability.SYS_PTRACE, Capability.BPF, Capability.PERFMON}
-)
 _IDLE_S: Final = 30
 _PATIENCE_S: Final = 10
 """How long the start waits for the first cut."""
-_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
 _DONE: Final = b"done"
 _LOOKS: Final = (0.0, *(0.02,) * 25, *(0.05,) * 30, *(0.25,) * 20, 3.0)
 """Seconds before each look for resolvers, after something has appeared in a target: a container's files are
@@ -99,15 +94,16 @@ class Cutter:
 def _serve(told: socket.socket, tasks: Tasks, parent: int) -> NoReturn:
     """Wait for the daemon's word, and have the work done by a process that ends; never returns."""
     try:
-        _die_with(parent)
+        die_with(parent)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        capabilities.drop(_KEPT & capabilities.effective())
+        server = os.getpid()
+        capabilities.drop(HELPING & capabilities.effective())
         while select.select([told], [], [])[0]:
             worker = os.fork()
             if not worker:
-                _die_with(os.getppid())
+                die_with(server)
                 _work(told, tasks)
                 os._exit(0)
             os.waitpid(worker, 0)
@@ -154,9 +150,3 @@ def _connected(told: socket.socket) -> bool:
         return True
     except OSError:
         return False
-
-
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)

@@ -25,7 +25,7 @@ from exporters.http.requests import Done, read_request
 from tracer.errors import HostError, TattleError
 from tracer.host import capabilities
 from tracer.host.capabilities import HELPING
-from tracer.host.syscalls import die_with_parent
+from tracer.host.syscalls import die_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,10 +47,11 @@ class Helper:
     def __init__(self, perform: Perform) -> None:
         self._lock = threading.Lock()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             ours.close()
-            _live(theirs, perform)
+            _live(theirs, perform, parent)
         theirs.close()
         ours.settimeout(PATIENCE_S)
         self._socket = ours
@@ -82,11 +83,11 @@ def _gone(reason: str) -> HostError:
     )
 
 
-def _live(door: socket.socket, perform: Perform) -> None:
+def _live(door: socket.socket, perform: Perform, parent: int) -> None:
     """Serve until the daemon hangs up. Never returns."""
     code = 1
     try:
-        die_with_parent()
+        die_with(parent)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a terminal's; the daemon decides what they mean

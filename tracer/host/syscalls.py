@@ -88,9 +88,11 @@ def forbid_new_privileges() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def die_with_parent() -> None:
-    """Have this process killed when the one that forked it ends, however that ends."""
+def die_with(parent: int) -> None:
+    """Have this process killed when the one that forked it ends, however that ends; at once if it has."""
     _library().prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def keep_heap_small() -> None:
