@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.support.network import CONTAINER_PEER4, MORE4, PEER4, PEER6, Lab
+from tests.support.network import CONTAINER_PEER4, PEER4, PEER6, TRANSLATED4, Lab
 
 MIB = 1 << 20
 
@@ -174,24 +174,24 @@ def reconnected(lab: Lab, cgroup: Path) -> Try:
 def dnat_tcp(lab: Lab, cgroup: Path) -> Try:
     """What was asked for is judged, not what local NAT makes of it."""
     port, asked = lab.peer.serve(), lab.port()
-    lab.translate("tcp", MORE4[1], asked, PEER4, port)
-    return _run(lab, cgroup, "tcp.py", op="transfer", host=MORE4[1], port=asked, up=5000)
+    lab.translate("tcp", asked, PEER4, port)
+    return _run(lab, cgroup, "tcp.py", op="transfer", host=TRANSLATED4, port=asked, up=5000)
 
 
 @way("o20-dnat-udp")
 def dnat_udp(lab: Lab, cgroup: Path) -> Try:
     """Likewise for datagrams."""
     port, asked = lab.peer.serve("udp"), lab.port()
-    lab.translate("udp", MORE4[1], asked, PEER4, port)
-    return _run(lab, cgroup, "udp.py", op="unconnected", host=MORE4[1], port=asked, count=5)
+    lab.translate("udp", asked, PEER4, port)
+    return _run(lab, cgroup, "udp.py", op="unconnected", host=TRANSLATED4, port=asked, count=5)
 
 
 @way("o20-dnat-from-loopback")
 def dnat_loopback(lab: Lab, cgroup: Path) -> Try:
     """The peer's resolver behind a loopback address: DNS stays denied."""
     port = lab.peer.serve("udp")
-    lab.translate("udp", MORE4[2], 53, PEER4, port)
-    return _run(lab, cgroup, "udp.py", op="unconnected", host=MORE4[2], port=53, count=5)
+    lab.translate("udp", 53, PEER4, port)
+    return _run(lab, cgroup, "udp.py", op="unconnected", host=TRANSLATED4, port=53, count=5)
 
 
 @way("o30-thread")

@@ -35,6 +35,8 @@ SILENT4, SILENT6 = "203.0.113.250", "2001:db8:1::250"
 """The peer counts and drops what comes for these: a connect there times out."""
 UNREACHABLE4 = "203.0.113.251"
 """The client has no way there: connect fails at once with EHOSTUNREACH."""
+TRANSLATED4 = "203.0.113.252"
+"""What the client's programs send there goes elsewhere, by rules that stay (translate)."""
 CONTAINER4, CONTAINER_PEER4 = "203.0.113.66", "203.0.113.65"
 PATIENCE = 90.0
 """Seconds that a traffic program may take before the test gives up on it."""
@@ -236,11 +238,11 @@ class Lab:
         """Return what is known of the process that starts traffic programs: this one."""
         return {"ppid": os.getpid(), "parent_comm": Path("/proc/self/comm").read_text().rstrip("\n")}
 
-    def translate(self, proto: str, asked: str, port: int, to: str, to_port: int) -> None:
-        """Send what the client's programs send to one address to another: local destination NAT."""
+    def translate(self, proto: str, port: int, to: str, to_port: int) -> None:
+        """Send what the client's programs send to TRANSLATED4 to another address: local destination NAT."""
         chain = "chain output { type nat hook output priority -100; };"
         self.client.run("nft", "-f", "-", text=f"table ip labnat {{ {chain} }}")
-        rule = f"add rule ip labnat output ip daddr {asked} {proto} dport {port} dnat to {to}:{to_port}"
+        rule = f"add rule ip labnat output ip daddr {TRANSLATED4} {proto} dport {port} dnat to {to}:{to_port}"
         self.client.run("nft", *rule.split())
 
     def lose(self, port: int, one_of: int) -> None:

@@ -10,7 +10,7 @@ Not here, with what was seen on this suite's kernels (6.18, this machine):
 from dataclasses import replace
 
 from tests.kernel.scenarios.scenario import Expectation, Want, expect, row
-from tests.support.network import MORE4, PEER4, PEER6, SILENT4, UNREACHABLE4, Lab, Wire
+from tests.support.network import MORE4, PEER4, PEER6, SILENT4, TRANSLATED4, UNREACHABLE4, Lab, Wire
 
 MIB = 1 << 20
 LOCAL = "127.0.0.1"
@@ -332,15 +332,15 @@ def o17_options6(lab: Lab) -> Expectation:
 def o20(lab: Lab) -> Expectation:
     """The destination that was asked for, not the one that local NAT made of it."""
     port = lab.peer.serve()
-    lab.translate("tcp", MORE4[0], 443, PEER4, port)
-    program, _ = lab.run("tcp.py", op="transfer", host=MORE4[0], port=443, up=50_000, down=50_000)
-    return expect(Want(program.name, "tcp", MORE4[0], 443, wire=("tcp", PEER4, port)))
+    lab.translate("tcp", 443, PEER4, port)
+    program, _ = lab.run("tcp.py", op="transfer", host=TRANSLATED4, port=443, up=50_000, down=50_000)
+    return expect(Want(program.name, "tcp", TRANSLATED4, 443, wire=("tcp", PEER4, port)))
 
 
 @row("o20-dnat-udp")
 def o20_udp(lab: Lab) -> Expectation:
     """The same for datagrams of an unconnected socket, both ways."""
     port = lab.peer.serve("udp")
-    lab.translate("udp", MORE4[0], 4430, PEER4, port)
-    program, _ = lab.run("udp.py", op="unconnected", host=MORE4[0], port=4430, count=10, down=10_000)
-    return expect(Want(program.name, "udp", MORE4[0], 4430, wire=("udp", PEER4, port)))
+    lab.translate("udp", 4430, PEER4, port)
+    program, _ = lab.run("udp.py", op="unconnected", host=TRANSLATED4, port=4430, count=10, down=10_000)
+    return expect(Want(program.name, "udp", TRANSLATED4, 4430, wire=("udp", PEER4, port)))
