@@ -402,10 +402,13 @@ static __always_inline void exited(struct task_struct *task)
 		map_delete(marks, &tgid);
 }
 
-/* A process comes into another cgroup: what it is in now goes with it from here on. */
+/*
+ * A process comes into another cgroup: what it is in now goes with it from here on. Told where it stays in a
+ * target that the cgroup is not in.
+ */
 static __always_inline void moved(struct cgroup *cgroup, struct task_struct *task)
 {
-	__u32 before, now;
+	__u32 before, now, here;
 	struct who who;
 
 	if (!is_v2(cgroup))
@@ -415,7 +418,8 @@ static __always_inline void moved(struct cgroup *cgroup, struct task_struct *tas
 	now = unite(before, taken_along(&who));
 	if (now != before)
 		set_mark(&who, now, HOLD_NONE);
-	else if (before)
+	here = number_of(target_of(who.cgroup));
+	if (now == before && before && unite(here, before) != here)
 		notify(NOTICE_MOVED, who.tgid, who.cgroup, before, HOLD_NONE);
 }
 

@@ -174,6 +174,23 @@ def test_leaving_the_cgroup_is_no_way_out(terminal: Terminal, tattle: Tattle) ->
     assert counter.packets() == 0
 
 
+def test_leaving_the_cgroup_is_told(terminal: Terminal, tattle: Tattle) -> None:
+    """The log says which process of which target is in which cgroup now; to go deeper is not to leave."""
+    inside = terminal.lab.cgroup(f"lab-{terminal.lab.token}/{terminal.lab.name('cell')}")
+    deeper = terminal.lab.cgroup(f"{terminal.lab.cgroup_path(inside)}/deeper")
+    tattle.start()
+    command(tattle.instance, "block", f"cgroup:{terminal.lab.cgroup_path(inside)}")
+    line = f"echo 0 > {deeper}/cgroup.procs; echo 0 > {terminal.cgroup}/cgroup.procs"
+    running = terminal.lab.start("api.py", "-c", line, exe="/bin/sh", cgroup=inside)
+    running.process.communicate(timeout=60)
+    away = terminal.lab.cgroup_path(terminal.cgroup)
+    wait_for(lambda: [] if f"cgroup={away}" in tattle.errors.read_text() else [tattle.errors.read_text()])
+    (told,) = [one for one in tattle.errors.read_text().splitlines() if "moved to another cgroup" in one]
+    assert f"target=cgroup:{terminal.lab.cgroup_path(inside)}" in told
+    assert f"pid={running.pid}" in told
+    tattle.stop()
+
+
 def test_an_old_socket_gets_the_targets_label(terminal: Terminal, tattle: Tattle) -> None:
     """A connection older than the block is denied under the target's name, and nothing more arrives."""
     program = terminal.program("llama-server")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracer.bpf import btf
 from tracer.errors import AbiError, ObjectError
-from tracer.model.rows import CgroupRow, EventTuple, FlowRow, ProcessRow, SampleTuple
+from tracer.model.rows import CgroupRow, EventTuple, FlowRow, NoticeRow, ProcessRow, SampleTuple
 
 if TYPE_CHECKING:
     from tracer.bpf.btf import Layout
@@ -98,6 +98,7 @@ class Abi:
         asked = {
             "event": EventTuple._fields,
             "sample": SampleTuple._fields,
+            "notice": NoticeRow._fields,
             "flow_key": KEY_FIELDS,
             "flow": FLOW_FIELDS,
             "process": PROCESS_FIELDS,

@@ -37,7 +37,7 @@ from tracer.bpf.hooks import (
 )
 from tracer.bpf.loader import programs
 from tracer.bpf.maps.tables import Maps
-from tracer.bpf.ringbuf import Pages, Ring
+from tracer.bpf.ringbuf import Notices, Ring
 from tracer.bpf.samples import Samples
 from tracer.errors import DaemonAbsent, InstanceBusy, KernelError, NoBpffs
 from tracer.host import capabilities, cgroups
@@ -160,9 +160,9 @@ class Engine:
         """Map the event ring; the caller closes it. A ring has one reader: the daemon."""
         return Ring(self._map_fds["events"], self.abi.event)
 
-    def notices(self) -> Pages:
+    def notices(self) -> Notices:
         """Map the ring of notices, likewise: what they tell stands in the tables, too."""
-        return Pages(self._map_fds["notices"])
+        return Notices(self._map_fds["notices"], self.abi.notice)
 
     def samples(self) -> Samples:
         """Map the ring of samples, likewise."""

@@ -13,14 +13,14 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from tracer.bpf import libbpf
-from tracer.model.rows import EventTuple
+from tracer.model.rows import EventTuple, NoticeRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tracer.bpf.btf import Layout
 
-__all__ = ["EventTuple", "Pages", "Ring", "decode", "records"]
+__all__ = ["EventTuple", "Notices", "Pages", "Ring", "decode", "records"]
 
 HEADER: Final = 8  # BPF_RINGBUF_HDR_SZ
 BUSY: Final = 1 << 31  # BPF_RINGBUF_BUSY_BIT
@@ -86,6 +86,20 @@ class Ring(Pages):
     def drain(self) -> list[EventTuple]:
         """Return all finished events in their order and free their room."""
         return decode(self.take(self._event.size), self._event)
+
+
+class Notices(Pages):
+    """The ring of notices: what user space should know at once."""
+
+    def __init__(self, notices_fd: int, notice: Layout) -> None:
+        super().__init__(notices_fd)
+        self._shape, self._size = struct.Struct(notice.format), notice.size
+
+    def drain(self) -> list[NoticeRow]:
+        """Return all notices in their order and free their room."""
+        data = self.take(self._size)
+        found = [at for at, size in records(data) if size == self._size]
+        return [NoticeRow._make(self._shape.unpack_from(data, at)) for at in found]
 
 
 def finished(data: bytes, size: int) -> int:

@@ -56,6 +56,17 @@ class SampleTuple(NamedTuple):
     verdict: int
 
 
+class NoticeRow(NamedTuple):
+    """`struct notice`: `id` is a process or a cgroup, by `kind`; time is CLOCK_BOOTTIME ns."""
+
+    time_ns: int
+    id: int
+    cgroup: int
+    kind: int
+    target: int
+    reason: int
+
+
 class FlowRow(NamedTuple):
     """`struct flow_key` and `struct flow`: one flow with its totals, port in host order."""
 

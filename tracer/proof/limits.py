@@ -13,6 +13,10 @@ LIMITS: Final = (
     "Bluetooth, CAN and other families that are no IP",
     "packets the kernel sends for nobody: ICMP errors, ARP, IGMP and MLD reports, resets for closed ports",
     "what another program does on request: a resolver, a proxy, a container engine is named instead",
+    (
+        "a connected TCP socket that another program has opened and hands over (SCM_RIGHTS): what is sent "
+        "there counts, and is allowed or denied, as that program's"
+    ),
     "processes with CAP_BPF or CAP_SYS_ADMIN, which can detach tattle (status and metrics then say so)",
 )
 ALWAYS: Final = (
@@ -23,8 +27,8 @@ ALWAYS: Final = (
         "another name)"
     ),
     (
-        "a socket that is handed over by another program (SCM_RIGHTS) counts as that program's; one that is "
-        "open when we look makes the proof incomplete, one that is gone by then is missed"
+        "of sockets that are handed over: one that is open when we look makes the proof incomplete, one that "
+        "is gone by then is missed"
     ),
     (
         "a process that root moves to another control group: what it and its children send there is told, "

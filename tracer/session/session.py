@@ -27,6 +27,7 @@ from tracer.policy.rules import compile_policy
 from tracer.runtimes.purposes import Purposes
 from tracer.session.flows import Accounts
 from tracer.session.greeting import look
+from tracer.session.notices import NoticeTeller
 from tracer.targets.containers import HeldContainers
 from tracer.targets.finder import BOOK, Finder, TargetBook
 from tracer.targets.membership import Targeting, same_program
@@ -217,7 +218,8 @@ class Core:
         """Follow container engines from now on; returns what is to be asked when they have told something."""
         if self.enforcement is not None:
             one = self.enforcement
-            self.held = HeldContainers(self.engine, one.members, one.containers)
+            teller = NoticeTeller(self.engine.abi.enums, self.accounts.registry)
+            self.held = HeldContainers(self.engine, one.members, one.containers, teller.tell)
             self.held.start(self.containers)
         return self.held
 

@@ -24,11 +24,12 @@ from tracer.runtimes.profiles import runtimes
 from tracer.targets.finder import Kind, Selector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tracer.bpf.engine import Engine
     from tracer.containers.engines import ContainerEngines
     from tracer.model.containers import Container, Place
+    from tracer.model.rows import NoticeRow
     from tracer.targets.kernel import Membership
 
 log = structlog.get_logger("tattle")
@@ -129,8 +130,16 @@ class HeldContainers:
     The daemon's loop waits for `notices` and for `answers`, and then calls `take`.
     """
 
-    def __init__(self, engine: Engine, members: Membership, containers: ContainerTargets) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        members: Membership,
+        containers: ContainerTargets,
+        tell: Callable[[list[NoticeRow]], None],
+    ) -> None:
+        """`tell` is given what the kernel half has noticed."""
         self._engine = engine
+        self._tell = tell
         self._members = members
         self._containers = containers
         self.notices = engine.notices()
@@ -173,7 +182,7 @@ class HeldContainers:
         return bool(self._undecided) and time.monotonic() >= self._again_at
 
     def _drain(self) -> None:
-        self.notices.take(1)  # what they tell stands in the table, too, and there none is ever lost
+        self._tell(self.notices.drain())  # what is held stands in the table, too, and there none is ever lost
         if select.select([self.answers], [], [], 0)[0]:
             os.eventfd_read(self.answers)
 

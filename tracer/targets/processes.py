@@ -62,6 +62,14 @@ class Registry:
                     self._unnamed.add(number)
         return found
 
+    def targets(self, number: int) -> tuple[str, ...]:
+        """Return the names of the targets that a number of the kernel half stands for."""
+        return tuple(filter(None, map(self._target_name, self._members(number))))
+
+    def cgroup(self, number: int) -> str | None:
+        """Return the path of the cgroup with this id; None where it is not known."""
+        return self._place(number, b"")[0]
+
     def forget(self, numbers: set[int]) -> None:
         """Drop these from memory."""
         for number in numbers:
@@ -84,7 +92,7 @@ class Registry:
 
     def _info(self, row: ProcessRow) -> ProcessInfo:
         cgroup, unit, container = self._place(row.cgroup, row.cgroup_path)
-        targets = tuple(filter(None, map(self._target_name, self._members(row.target))))
+        targets = self.targets(row.target)
         return ProcessInfo(
             pid=row.tgid,
             ppid=row.ppid,
