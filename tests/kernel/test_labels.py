@@ -82,3 +82,23 @@ def test_who_talks_while_it_is_blocked_is_denied_by_name(how: str, lab: Lab, tat
             running.process.kill()
             running.process.wait()
     tattle.stop()
+
+
+@pytest.mark.parametrize("first", ["denying", "allowing"])
+def test_a_denial_bears_the_name_of_the_target_that_denies(first: str, lab: Lab, tattle: Tattle) -> None:
+    """Of a process in two targets: the one whose policy it was, whichever of them was named first."""
+    cgroup = lab.cgroup(f"lab-{lab.token}/{lab.name('talker')}")
+    path = lab.cgroup_path(cgroup)
+    blocks = {"denying": (f"cgroup:{path}",), "allowing": (f"cgroup:{path[:-1]}*", "--allow", "@internet")}
+    tattle.start()
+    for name in sorted(blocks, key=lambda name: name != first):
+        command(tattle.instance, "block", *blocks[name])
+    running = talker(lab, cgroup)
+    try:
+        until(partial(nameless, tattle, running.process.pid, f"cgroup:{path}", ""), 5.0)
+    finally:
+        running.process.kill()
+        running.process.communicate()
+    denied = [one for one in tattle.events() if one["verdict"] == "denied"]
+    assert {one["target"] for one in denied} == {f"cgroup:{path}"}
+    tattle.stop()
