@@ -61,6 +61,29 @@ def test_loopback_passes(lab: Lab, jail: Jail) -> None:
     jail.block()
 
 
+ANY4, ANY6 = "0.0.0.0", "::"  # noqa: S104 - in a namespace of its own
+
+
+@pytest.mark.parametrize("mptcp", [False, True])
+@pytest.mark.parametrize(("bound", "asked"), [(ANY4, "127.0.0.1"), (ANY6, "::1"), (ANY6, "127.0.0.1")])
+def test_strict_leaves_loopback_to_old_listeners(
+    bound: str, asked: str, lab: Lab, jail: Jail, *, mptcp: bool
+) -> None:
+    """A listener of all addresses that is older than a strict block goes on to answer its own host."""
+    jail.unblock()
+    port = lab.port()
+    server = lab.start(
+        "tcp.py", op="serve", host=bound, port=port, up=24, down=MIB, mptcp=mptcp, cgroup=jail.inside
+    )
+    server.ready()
+    jail.block("--strict")
+    server.go()
+    _, said = lab.run("tcp.py", op="transfer", host=asked, port=port, down=MIB, cgroup=jail.outside)
+    assert said["bytes_received"] == MIB
+    server.result()
+    jail.block()
+
+
 def test_a_datagram_server_answers_who_asked(lab: Lab, jail: Jail, judge: Judge) -> None:
     """Replies go to who asked, not to anybody else; under --strict to nobody."""
     port = lab.port()

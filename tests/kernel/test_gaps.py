@@ -223,6 +223,26 @@ def test_restore_blocks_again_before_any_daemon_runs(lab: Lab, scratch: Path, ju
         made.daemon.remove()
 
 
+def test_policies_that_meet_are_both_in_force_after_a_reboot(lab: Lab, scratch: Path, judge: Judge) -> None:
+    """Two that were accepted while nothing was there: restored, what either denies is denied."""
+    made = Jail(lab, Tattle(scratch))
+    name, wide = made.daemon.instance, f"cgroup:/lab-{lab.token}/*"
+    try:
+        made.block("--default", "allow")
+        assert tattle(name, "block", wide)
+        shutil.rmtree(f"/sys/fs/bpf/{name}")
+        before = judge.arrived()
+        said = tattle(name, "restore").splitlines()
+        assert sorted(said) == sorted(f"{one}: blocked again" for one in (made.selector, wide))
+        assert {one["active"] for one in made.daemon.ask("status")["targets"]} == {True}
+        assert WAYS["s01-tcp"](lab, made.inside).said["errno"] == "EPERM"
+        assert judge.arrived() == before
+        tattle(name, "unblock", wide)
+        assert WAYS["s01-tcp"](lab, made.inside).said["errno"] is None
+    finally:
+        made.daemon.remove()
+
+
 def test_restore_says_what_it_cannot(lab: Lab, scratch: Path) -> None:
     """A damaged file of policies ends it with 3, as it ends the daemon's start."""
     made = Jail(lab, Tattle(scratch))
