@@ -61,7 +61,7 @@ def test_loopback_passes(lab: Lab, jail: Jail) -> None:
     jail.block()
 
 
-ANY4, ANY6 = "0.0.0.0", "::"  # noqa: S104 - in a namespace of its own
+ANY4, ANY6 = "0.0.0.0", "::"
 
 
 @pytest.mark.parametrize("mptcp", [False, True])
