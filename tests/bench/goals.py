@@ -58,6 +58,14 @@ def tracing(road: Mapping[str, Cell]) -> Iterator[Verdict]:
     yield _at_least("tcp-connect: rate kept, one end watched", 0.9, kept)
 
 
+def spawning(cell: Cell) -> Iterator[Verdict]:
+    """Promises about starting programs."""
+    kept = rate_ratio(cell["tattle"], cell["none"])
+    yield _at_least("fork, exec, exit: rate kept where no target names programs", OUTSIDE, kept)
+    kept = rate_ratio(cell["program target"], cell["tattle"])
+    yield _at_least("fork, exec, exit: rate kept with a target that names programs", OUTSIDE, kept)
+
+
 def blocking(road: Mapping[str, Cell]) -> Iterator[Verdict]:
     """Promises about what is blocked."""
     cell = road["udp-one"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.bench import engines, goals, report
+from tests.bench import engines, goals, report, spawning
 from tests.bench.daemon import figures
 from tests.bench.measure import Bench, alternate, program_costs
 from tests.bench.rounds import quartiles
@@ -24,7 +24,7 @@ from tests.bench.world import built
 
 RESULTS = HERE / "results"
 ENGINES = "both engines"
-PARTS = ("loads", "programs", "blocking", "daemon", "engines")
+PARTS = ("loads", "programs", "blocking", "spawning", "daemon", "engines")
 
 
 def options(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -92,6 +92,8 @@ def run_all(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     with built() as world, console.status("building") as status, tempfile.TemporaryDirectory() as scratch:
         bench = Bench(world, args.milliseconds, status.update)
         _run_parts(args, bench, results)
+        if "spawning" in args.only and not args.kernel_half:
+            results["spawning"] = spawning.alternate(args.rounds, status.update)
         if "daemon" in args.only and not args.kernel_half:
             status.update("the daemon's own cost (a minute)")
             results["daemon"] = asdict(figures(world, Path(scratch)))
@@ -125,6 +127,8 @@ def tables(results: dict[str, Any]) -> list[tuple[str, Sequence[str], report.Row
         made.append((f"{road}: time in BPF programs", report.PROGRAM_HEAD, report.program_rows(kinds)))
     for road, kinds in results.get("blocking", {}).items():
         made.append((f"{road}: blocking", report.LOAD_HEAD, report.load_rows(kinds)))
+    if "spawning" in results:
+        made.append(("starting programs", spawning.HEAD, spawning.rows(results["spawning"])))
     if "daemon" in results:
         made.append(("daemon", ("figure", "value"), [(k, f"{v:,.3f}") for k, v in results["daemon"].items()]))
     if "engines" in results:
@@ -143,6 +147,8 @@ def judged(results: dict[str, Any]) -> list[goals.Verdict]:
             verdicts += judge(results[name]["veth"])
         except KeyError:  # a part was left out by the command line
             continue
+    if "spawning" in results:
+        verdicts += goals.spawning(results["spawning"])
     return verdicts
 
 
