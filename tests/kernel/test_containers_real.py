@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -204,6 +205,22 @@ def test_an_engine_that_hangs_keeps_nothing_from_being_blocked(
         docker.wake()
     remake(docker, ports)
     ports.assert_silent()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_an_engine_that_is_restarted_is_followed_again(
+    lab: Lab, docker: Dockerd, blocked: Tattle, how: signal.Signals
+) -> None:
+    """Stopped or killed, and started anew: what it makes then is told by name as before, none is let pass."""
+    ports = Ports.fresh(lab)
+    remake(docker, ports)
+    docker.stop(how)
+    docker.start()
+    for _ in range(max(2, ROUNDS // 5)):
+        remake(docker, ports)
+        pass_by(docker, ports)
+    ports.assert_silent()
+    assert {status(blocked, selector)["active"] for selector in SELECTORS} == {True}
 
 
 @pytest.mark.parametrize("kind", ["docker", "podman"])

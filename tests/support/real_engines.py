@@ -173,8 +173,8 @@ class Dockerd:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             until(lambda one=pid: not Path(f"/proc/{one}/exe").exists(), "containerd ends")
-        self.socket.unlink(missing_ok=True)
-        (self.place / "pid").unlink(missing_ok=True)
+        for file in (self.socket, self.place / "pid", *files):
+            file.unlink(missing_ok=True)
 
     def hang(self) -> None:
         """Stop it: it takes calls, and answers none."""
