@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.cgroups import Jail
+from tests.support.cgroups import Jail, tattle
 from tests.support.daemon import until
 from tests.support.hellos import padded
 from tests.support.named_world import (
@@ -82,6 +82,19 @@ def test_what_one_target_was_given_is_not_open_for_another(world: World) -> None
             assert said["errno"] == "EPERM"
     finally:
         other.unblock()
+
+
+def test_of_two_targets_with_rules_by_name_one_counts(world: World) -> None:
+    """A process in both gets less than either allows, never more; the help says so."""
+    wide = f"cgroup:/lab-{world.jail.lab.token}/*"
+    world.jail.block("--allow", ALLOWED)
+    tattle(world.jail.daemon.instance, "block", wide, "--allow", ALLOWED)
+    try:
+        said = world.try_("hello", host=SHARED, sni=ALLOWED)
+        assert (said["errno"], said["bytes_received"]) == ("EPERM", 0)
+    finally:
+        tattle(world.jail.daemon.instance, "unblock", wide)
+    assert world.try_("rounds")["bytes_received"] == 1
 
 
 QUESTION = question(ALLOWED, 7)
