@@ -14,6 +14,7 @@ from tracer.bpf.loader import bcc
 from tracer.cli.command import Command, add_json, print_json, told
 from tracer.errors import HostError, TattleError
 from tracer.host import capabilities, cgroups, lockdown
+from tracer.host.resolv_conf import asks_resolved
 from tracer.model.text import escape
 from tracer.proof.limits import LIMITS
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OK, WARN, FAIL = "ok", "warn", "fail"
+_UNASKED: Final = (
+    "no hook is asked when they connect: a blocked target gets such a socket only where a rule allows"
+    " something of it; what is denied of that then hangs instead of failing at once"
+)
 
 
 class Check(NamedTuple):
@@ -67,6 +72,8 @@ def examine(instance: str) -> Report:
         _unprivileged(),
         *_hooks(instance),
         _version1(),
+        _names(),
+        Check("SCTP, DCCP", OK, _UNASKED),
         _packet_sockets(),
         _statistics(),
     ]
@@ -163,6 +170,15 @@ def _version1() -> Check:
         return Check("cgroup v1", OK, "net_cls and net_prio are not in use")
     said = f"{', '.join(used)} in use: sockets may lose their v2 cgroup"
     return Check("cgroup v1", WARN, said, cgroups.VERSION1_HINT)
+
+
+def _names() -> Check:
+    """Look whether names are asked where no packet shows them (nss-resolve(8))."""
+    if not asks_resolved():
+        return Check("names", OK, "asked by DNS, which rules by name can read")
+    said = "programs ask systemd-resolved by its own socket: rules by name open nothing for them"
+    mend = "in /etc/nsswitch.conf leave out `resolve` in the line `hosts:` (`hosts: files dns`)"
+    return Check("names", WARN, said, mend)
 
 
 def _packet_sockets() -> Check:

@@ -10,13 +10,16 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracer.model.records import address
 from tracer.policy.name_rules import Pattern
-from tracer.policy.rules import Name, as_command
+from tracer.policy.rules import DNS_PORT, PROTOCOLS, Name, as_command, compile_policy
 
 if TYPE_CHECKING:
+    from tracer.model.rows import FlowRow
     from tracer.policy.rules import Policy
 
 TARGETS_MAX: Final = 64
+_EVERY_PHASE: Final = 0xFF
 NAMES_MAX: Final = 64  # of one target; the oldest makes room
 
 
@@ -64,6 +67,24 @@ def allowing(policy: Policy, refused: Refused, instance: str) -> str | None:
         return None
     rule = refused.name if refused.port is None else f"{refused.name}:{refused.port}"
     return as_command(replace(policy, allow=(*policy.allow, rule)), instance)
+
+
+def allowing_address(policy: Policy, row: FlowRow, instance: str) -> tuple[str, str] | None:
+    """Return the rule that allows the remote end of a flow, and the command that adds it to a policy.
+
+    None where that is allowed by now, in some phase at least, where a rule denies it, or where it is a
+    question of DNS, which a rule by name allows.
+    """
+    proto = next((name for name, number in PROTOCOLS.items() if number == row.proto), None)
+    if proto is None or row.remote_port == DNS_PORT:
+        return None
+    table = compile_policy(policy)
+    said = table.judge(row.remote, row.remote_port, row.proto, phases=_EVERY_PHASE)
+    if not said.denied or said.rule:
+        return None
+    text = address(row.remote)
+    rule = f"{f'[{text}]' if ':' in text else text}:{row.remote_port}/{proto}"
+    return rule, as_command(replace(policy, allow=(*policy.allow, rule)), instance)
 
 
 def _speaks(match: object, refused: Refused) -> bool:

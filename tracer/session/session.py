@@ -16,12 +16,12 @@ from tracer.host.cgroups import cgroup2_root
 from tracer.host.clock import BootClock
 from tracer.host.faults import SURVIVED, Faults
 from tracer.model.jsonlines import encode, notice
-from tracer.model.records import Decoder, timestamp
+from tracer.model.records import Decoder, denials, timestamp
 from tracer.model.scope import Scope
 from tracer.model.status import OBSERVE, TargetState, Terms
 from tracer.model.text import escape
 from tracer.names.observer import Namer
-from tracer.names.refusals import allowing
+from tracer.names.refusals import NAMES_MAX, allowing, allowing_address
 from tracer.policy.enforcement import Enforcement
 from tracer.policy.rules import compile_policy
 from tracer.runtimes.purposes import Purposes
@@ -296,6 +296,24 @@ class Core:
             for one in self.namer.refusals.items()
             if (command := self._allowing(one)) is not None
         ]
+
+    def refused_addresses(self) -> list[Json]:
+        """Give the nameless ends that policies deny, newest first, each with the command that allows it."""
+        accounts = self.accounts
+        found: dict[tuple[str, str], Json] = {}
+        with accounts.lock:
+            rows = [row for row in accounts.rows() if denials(row)] if self._policies else []
+        for row in sorted(rows, key=lambda one: one.last_ns, reverse=True):
+            who = accounts.registry.get(row.process)
+            policy = self._policies.get(who.target or "") if who else None
+            if policy is None or len(found) >= NAMES_MAX or accounts.named(row, who).equals:
+                continue
+            said = allowing_address(policy, row, self._instance)
+            if said is not None:
+                rule, command = said
+                one = {"target": policy.target, "name": rule, "port": row.remote_port, "command": command}
+                found.setdefault((policy.target, rule), one)
+        return list(found.values())
 
     def _allowing(self, one: Refused) -> str | None:
         policy = self._policies.get(one.target)

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from tracer.cli.parser import build
-from tracer.names.refusals import NAMES_MAX, TARGETS_MAX, Refusals, Refused, allowing
+from tracer.model.rows import FlowRow
+from tracer.model.scope import packed
+from tracer.names.refusals import (
+    NAMES_MAX,
+    TARGETS_MAX,
+    Refusals,
+    Refused,
+    allowing,
+    allowing_address,
+)
 from tracer.policy.rules import Mode, Policy
 
 POLICY = Policy(
@@ -64,3 +74,24 @@ def test_a_hostile_name_is_one_word() -> None:
     """Whoever copies the command runs nothing but that."""
     words = shlex.split(command(POLICY, Refused("ollama", "x.example;reboot", None), "tattle"))
     assert "x.example;reboot" in words
+
+
+def test_an_address_is_allowed_by_exactly_one_rule_more() -> None:
+    """Never where a rule speaks of it already; DNS is a matter of names."""
+
+    def row(text: str, port: int, proto: int = 6) -> FlowRow:
+        zeros = [0] * len(FlowRow._fields)
+        return FlowRow(*zeros)._replace(remote=packed(text) or b"", remote_port=port, proto=proto)
+
+    policy = Policy("x", ("192.0.2.0/24:443",), ("198.51.100.9",), strict=True)
+    found = allowing_address(policy, row("2001:db8::7", 8443, 17), "tattle")
+    assert found is not None
+    rule, command = found
+    assert rule == "[2001:db8::7]:8443/udp"
+    given = build().parse_args(shlex.split(command)[1:])
+    assert (given.allow, given.deny, given.strict) == ([*policy.allow, rule], ["198.51.100.9"], True)
+    assert allowing_address(replace(policy, allow=(rule,)), row("2001:db8::7", 8443, 17), "tattle") is None
+    assert allowing_address(policy, row("192.0.2.7", 443), "tattle") is None
+    assert allowing_address(policy, row("192.0.2.7", 80), "tattle") is not None
+    assert allowing_address(policy, row("198.51.100.9", 80), "tattle") is None
+    assert allowing_address(policy, row("192.0.2.7", 53, 17), "tattle") is None
