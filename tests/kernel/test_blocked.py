@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.kernel.egress_paths import WAYS
 from tests.support.cgroups import Jail
-from tests.support.daemon import PATIENCE, Tattle, until
+from tests.support.daemon import PATIENCE, Tattle, run, until
 from tests.support.network import CLIENT4, CLIENT6, MORE4, PEER4, PEER6, Lab
 from tracer.bpf import libbpf
 from tracer.bpf.engine import Engine
@@ -58,6 +59,25 @@ def test_loopback_passes(lab: Lab, jail: Jail) -> None:
         _, said = lab.run("tcp.py", op="transfer", host="127.0.0.1", port=port, down=MIB, cgroup=jail.inside)
         assert said["bytes_received"] == MIB
         server.result()
+    jail.block()
+
+
+def test_a_denied_address_comes_with_the_command_that_allows_just_it(lab: Lab, jail: Jail) -> None:
+    """What `flows` advises is put in force by it, opens that end alone, and is not advised again."""
+    port, other = (lab.peer.serve(host=MORE4[0]) for _ in range(2))
+    jail.block("--deny", MORE4[1])
+    ask = {"op": "transfer", "host": MORE4[0], "up": 10, "cgroup": jail.inside}
+    for one in (port, other):
+        assert lab.run("tcp.py", port=one, **ask)[1]["errno"] == "EPERM"
+    assert lab.run("tcp.py", port=port, **{**ask, "host": MORE4[1]})[1]["errno"] == "EPERM"
+    advised = {one["name"]: one["command"] for one in jail.daemon.ask("flows", jail.selector)["refused"]}
+    wanted = f"{MORE4[0]}:{port}/tcp"
+    assert {wanted, f"{MORE4[0]}:{other}/tcp"} <= advised.keys()
+    assert not [name for name in advised if name.startswith(MORE4[1])]
+    assert run(*shlex.split(advised[wanted].removeprefix("sudo "))[1:]).returncode == 0
+    assert lab.run("tcp.py", port=port, **ask)[1]["errno"] is None
+    assert lab.run("tcp.py", port=other, **ask)[1]["errno"] == "EPERM"
+    assert wanted not in {one["name"] for one in jail.daemon.ask("flows", jail.selector)["refused"]}
     jail.block()
 
 
