@@ -25,7 +25,7 @@ STEP: Final = "$__interval"
 """One point of a graph: for counts, where each event shall be counted in one point only."""
 SMOOTH: Final = "$__rate_interval"
 """At least four scrapes: for rates."""
-LOST: Final = 'reason!~"watcher_slow|history_full"'
+LOST: Final = 'reason!~"watcher_slow|history_full|openings_full|notices_full"'
 """A `tattle watch` whose terminal is too slow loses lines of its own; no evidence is missing for it. Nor is a
 byte missing from a history of too many destinations, which share a sum."""
 

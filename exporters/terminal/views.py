@@ -173,6 +173,8 @@ KNOBS: Final = {
     "log_full": "room on the disk of the event log",
     "log_blocked": "the reader of the event log",
     "watcher_slow": "the reader of tattle watch",
+    "openings_full": "fewer names that share an address (one stays closed; counters are exact)",
+    "notices_full": "nothing: what was not told at once is found in a table",
     "samples_full": "nothing: names came too fast to be read (counters are exact)",
     "names_full": "nothing: a program asks for more names than are kept (counters are exact)",
     "history_full": "nothing, or history.max_mb: destinations of an hour that share a sum (no byte is lost)",

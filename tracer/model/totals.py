@@ -51,7 +51,7 @@ KEYS: Final = (
 
 
 # Lines of a log or for a watcher: no counter knows less for it. What could not be written was written later,
-# or there is a gap.
+# or there is a gap. An answer without room opens nothing, and what was denied for it is counted.
 _HARMLESS: Final = frozenset(
     {
         "ring_full",
@@ -62,6 +62,8 @@ _HARMLESS: Final = frozenset(
         "watcher_slow",
         "events_unread",
         "history_unwritten",
+        "openings_full",
+        "notices_full",
     }
 )
 

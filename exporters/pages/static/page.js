@@ -23,7 +23,10 @@ const LOST = {
   log_full: "lines the event log's disk had no room for",
   log_blocked: "lines the event log's reader did not take",
   watcher_slow: "lines a slow `tattle watch` did not take",
+  openings_full: "answers for allowed names that opened no address; the counters are exact",
+  notices_full: "things noticed a moment late; the counters are exact",
 };
+const EXACT = new Set(["watcher_slow", "openings_full", "notices_full"]); // no counter knows less for these
 const DNS = 53;
 const view = { sort: "last", down: true, filter: "", all: false, data: null };
 
@@ -97,7 +100,7 @@ function unexpected(all) {
 function notices(data) {
   const lost = Object.entries(data.losses).filter(([, number]) => number > 0);
   const found = data.ill.map((text) => ["bad", `${text[0].toUpperCase()}${text.slice(1)}.`]);
-  if (data.ill.length || lost.some(([reason]) => reason !== "watcher_slow" && !reason.startsWith("log_"))) {
+  if (data.ill.length || lost.some(([reason]) => !EXACT.has(reason) && !reason.startsWith("log_"))) {
     found.push(["warn", "This may not be the whole picture: see “Can this be trusted?” below."]);
   }
   return found;

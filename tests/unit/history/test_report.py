@@ -108,6 +108,7 @@ def test_a_cell_is_explained_by_its_own_target() -> None:
     [
         ({}, True),
         ({"losses": {"ring_full": 5, "log_blocked": 1, "journal_full": 2, "history_unwritten": 1}}, True),
+        ({"losses": {"openings_full": 3, "notices_full": 1}}, True),
         ({"losses": {"flows_full": 1}}, False),
         ({"losses": {"history_reset": 1}}, False),
         ({"gaps": [Gap(MIDNIGHT, MIDNIGHT + HOUR, "before")]}, False),
