@@ -12,7 +12,7 @@ import pytest
 
 from tests.kernel.test_name_rules import client_hello
 from tests.support.cgroups import Arrived, Jail
-from tests.support.daemon import Tattle, until
+from tests.support.daemon import Tattle, run, until
 from tests.support.named_world import ALLOWED, HANDSHAKE, OTHER, inhabited, pem, question, resolver, world
 from tests.support.network import MORE4, PEER4, PEER6
 from tracer.bpf import libbpf
@@ -22,7 +22,7 @@ from tracer.policy.rules import Policy
 from tracer.targets.finder import BOOK, Finder, TargetBook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.cgroups import Judge
@@ -35,6 +35,8 @@ CHANGES = int(os.environ.get("TATTLE_POLICY_CHANGES", "12"))
 """Of policies; more where somebody asks for more."""
 BELOW = "deep.sub.wild.example"
 
+TOLD = 2
+"""Packets that tell the peer of an end: a reset, and of MPTCP one for the connection beside that."""
 WITHIN_S = 10
 """Far more than the promised two seconds, for a busy machine, and far less than what a silent end takes."""
 
@@ -98,21 +100,49 @@ def test_a_refused_question_over_tcp_ends_the_connection(world: World, judge: Ju
     assert judge.arrived().resets > before.resets
 
 
+def by_command(jail: Jail, _config: Path) -> None:
+    """Block the jail."""
+    assert "1 open connection cut" in jail.block()
+
+
+def by_reload(jail: Jail, config: Path) -> None:
+    """Have the configuration block it: the daemon has given its privileges away."""
+    config.write_text(f'[[policy]]\ntarget = "{jail.selector}"\n')
+    assert run("reload", "--instance", jail.daemon.instance).returncode == 0
+
+
+@pytest.mark.parametrize("change", [by_command, by_reload])
 @pytest.mark.parametrize("host", [PEER4, PEER6])
 @pytest.mark.parametrize("kind", ["tcp", "mptcp"])
-def test_a_new_policy_cuts(kind: str, host: str, lab: Lab, jail: Jail, judge: Judge) -> None:
+def test_a_new_policy_cuts(
+    kind: str, host: str, change: Callable[[Jail, Path], None], lab: Lab, configured: tuple[Jail, Path]
+) -> None:
     """Whoever waits on a connection that is denied now waits no longer, at either end."""
-    jail.unblock()
+    jail, config = configured
     port = lab.peer.serve(kind, host)
     client = lab.start("tcp.py", op="wait", host=host, port=port, mptcp=kind == "mptcp", cgroup=jail.inside)
     client.ready()
     lab.drained(port, 24)
-    before = judge.arrived()
-    assert "1 open connection cut" in jail.block()
+    before = lab.wire("tcp", host, port).packets_out
+    change(jail, config)
     said = client.result()
     assert said["errno"] in {"ECONNABORTED", "ECONNRESET"} or said["end"] == "b''"
     until(lambda: [] if lab.peer.stats(port).get("broken") else ["the peer was not told"])
-    assert judge.arrived().packets - before.packets <= (kind == "mptcp")  # its reset is longer: MP_FASTCLOSE
+    assert lab.wire("tcp", host, port).packets_out - before <= TOLD
+
+
+@pytest.fixture
+def configured(lab: Lab, scratch: Path) -> Iterator[tuple[Jail, Path]]:
+    """Give a jail that nothing blocks yet, and the configuration of its daemon."""
+    config = scratch / f"{lab.name('conf')}.toml"
+    config.write_text("")
+    made = Jail(lab, Tattle(scratch, "--config", str(config)))
+    try:
+        made.daemon.start()
+        yield made, config
+        made.daemon.stop()
+    finally:
+        made.daemon.remove()
 
 
 def test_what_is_allowed_still_goes_on(lab: Lab, jail: Jail) -> None:
