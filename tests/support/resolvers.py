@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tests.support.daemon import until
@@ -17,7 +18,6 @@ from tests.support.network import MORE4, PEER4, PEER6, TRAFFIC, Lab, Namespace, 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.cgroups import Jail
 
@@ -28,6 +28,8 @@ UNBOUND, STUB, DOCKER = MORE4[3], "127.0.0.53", "127.0.0.11"
 """Where resolvers listen: at MORE4[1] a scenario serves on port 53 itself."""
 PORT: Final = 5399
 """Where Docker's resolver really listens; programs ask 127.0.0.11:53 (libnetwork/resolver_unix.go)."""
+RESOLVED = os.environ.get("TATTLE_TEST_RESOLVED")
+"""The path of a systemd-resolved that is the stub then; else dnsmasq stands in for it."""
 SEARCH: Final = ("default.svc.cluster.local", "svc.cluster.local", "cluster.local")
 MANY_ADDRESSES: Final = tuple(f"203.0.113.{number}" for number in range(100, 164))
 TICK_S: Final = 0.02
@@ -124,7 +126,10 @@ class Servers:
         own += ["--log-queries", f"--log-facility={self.log}"]
         self._dnsmasq(self._lab.peer_ns, (PEER4, PEER6), 53, *own)
         forward = (f"--server={PEER4}", "--cache-size=0")
-        self._dnsmasq(self._lab.client, (STUB,), 53, *forward)
+        if RESOLVED:
+            self._resolved(RESOLVED)
+        else:
+            self._dnsmasq(self._lab.client, (STUB,), 53, *forward)
         self._dnsmasq(self._lab.client, (DOCKER,), PORT, *forward)
         self._translate()
         self._unbound()
@@ -156,6 +161,22 @@ class Servers:
         words += ["--conf-file=/dev/null", "--bind-interfaces", f"--listen-address={','.join(listen)}"]
         self._spawn(namespace, *words, f"--port={port}", *options)
         self._await(namespace, listen[0], port)
+
+    def _resolved(self, program: str) -> None:
+        """Run systemd-resolved, with a configuration, a user and a runtime directory of its own."""
+        settings = "LLMNR=no\nMulticastDNS=no\nDNSSEC=no\nCache=no\nFallbackDNS=\n"
+        (self._scratch / "resolved.conf").write_text(f"[Resolve]\nDNS={PEER4}\n{settings}")
+        for name, line in (("passwd", "x:993:993::/:/bin/false"), ("group", "x:993:")):
+            known = Path("/etc", name).read_text().splitlines()
+            others = [one for one in known if not one.startswith("systemd-resolve:")]
+            (self._scratch / name).write_text("\n".join([*others, f"systemd-resolve:{line}"]) + "\n")
+        script = (
+            "mkdir -p /run/systemd; mount -t tmpfs none /run/systemd; mount -t tmpfs none /etc/systemd\n"
+            'cp "$0/resolved.conf" /etc/systemd/\n'
+            'for one in passwd group; do mount --bind "$0/$one" "/etc/$one"; done; exec "$1"'
+        )
+        self._spawn(self._lab.client, "unshare", "--mount", "sh", "-ec", script, str(self._scratch), program)
+        self._await(self._lab.client, f"{STUB}%lo", 53)
 
     def _unbound(self) -> None:
         """Run a resolver that writes names in mixed case (0x20) and keeps no answer."""
