@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["resolver"]  # a fixture
 
-ROUNDS = int(os.environ.get("TATTLE_TEST_RECREATIONS", "10"))
+ROUNDS = int(os.environ.get("TATTLE_TEST_RECREATIONS", "5"))
 KNOCKING_MS = "250"
 NAME, PATTERN, OF_IMAGE, BYSTANDER = "tattle-name", "tattle-many-7", "tattle-by-image", "tattle-bystander"
 SELECTORS = (f"container:{NAME}", "container:tattle-many-*", "localai")
