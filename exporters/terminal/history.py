@@ -286,6 +286,9 @@ def print_suggestion(document: Json) -> None:
     for number, (says, command) in enumerate(_STEPS.items(), 1):
         out.print(Text(f"{number}. {says}:"))
         out.print(Text(f"   sudo {document['commands'][command]}", style="bold"), soft_wrap=True)
+    if document["keep"]["command"]:
+        out.print(Text("or tighter, what its profile names only while a request that needs it is in flight:"))
+        out.print(Text(f"   sudo {document['keep']['command']}", style="bold"), soft_wrap=True)
 
 
 def _print_rules(out: Console, title: str, rules: Sequence[Json]) -> None:

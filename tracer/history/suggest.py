@@ -17,14 +17,17 @@ from tracer.history.report import frame
 from tracer.model.records import timestamp
 from tracer.model.scope import Scope
 from tracer.policy.rules import PROTOCOLS, Mode, Policy, Prefix, as_command, compile_policy, shell
+from tracer.runtimes.keep import kept
 from tracer.runtimes.purposes import Purposes, matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tracer.history.destinations import Names, Place
     from tracer.history.query import Past
     from tracer.policy.rules import Table
+    from tracer.runtimes.keep import Kept
+    from tracer.runtimes.profiles import Runtime
 
 Json = dict[str, Any]
 
@@ -68,6 +71,8 @@ def document(past: Past, resolvers: frozenset[bytes], hosts: Names = lambda _: (
     rules = suggestions(of[Fate.WANTED], wildcards)
     policy = Policy(target, tuple(one.rule for one in rules))
     table = compile_policy(policy)
+    purposes_kept, rest = keeping(rules, runtime)
+    tighter = replace(policy, allow=tuple(one.rule for one in rest), keep=purposes_kept)
     lookups = [one for one in of[Fate.DNS] if not may_ask(table, one, resolvers)]
 
     def told(wanted: Iterable[Suggestion]) -> list[Json]:
@@ -79,6 +84,10 @@ def document(past: Past, resolvers: frozenset[bytes], hosts: Names = lambda _: (
     return {
         **frame(past),
         "profile": runtime.name if runtime else None,
+        "keep": {
+            "purposes": list(purposes_kept),
+            "command": as_command(tighter, past.instance) if purposes_kept else None,
+        },
         "rules": told(rules),
         "unexpected": told(suggestions(of[Fate.UNEXPECTED], wildcards)),
         "lookups": told(replace(one, note=_STRANGER if table.names else "") for one in suggestions(lookups)),
@@ -132,6 +141,37 @@ def _cautions(past: Past, found: Sequence[Place], table: Table) -> Iterator[str]
     lost = sum(one.bytes_out for one in past.cells if one.direction == "out" and one.remote_addr is None)
     if lost:
         yield f"{lost} bytes went to places that found no room in the history: no rule speaks of them"
+
+
+def keeping(rules: Sequence[Suggestion], runtime: Runtime | None) -> tuple[tuple[str, ...], list[Suggestion]]:
+    """Return the purposes that let pass what some rules are for, in their phases only, and the rest."""
+    if runtime is None:
+        return (), list(rules)
+    hosts = {one.name: kept(runtime, [one.name]) for one in runtime.purposes}
+    needs = [[_purposes_of(place, hosts) for place in one.places] for one in rules]
+    chosen = {name for some in needs if all(some) for found in some for name in found}
+    rest = [one for one, some in zip(rules, needs, strict=True) if not all(some)]
+    return tuple(name for name in hosts if name in chosen), rest
+
+
+def _purposes_of(place: Place, hosts: Mapping[str, Sequence[Kept]]) -> set[str]:
+    """Return the purposes by which a place is open in each phase that it was seen in; none: it is not."""
+    spot, found = place.spot, set()
+    if not place.by_name or spot.proto != _TCP or spot.scope is not Scope.INTERNET:
+        return set()
+    for phase in place.phases:
+        name = next(
+            (name for name, some in hosts.items() if any(_opens(one, place, phase) for one in some)), ""
+        )
+        if not name:
+            return set()
+        found.add(name)
+    return found
+
+
+def _opens(one: Kept, place: Place, phase: str) -> bool:
+    plain = one.plain or not place.plain
+    return plain and phase in one.phases and matches(one.name, place.spot.name or "")
 
 
 def may_ask(table: Table, place: Place, resolvers: frozenset[bytes]) -> bool:

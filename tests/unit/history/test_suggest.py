@@ -64,6 +64,41 @@ def test_a_rule_says_why_and_how_often() -> None:
     assert (one["unexpected"], one["note"], one["names"]) == (False, None, ["ollama.com"])
 
 
+def keep(*cells: Seen) -> tuple[list[str], list[str]]:
+    """Give the purposes that are suggested to be kept, and what the command allows beside."""
+    found = document(past(cells), ASKED)
+    command, purposes = found["keep"]["command"], found["keep"]["purposes"]
+    given = build().parse_args(shlex.split(command)[1:]) if command else None
+    assert purposes == (given.keep if given else [])
+    return purposes, given.allow if given else []
+
+
+def test_what_belongs_to_a_purpose_can_be_kept_in_its_phases_only() -> None:
+    """Purposes stand for the rules whose places were seen in their phases; the others stay rules."""
+    layers = f"abc.{LAYERS}"
+    pull = [
+        cell(name="registry.ollama.ai", name_source="sni", phase="pull"),
+        cell("203.0.113.8", name=layers, name_source="sni", phase="pull"),
+    ]
+    lan = cell("192.168.0.7")
+    assert keep(*pull) == (["pull"], [])
+    assert keep(*pull, lan) == (["pull"], ["192.168.0.7:443/tcp"])
+    asked = [cell(name="ollama.com", name_source="sni", phase=one) for one in ("idle", "startup")]
+    assert keep(*asked, *pull) == (["pull", "catalog"], [])
+
+
+def test_nothing_is_kept_for_what_was_seen_at_other_times() -> None:
+    """A host that was contacted in a phase that no purpose of it has stays a rule, and so does a target
+    without a profile."""
+    other = cell(name="registry.ollama.ai", name_source="sni", phase="inference")
+    assert keep(other) == ([], [])
+    assert keep(other, cell("203.0.113.8", name=f"a.{LAYERS}", name_source="sni", phase="pull")) == (
+        ["pull"],
+        ["registry.ollama.ai:443"],
+    )
+    assert document(past([other], runtimes={}), ASKED)["keep"]["command"] is None
+
+
 def test_what_the_profile_does_not_name_is_left_out() -> None:
     """Shown apart, by name and by address; the commands do not allow it."""
     cells = [
