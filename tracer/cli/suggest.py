@@ -42,8 +42,8 @@ COMMAND: Final = Command(
     "of tattle report; "
     "profile; rules, unexpected, lookups and denied, each with rule, purpose, unexpected, note, names, "
     "processes, phases, attempts, established, would_deny, bytes_out, bytes_in, denied, first_seen, "
-    "last_seen; keep (purposes of the profile that let pass what some rules are for, only while such a request "
-    "is in flight, and the command); cautions; commands (audit, look, enforce).",
+    "last_seen; keep (purposes of the profile that let pass what some rules are for, only while such a "
+    "request is in flight, and the command); cautions; commands (audit, look, enforce).",
     "  sudo tattle suggest ollama\n  sudo tattle suggest ollama --since 30d\n"
     "  sudo tattle suggest ollama --json | jq -r .commands.audit",
     _add_suggest,

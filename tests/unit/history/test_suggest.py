@@ -88,8 +88,7 @@ def test_what_belongs_to_a_purpose_can_be_kept_in_its_phases_only() -> None:
 
 
 def test_nothing_is_kept_for_what_was_seen_at_other_times() -> None:
-    """A host that was contacted in a phase that no purpose of it has stays a rule, and so does a target
-    without a profile."""
+    """What was seen in a phase that no purpose of its host has stays a rule."""
     other = cell(name="registry.ollama.ai", name_source="sni", phase="inference")
     assert keep(other) == ([], [])
     assert keep(other, cell("203.0.113.8", name=f"a.{LAYERS}", name_source="sni", phase="pull")) == (
