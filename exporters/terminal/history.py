@@ -287,8 +287,8 @@ def print_suggestion(document: Json) -> None:
         out.print(Text(f"{number}. {says}:"))
         out.print(Text(f"   sudo {document['commands'][command]}", style="bold"), soft_wrap=True)
     if document["keep"]["command"]:
-        out.print(Text("or tighter, what its profile names only while a request that needs it is in flight:"))
-        out.print(Text(f"   sudo {document['keep']['command']}", style="bold"), soft_wrap=True)
+        says = "or tighter, what its profile names only while a request that needs it is in flight: "
+        out.print(Text.assemble(says, (f"sudo {document['keep']['command']}", "bold")), soft_wrap=True)
 
 
 def _print_rules(out: Console, title: str, rules: Sequence[Json]) -> None:

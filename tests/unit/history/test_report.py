@@ -291,6 +291,7 @@ def test_a_suggestion_is_a_way_to_a_policy(capsys: pytest.CaptureFixture[str]) -
         "sudo tattle report ollama",
         "sudo tattle block ollama --allow ollama.com:443",
     ]
+    assert "is in flight: sudo tattle block ollama --keep cloud --keep catalog\n" in text
 
 
 def test_nothing_to_allow_is_said(capsys: pytest.CaptureFixture[str]) -> None:
