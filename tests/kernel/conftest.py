@@ -1,4 +1,4 @@
-"""What the kernel tests share: one lab and two daemons a session."""
+"""What the kernel tests share: a lab a module, and two daemons a session."""
 
 from __future__ import annotations
 
@@ -22,15 +22,8 @@ engines.use()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put those first that count every packet which arrives, and the floods last.
-
-    The wire counts by address and port, whoever sent: connections that an earlier test has cut or left go on
-    repeating their last packets for a minute. And tens of thousands of flows that floods leave behind make
-    every later look slow.
-    """
-    first = ("scenarios", "redteam", "own_addresses", "name_rules", "resolvers", "blocked", "gaps", "switch")
-    order = {f"test_{name}.py": place - len(first) for place, name in enumerate(first)}
-    order |= {"test_cut.py": 1, "test_mptcp.py": 1, "test_containers_real.py": 2, "test_exactness.py": 3}
+    """Put the floods last: tens of thousands of flows that they leave behind make every later look slow."""
+    order = {"test_containers_real.py": 1, "test_exactness.py": 2}
     kernel = [item for item in items if item.path.parent.name == "kernel"]
     places = [place for place, item in enumerate(items) if item in kernel]
     kernel.sort(key=lambda item: order.get(item.path.name, 0))
@@ -59,13 +52,22 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(scope="session")
-def lab(scratch: Path) -> Iterator[Lab]:
-    """Set the lab up; it is taken down whatever happens."""
+@pytest.fixture(scope="session", autouse=True)
+def _host() -> None:
+    """Make sure of privileges, and take away what killed runs have left."""
     if os.geteuid():
         pytest.fail("kernel tests need root")
     take_down_when_terminated()
     sweep()
+
+
+@pytest.fixture(scope="module")
+def lab(scratch: Path) -> Iterator[Lab]:
+    """Set a lab up; it is taken down whatever happens.
+
+    Each module has its own: what counts every packet on a wire must not meet connections that another test
+    has cut or left, which go on repeating their last packets for a minute.
+    """
     made = Lab(scratch)
     try:
         yield made
@@ -104,7 +106,7 @@ def _daemon(tattle: Tattle) -> Iterator[Tattle]:
         tattle.remove()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def judge(lab: Lab) -> Judge:
     """Count what arrives at the peer."""
     return Judge(lab)

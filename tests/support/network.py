@@ -8,6 +8,7 @@ never meet and a run that was killed leaves nothing in the way.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -38,6 +39,7 @@ UNREACHABLE4 = "203.0.113.251"
 TRANSLATED4 = "203.0.113.252"
 """What the client's programs send there goes elsewhere, by rules that stay (translate)."""
 CONTAINER4, CONTAINER_PEER4 = "203.0.113.66", "203.0.113.65"
+_PORTS, _NUMBERS = itertools.count(20_001), itertools.count(1)
 PATIENCE = 90.0
 """Seconds that a traffic program may take before the test gives up on it."""
 
@@ -149,7 +151,7 @@ class Peer:
 
     def serve(self, kind: str = "tcp", host: str = PEER4, port: int = 0) -> int:
         """Serve on a fresh port and return it."""
-        return int(self.ask(do=kind, host=host, port=port)["port"])
+        return int(self.ask(do=kind, host=host, port=port or next(_PORTS))["port"])
 
     def stats(self, port: int) -> dict[str, int]:
         """Return what the server of a port has counted: payload bytes, connections, datagrams."""
@@ -182,9 +184,6 @@ class Lab:
         sweep(self.cgroup_root)
         self._cgroups: list[Path] = []
         self._programs: list[Program] = []
-        self._built: dict[str, Path] = {}
-        self._number = 0
-        self._port = 20_000
         self._container: Namespace | None = None
         self._offloaded: dict[int, str] = {}
         self._namespaces: list[Namespace] = []
@@ -225,9 +224,8 @@ class Lab:
         links.route(self.client.name, "224.0.0.0/4", device="wire")
 
     def port(self) -> int:
-        """Return a port that no other row uses, below the kernel's ephemeral range."""
-        self._port += 1
-        return self._port
+        """Return a port that no other row of any lab uses, below the kernel's ephemeral range."""
+        return next(_PORTS)
 
     def peer_mac(self) -> str:
         """Return the link address of the peer's end of the wire."""
@@ -295,9 +293,8 @@ class Lab:
             namespace.run("sysctl", "-q", "-w", f"net.ipv6.conf.wire.{name}")
 
     def name(self, stem: str) -> str:
-        """Return a fresh executable name of at most 15 characters."""
-        self._number += 1
-        return f"{stem[:7]}-{self.token[:3]}{self._number:03d}"
+        """Return a fresh executable name of at most 15 characters, told from all others of this session."""
+        return f"{stem[:7]}-{self.token[:3]}{next(_NUMBERS):03d}"
 
     def cgroup(self, path: str, *, fresh: bool = True) -> Path:
         """Make a cgroup below the v2 root (and its parents), removed at the end; return its directory."""
@@ -325,12 +322,11 @@ class Lab:
 
     def build(self, source: str) -> Path:
         """Compile one C traffic program, statically, once a session."""
-        if source not in self._built:
-            binary = self.scratch / f"built-{source.removesuffix('.c')}"
+        binary = self.scratch / f"built-{source.removesuffix('.c')}"
+        if not binary.exists():
             flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"]
             subprocess.run(["cc", *flags, "-o", str(binary), str(TRAFFIC / source)], check=True)
-            self._built[source] = binary
-        return self._built[source]
+        return binary
 
     def start(
         self,
