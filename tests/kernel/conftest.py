@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 engines.use()
+# Else its threads mind each program that a test forks, and some of these fail for that.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
