@@ -52,7 +52,8 @@ COMMAND: Final = Command(
     "Work the verdict and the totals out again from the flows, hooks and losses of the report, and check "
     "its digest and its signature. Without a signature a report that somebody changed with care cannot "
     "be told from a true one. Exits with 1, naming what, where something is wrong; the verdict itself "
-    "does not matter to the exit code. Needs no root.",
+    "does not matter to the exit code. A report of another format (the key `format`) is refused with 2: the "
+    "version that wrote it verifies it. Needs no root.",
     "  tattle verify proof.json\n"
     "  tattle verify proof.json --trust prove.key\n"
     "  openssl pkey -in prove.key -pubout -outform DER | sha256sum      the fingerprint",

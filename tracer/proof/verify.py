@@ -132,7 +132,22 @@ def read(path: Path) -> Json:
         raise UsageError(f"{escape(str(path))} is no report: {escape(str(error))}", _MEND) from None
     if not isinstance(document, dict) or not {"verdict", "window"} & document.keys():
         raise UsageError(f"{escape(str(path))} is no report of tattle prove", _MEND)
+    _require_format(path, document)
     return document
+
+
+def _require_format(path: Path, report: Json) -> None:
+    """Raise UsageError for a report of another format: what it lacks would read as contradictions."""
+    given = report.get("format")
+    if not isinstance(given, int) or given == evidence.FORMAT:
+        return
+    tool = report.get("tool")
+    writer = escape(str(tool.get("version")), _CUT) if isinstance(tool, dict) else "unknown"
+    older = f"verify it with the tattle that wrote it (version {writer}), or prove anew"
+    raise UsageError(
+        f"{escape(str(path))} is a report of format {given}; this version verifies format {evidence.FORMAT}",
+        older if given < evidence.FORMAT else f"verify it with the tattle that wrote it (version {writer})",
+    )
 
 
 def examine(report: Json, trust: list[str]) -> Finding:

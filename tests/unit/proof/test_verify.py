@@ -162,6 +162,21 @@ def test_what_is_no_report_is_a_usage_error(
     assert main(["verify", str(tmp_path / "absent")]) == 2
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_report_of_another_format_is_refused_by_name(
+    number: int, signed: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not called wrong: the version that wrote it is named, which can verify it."""
+    path = tmp_path / "other.json"
+    other = {**signed, "format": number, "tool": {**signed["tool"], "version": "0.0.9"}}
+    del other["keep_alives"]
+    path.write_text(json.dumps(other))
+    assert main(["verify", str(path)]) == 2
+    first, hint = capsys.readouterr().err.splitlines()
+    assert f"other.json is a report of format {number}; this version verifies format 2" in first
+    assert "0.0.9" in hint
+
+
 def test_exit_codes(signed: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """0 for a good report whatever its verdict, 1 for a changed one, naming what."""
     path = tmp_path / "report.json"
