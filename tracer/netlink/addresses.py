@@ -50,7 +50,11 @@ def by_namespace(pids: Iterable[int | str], proc: Path = PROC) -> dict[int, froz
 
 
 class Changes:
-    """A descriptor that becomes readable when an address of this namespace comes or goes (rtnetlink(7))."""
+    """A descriptor that becomes readable when an address of this namespace comes or goes (rtnetlink(7)).
+
+    A plain socket, since all that is wanted is to hear that something was said: whichever module of pyroute2
+    is imported, its package imports 188, and 6.8 MiB of a daemon of 50 (0.9.7; the same for its lowest one).
+    """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
