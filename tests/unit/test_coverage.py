@@ -110,7 +110,6 @@ COVERED_BY = {
     "tracer/targets/marks.py": "kernel/test_programs.py",
     "tracer/targets/membership.py": "unit/targets/test_finder.py",
     "tracer/targets/processes.py": "unit/model/test_process.py",
-    "tracer/targets/proxies.py": "kernel/test_block_cli.py",
 }
 
 

@@ -18,7 +18,7 @@ from tracer.model.process import unit_of
 from tracer.model.scope import Scope
 from tracer.model.text import escape
 from tracer.runtimes.profiles import runtimes
-from tracer.runtimes.proxies import proxies
+from tracer.runtimes.proxies import beside, of_unit, proxies
 from tracer.runtimes.purposes import explain, hosts
 from tracer.runtimes.spelling import is_private
 from tracer.runtimes.switches import Address, addresses, is_set, listening, seen
@@ -133,6 +133,8 @@ def _document(
     process = finder.proc / str(found.pids[0]) if found.pids else None
     found_at = _api(finder, found) if process else ()
     used = proxies((finder.proc / str(pid) for pid in found.pids), finder.engines)
+    unit = _own_unit(found, units)
+    used = beside(used, of_unit(unit, units) if unit else ())
     nothing: dict[str, tuple[Seen, ...]] = {one.name: () for one in runtime.switches}
     set_to = seen(process, runtime, found_at) if process else nothing
     later = _next_start(found, units)
@@ -183,11 +185,16 @@ def _purpose(runtime: Runtime, purpose: PurposeTable) -> Json:
     }
 
 
+def _own_unit(found: Found, units: tuple[Path, ...]) -> str | None:
+    """Return the unit whose files say how this is started next; None where it is none."""
+    is_unit = found.how == "unit" or found.how.endswith(".service")
+    return _unit(found.runtime, units) if is_unit else None
+
+
 def _next_start(found: Found, units: tuple[Path, ...]) -> dict[str, list[Json]]:
     """Return what a unit's files set each switch to: in force from its next start on, if it runs already."""
     runtime = found.runtime
-    is_unit = found.how == "unit" or found.how.endswith(".service")
-    unit = _unit(runtime, units) if is_unit else None
+    unit = _own_unit(found, units)
     names = {name for one in runtime.switches for name in one.variables}
     told = settings(unit, names, units) if unit else {}
     return {
@@ -295,11 +302,12 @@ process.
 
 JSON (--json): since (of the daemon's counts; null: no daemon) and targets, each with runtime, title,
 running, how (unit, container, session, process, "installed: FILE"), cgroup, unit, container, image, pids,
-others (processes in its cgroup that are not its own), proxies (variable, address, port, local, pids, server:
-pid, comm, selector; note), api (address, port, source: listening, or what says so), switches (name, setting,
-stops, private: whether it holds; places: where, value, private; next_start: variable, value, file, private,
-as its service's files say), contacts (name, also: other names of that address, purpose, unexpected,
-connections, denied, bytes_out, bytes_in, first_seen, last_seen: of processes that run now), known_since (when
+others (processes in its cgroup that are not its own), proxies (variable, address, port, local, pids,
+no_proxy: what goes past it, file: of its service, which sets it at the next start, server: pid, comm,
+selector; note), api (address, port, source: listening, or what says so), switches (name, setting, stops,
+private: whether it holds; places: where, value, private; next_start: variable, value, file, private, as its
+service's files say), contacts (name, also: other names of that address, purpose, unexpected, connections,
+denied, bytes_out, bytes_in, first_seen, last_seen: of processes that run now), known_since (when
 the daemon began to count all of it; null: it is no target), purposes (name,
 what, phases; hosts: name, purpose, requests, plain: what block keeps open), anywhere (what may go to any
 host), despite (lines: what is done although a switch is set), profile (file, checked)."""

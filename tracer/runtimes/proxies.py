@@ -1,12 +1,14 @@
 """Proxies that a program is told to use: what goes through one leaves from another process.
 
-Told by the environment it was started with. A proxy's name is looked up in the hosts file that the process
-sees, and nowhere else: tattle asks no name server. Credentials in a proxy's address are never shown.
+Told by the environment it was started with, or by the files of the service that starts it next. A proxy's
+name is looked up in the hosts file that the process sees, and nowhere else: tattle asks no name server.
+Credentials in a proxy's address are never shown.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracer.host import network
@@ -16,10 +18,10 @@ from tracer.model.text import escape
 from tracer.netlink import addresses
 from tracer.runtimes.detect import is_interpreter
 from tracer.runtimes.switches import environment
+from tracer.runtimes.units import UNIT_PATHS, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
     from tracer.containers.engines import ContainerEngines
 
@@ -31,10 +33,23 @@ VARIABLES: Final = tuple(
     for upper in ("HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY", "WSS_PROXY", "WS_PROXY")
     for name in (upper, upper.lower())
 )
+_EXEMPT: Final = ("NO_PROXY", "no_proxy")
+"""What is not sent through a proxy: names, their endings, networks; each program reads it in its own way."""
+_READ: Final = {*VARIABLES, *_EXEMPT}
+_HERE: Final = Path("/proc/self")
 _PORTS: Final = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 _HTTP_PROXY_PORT: Final = 1080  # curl's, where the address names none
 _HIGHEST_PORT: Final = 0xFFFF
 _NAMES_MAX: Final = 1 << 16  # bytes of a hosts file
+
+
+class _Told(NamedTuple):
+    """A proxy as a variable names it, and what is exempt from it."""
+
+    variable: str
+    host: str
+    port: int
+    exempt: str | None
 
 
 class Server(NamedTuple):
@@ -49,7 +64,8 @@ class Proxy(NamedTuple):
     """A proxy that processes are told to use.
 
     `local`: it is on this host; None where its name stands in no hosts file. `server` is None where no
-    process of this host listens there, or none can be seen.
+    process of this host listens there, or none can be seen. `no_proxy` is what goes past it, as it is
+    written. `file` is that of a service which will set it at its next start; None: processes have it now.
     """
 
     variable: str
@@ -58,6 +74,8 @@ class Proxy(NamedTuple):
     local: bool | None
     server: Server | None
     pids: tuple[int, ...]
+    no_proxy: str | None = None
+    file: str | None = None
 
     @property
     def document(self) -> Json:
@@ -69,6 +87,8 @@ class Proxy(NamedTuple):
             "port": self.port,
             "local": self.local,
             "pids": list(self.pids),
+            "no_proxy": self.no_proxy,
+            "file": self.file,
             "server": server if self.server else None,
             "note": sentence(self),
         }
@@ -76,20 +96,41 @@ class Proxy(NamedTuple):
 
 def proxies(processes: Iterable[Path], engines: ContainerEngines | None = None) -> tuple[Proxy, ...]:
     """Return the proxies of processes (directories of /proc), each once, with those that use it."""
-    found: dict[tuple[str, str, int], tuple[Path, list[int]]] = {}
+    found: dict[_Told, tuple[Path, list[int]]] = {}
     for process in processes:
-        values = environment(process, set(VARIABLES))
-        for variable in VARIABLES:
-            place = parse(values.get(variable, ""))
-            if place is not None:
-                found.setdefault((variable, *place), (process, []))[1].append(int(process.name))
-    return tuple(_looked_at(key, *users, engines) for key, users in found.items())
+        for told in _told(environment(process, _READ)):
+            found.setdefault(told, (process, []))[1].append(int(process.name))
+    return tuple(_looked_at(told, *users, engines) for told, users in found.items())
 
 
 def of_environment(values: dict[str, str], process: Path) -> tuple[Proxy, ...]:
     """Return the proxies that a command will find in `values`, as `process`, which starts it, sees them."""
-    found = {(name, *place): None for name in VARIABLES if (place := parse(values.get(name, "")))}
-    return tuple(_looked_at(key, process, [], None) for key in found)
+    return tuple(_looked_at(told, process, [], None) for told in _told(values))
+
+
+def of_unit(unit: str, places: Iterable[Path] = UNIT_PATHS, here: Path = _HERE) -> tuple[Proxy, ...]:
+    """Return the proxies that a service will find when it is started next, as its files say."""
+    written = settings(unit, _READ, places)
+    values = {name: one.value for name, one in written.items()}
+    return tuple(
+        proxy._replace(file=escape(written[proxy.variable].file)) for proxy in of_environment(values, here)
+    )
+
+
+def beside(now: Iterable[Proxy], later: Iterable[Proxy]) -> tuple[Proxy, ...]:
+    """Return the proxies that are used now, and those of services' files that are not the same."""
+    used = tuple(now)
+    known = {(one.variable, one.host, one.port, one.no_proxy) for one in used}
+    fresh = {(one.variable, one.host, one.port, one.no_proxy): one for one in later}
+    return used + tuple(one for key, one in fresh.items() if key not in known)
+
+
+def _told(values: dict[str, str]) -> Iterator[_Told]:
+    """Yield each proxy that an environment names."""
+    exempt = next((values[name] for name in _EXEMPT if values.get(name, "").strip()), None)
+    for variable in VARIABLES:
+        if (place := parse(values.get(variable, ""))) is not None:
+            yield _Told(variable, *place, exempt)
 
 
 def parse(text: str) -> tuple[str, int] | None:
@@ -107,8 +148,16 @@ def parse(text: str) -> tuple[str, int] | None:
 
 def sentence(proxy: Proxy) -> str:
     """Return what a user has to know of a proxy, in words."""
+    if proxy.no_proxy is None:
+        return _where(proxy)
+    past = "everything" if proxy.no_proxy.strip() == "*" else proxy.no_proxy
+    return f"{_where(proxy)}; past it goes, by NO_PROXY: {past}"
+
+
+def _where(proxy: Proxy) -> str:
     host = f"[{proxy.host}]" if ":" in proxy.host else escape(proxy.host)
-    start = f"{proxy.variable} sends traffic through {host}:{proxy.port}"
+    source = f" (in {proxy.file}, from the next start on)" if proxy.file else ""
+    start = f"{proxy.variable}{source} sends traffic through {host}:{proxy.port}"
     if proxy.local is None:
         return f"{start}; no hosts file has that name, so whether it is on this host is not known"
     if not proxy.local:
@@ -122,16 +171,14 @@ def sentence(proxy: Proxy) -> str:
     )
 
 
-def _looked_at(
-    key: tuple[str, str, int], process: Path, pids: list[int], engines: ContainerEngines | None
-) -> Proxy:
-    variable, host, port = key
+def _looked_at(told: _Told, process: Path, pids: list[int], engines: ContainerEngines | None) -> Proxy:
+    variable, host, port, exempt = told
     address = _address(host, process)
     local, server = None, None
     if address is not None:
         local = _is_local(address, process)
         server = _server(address, port, process, engines) if local else None
-    return Proxy(variable, host, port, local, server, tuple(sorted(pids)))
+    return Proxy(variable, host, port, local, server, tuple(sorted(pids)), exempt)
 
 
 def _address(host: str, process: Path) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tracer.proof.evidence import reasons
-from tracer.runtimes.proxies import of_environment, parse, proxies, sentence
+from tracer.runtimes.proxies import beside, of_environment, of_unit, parse, proxies, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,3 +107,37 @@ def test_a_proof_says_it_first() -> None:
     (proxy,) = of_environment({"HTTPS_PROXY": "http://127.0.0.1:9"}, HERE)
     said = reasons(report | {"proxies": [proxy.document]})
     assert said == [sentence(proxy), "nothing was sent beyond this host, and nothing tried to"]
+
+
+@pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
+def test_what_goes_past_a_proxy_is_told_with_it(variable: str, port: int) -> None:
+    """As it is written, since each program reads it in its own way; all of it, where all is exempt."""
+    values = {"HTTPS_PROXY": f"http://127.0.0.1:{port}", variable: "localhost,.corp.example"}
+    (proxy,) = of_environment(values, HERE)
+    assert proxy.document["no_proxy"] == "localhost,.corp.example"
+    assert sentence(proxy).endswith("; past it goes, by NO_PROXY: localhost,.corp.example")
+    (proxy,) = of_environment(values | {variable: "*"}, HERE)
+    assert sentence(proxy).endswith("; past it goes, by NO_PROXY: everything")
+    (proxy,) = of_environment(values | {variable: " "}, HERE)
+    assert proxy.no_proxy is None
+
+
+def test_a_service_s_files_are_looked_at_for_its_next_start(tmp_path: Path, port: int) -> None:
+    """A drop-in counts before anything runs; what runs with the same proxy already is told once."""
+    unit, drop_in = "ollama.service", tmp_path / "ollama.service.d/proxy.conf"
+    (tmp_path / unit).write_text("[Service]\nExecStart=/bin/true\n")
+    assert of_unit(unit, (tmp_path,)) == ()
+    drop_in.parent.mkdir()
+    drop_in.write_text(
+        f'[Service]\nEnvironment="HTTPS_PROXY=http://me:{PASSWORD}@127.0.0.1:{port}" "NO_PROXY=localhost"\n'
+    )
+    (proxy,) = of_unit(unit, (tmp_path,))
+    assert (proxy.file, proxy.no_proxy, proxy.pids) == (str(drop_in), "localhost", ())
+    text = sentence(proxy)
+    assert text.startswith(
+        f"HTTPS_PROXY (in {drop_in}, from the next start on) sends traffic through 127.0.0.1:"
+    )
+    assert PASSWORD not in text + str(proxy.document)
+    now = of_environment({"HTTPS_PROXY": f"http://127.0.0.1:{port}", "NO_PROXY": "localhost"}, HERE)
+    assert beside(now, (proxy,)) == now
+    assert beside((), (proxy, proxy)) == (proxy,)
