@@ -227,9 +227,10 @@ def _switch(runtime: Runtime, name: str, places: tuple[Seen, ...], later: list[J
 def _contacts(found: Found, flows: list[Json]) -> list[Json]:
     """Sum up by destination what a runtime's processes of now have started towards others.
 
-    What went to an address that the runtime called by several names is the sum of these.
+    What went to an address that the runtime called by several names is one sum for all of these: which name a
+    connection was for, nothing tells any more.
     """
-    sums: dict[tuple[str, ...], Json] = {}
+    sums: dict[frozenset[str], Json] = {}
     pids = set(found.pids)
     for flow in flows:
         if flow["pid"] not in pids or flow["direction"] != "out" or flow["scope"] in ("loopback", "host"):
@@ -237,7 +238,7 @@ def _contacts(found: Found, flows: list[Json]) -> list[Json]:
         if flow["remote_port"] == _DNS_PORT:
             continue
         names = _called(flow)
-        one = sums.setdefault(names, _contact(found.runtime, names, flow))
+        one = sums.setdefault(frozenset(names), _contact(found.runtime, names, flow))
         for key, count in (
             ("connections", "attempts"),
             ("denied",) * 2,
