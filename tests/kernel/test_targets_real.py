@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from tests.support.daemon import PATIENCE, Tattle, run, until
-from tests.support.network import MORE4, PEER4
+from tests.support.network import PEER4, STRANGER4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +34,8 @@ def scene(lab: Lab, scratch: Path) -> Iterator[Scene]:
     cgroup = lab.cgroup(f"lab-{lab.token}/silent")
     target = f"cgroup:{lab.cgroup_path(cgroup)}"
     tattle = Tattle(scratch, "--target", target)
-    port, other = lab.peer.serve(), lab.peer.serve(host=MORE4[1])
-    contacts = [[PEER4, port, "ollama.com"], [PEER4, port, "ollama.com"], [MORE4[1], other, None]]
+    port, other = lab.peer.serve(), lab.peer.serve(host=STRANGER4)
+    contacts = [[PEER4, port, "ollama.com"], [PEER4, port, "ollama.com"], [STRANGER4, other, None]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OLLAMA_NO_CLOUD", "1")
         patch.setenv("OLLAMA_HOST", "127.0.0.1:11555")
@@ -79,7 +79,7 @@ def test_what_it_does_all_the_same_is_told(scene: Scene) -> None:
     contacts = {contact["name"]: contact for contact in one["contacts"]}
     assert contacts["ollama.com"]["connections"] == 2
     assert contacts["ollama.com"]["unexpected"] is False
-    assert contacts[MORE4[1]]["unexpected"] is True
+    assert contacts[STRANGER4]["unexpected"] is True
     (line,) = one["despite"]
     assert line.startswith("OLLAMA_NO_CLOUD=1, yet 2 connections to ollama.com since ")
 
@@ -99,7 +99,7 @@ def test_flows_explain_themselves(scene: Scene) -> None:
     known = [row for row in rows if row["name"] == "ollama.com"]
     assert known
     assert all("off with OLLAMA_NO_CLOUD=1" in row["purpose"] for row in known)
-    assert [row["unexpected"] for row in rows if row["remote_addr"] == MORE4[1]] == [True]
+    assert [row["unexpected"] for row in rows if row["remote_addr"] == STRANGER4] == [True]
 
 
 def test_the_unexpected_is_counted(scene: Scene) -> None:

@@ -32,6 +32,8 @@ TRAFFIC = Path(__file__).parents[1] / "kernel" / "traffic"
 PEER4, PEER6 = "198.51.100.1", "2001:db8:1::1"
 MORE4 = ("203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.4")
 """Further addresses of the peer."""
+STRANGER4 = "203.0.113.7"
+"""One more: no test's resolver has a name for it, so that no daemon has ever heard of one."""
 SILENT4, SILENT6 = "203.0.113.250", "2001:db8:1::250"
 """The peer counts and drops what comes for these: a connect there times out."""
 UNREACHABLE4 = "203.0.113.251"
@@ -217,7 +219,7 @@ class Lab:
             links.assign(wire, f"{six}/64")
             namespace.sysctl(tcp_fastopen=519, ping_group_range="0 2147483647", tcp_syn_retries=1)
             self._quiet(namespace)
-        links.assign(End(self.peer_ns.name, "wire"), *(f"{one}/32" for one in (*MORE4, SILENT4)))
+        links.assign(End(self.peer_ns.name, "wire"), *(f"{one}/32" for one in (*MORE4, STRANGER4, SILENT4)))
         links.assign(End(self.peer_ns.name, "wire"), f"{SILENT6}/64", preferred_lft=0)
         links.route(self.client.name, "203.0.113.0/24", via=PEER4)
         links.no_route(self.client.name, UNREACHABLE4, "unreachable")
