@@ -49,7 +49,7 @@ _FORMS: Final = (
 )
 # What the directory above tells of a bare id. What lies bare in libpod_parent is a pod, and no container.
 _ABOVE: Final = {"docker": Family.DOCKER, "lxc": Family.MACHINE}
-_PODS_OF_CRI: Final = re.compile(r"(?:kubepods[^/]*|pod[0-9a-f-]{36})\Z")
+_PODS_OF_CRI: Final = re.compile(r"(?:kubepods[^/]*|pod(?:[0-9a-f-]{36}|[0-9a-f]{32}))\Z")
 
 
 _CANDIDATE: Final = re.compile(rf"(?:.*(?<!n)[-:])?{_HEX}(?:\.scope)?\Z")

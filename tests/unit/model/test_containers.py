@@ -8,6 +8,8 @@ from tracer.model.containers import Container, ContainerPattern, Family, places,
 
 ID, OUTER = "ab" * 32, "cd" * 32
 UID = "8f9e8d7c-0000-1111-2222-333344445555"
+STATIC = "b9d2" * 8
+"""Of a static pod: the MD5 of its file, without dashes (kubelet config/common.go, applyDefaults)."""
 ROOTLESS = "/user.slice/user-1000.slice/user@1000.service/user.slice"
 NODE = f"/system.slice/docker-{OUTER}.scope/kubelet.slice/kubelet-kubepods.slice"
 IN_KIND = (
@@ -35,6 +37,7 @@ IN_KIND = (
         (f"/kubepods/burstable/pod{UID}/{ID}", Family.CRI, ID, 0),
         (f"/kubepods.slice/kubepods-pod{UID}.slice/crio-{ID}.scope/container", Family.CRI, ID, 0),
         (f"/kubepods/besteffort/pod{UID}/crio-{ID}", Family.CRI, ID, 0),
+        (f"/kubepods/burstable/pod{STATIC}/{ID}", Family.CRI, ID, 0),
         (f"/system.slice/containerd.service/kubepods-pod{UID}.slice:cri-containerd:{ID}", Family.CRI, ID, 0),
         (IN_KIND, Family.CRI, ID, 0),
         (f"/docker/{OUTER}/kubepods/burstable/pod{UID}/{ID}", Family.CRI, ID, 0),
