@@ -106,7 +106,6 @@ COVERED_BY = {
     "tracer/session/flows.py": "unit/runtimes/test_purposes.py",
     "tracer/session/session.py": "kernel/test_lifetime.py",
     "tracer/targets/containers.py": "kernel/test_containers_real.py",
-    "tracer/targets/kernel.py": "kernel/test_programs.py",
     "tracer/targets/marks.py": "kernel/test_programs.py",
     "tracer/targets/membership.py": "unit/targets/test_finder.py",
     "tracer/targets/processes.py": "unit/model/test_process.py",

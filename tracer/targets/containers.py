@@ -83,7 +83,12 @@ class ContainerTargets:
         """
         wanted, told = self.wanted, self._members.known()
         known = {one.id: _targets_of(one, wanted) for one in self._engines.all()} if wanted else {}
-        changed = [identifier for identifier, targets in known.items() if told.get(identifier) != targets]
+        crowded = self._members.crowded()
+        changed = [
+            identifier
+            for identifier, targets in known.items()
+            if told.get(identifier) != targets or identifier in crowded
+        ]
         for identifier in changed:
             self._members.know(identifier, known[identifier])
         if gone := told.keys() - known.keys():

@@ -88,20 +88,29 @@ class Membership:
         self._apply(left, fresh={}, gone=gone)
 
     def _apply(self, live: Mapping[int, Meaning], *, fresh: dict[int, Meaning], gone: set[int]) -> None:
+        was = self.meanings()
         if any(one.has_processes for one in live.values()):
             self._engine.follow_processes(programs=True)
             self._marking(2 if any(one.has_processes for one in fresh.values()) else 1)
         self.tables.name(live)
         try:
             self._write(live, gone)
+            self._announce(live)
+            if self.spread() & (fresh.keys() - was.keys()):
+                raise TooManyTargetsError  # noqa: TRY301 - as what is written
         except TooManyTargetsError:
+            self._undo(was)
             raise HostError(
                 "one thing would be in more targets than can be told apart (4)", "unblock one of them"
             ) from None
-        self._announce(live)
-        self.spread()
         self._drop_marks(gone)
         Sweep(self.tables, self._proc).run(fresh)
+        self.follow()
+
+    def _undo(self, was: Mapping[int, Meaning]) -> None:
+        self.tables.name(was)
+        self._write(was, set())
+        self.spread()
         self.follow()
 
     def _write(self, live: Mapping[int, Meaning], gone: set[int]) -> None:
@@ -193,6 +202,10 @@ class Membership:
         texts = self.tables.texts("target_names").items()
         return {os.fsdecode(text): members for text, members in texts if len(text) == _ID_DIGITS}
 
+    def crowded(self) -> set[str]:
+        """Return the ids of the containers that are held for being in too many targets."""
+        return {os.fsdecode(text) for text in self.tables.crowded("target_names")}
+
     def selectors(self) -> dict[int, Selector]:
         """Return the targets that are named, by number."""
         names = ((number, self._book.name(number)) for number in self.tables.named())
@@ -275,16 +288,17 @@ class Membership:
 
     # What is there
 
-    def spread(self) -> None:
-        """Put each cgroup that is there into its targets.
+    def spread(self) -> set[int]:
+        """Put each cgroup that is there into its targets; returns the targets of those in too many.
 
         One that is made meanwhile below one not reached yet inherits what that one had: go again.
         """
-        book = _Tables(self)
-        while self._spread_once(book):
+        book, crowded = _Tables(self), set[int]()
+        while self._spread_once(book, crowded):
             pass
+        return crowded
 
-    def _spread_once(self, book: _Tables) -> int:
+    def _spread_once(self, book: _Tables, crowded: set[int]) -> int:
         maps, moved = self._engine.maps, 0
         known = {row.id: row for row in maps.cgroups()}
         above: dict[bytes, tuple[Members, bool, int]] = {}
@@ -295,7 +309,9 @@ class Membership:
             found = above[path] = book.place(path, parent, was_held=was_held)
             if row is None and not self._know(number, path):
                 continue  # there is no room for it: the kernel half looks for a target above it
-            target = self.tables.number(found[0]) | (self.tables.held_bit if found[1] else 0)
+            target = self.tables.standing(found[0]) | (self.tables.held_bit if found[1] else 0)
+            if self.tables.members(target) != found[0]:
+                crowded.update(found[0])
             if row is None or (row.target, row.node) != (target, found[2]):
                 moved += maps.set_place(number, target, found[2])
         return moved
@@ -439,9 +455,11 @@ class _Tables:
         if only is None:
             self._paths, self._names = self._tables.texts("target_paths"), self._tables.texts("target_names")
             self._tree = Tree(self._tables.parts(), self._tables.globs())
+            self._crowded = self._tables.crowded("target_names")
         else:
             self._paths, self._names = _called(only, "paths"), _called(only, "names")
             self._tree = membership.tree(only)
+            self._crowded = set()
 
     def place(
         self, path: bytes, parent: tuple[Members, bool, int] | None, *, was_held: bool
@@ -455,10 +473,10 @@ class _Tables:
         node, patterns = self._step(parent[2], part)
         found = unite(unite(found, instances), patterns)
         identifier = candidate(os.fsdecode(part))
-        held = was_held
+        held = identifier is not None and identifier.encode() in self._crowded
         if identifier is not None:
             known = self._names.get(identifier.encode())
-            held = was_held and known is None
+            held |= was_held and known is None
             found = unite(found, known or ())
         return unite(found, parent[0]), held or parent[1], node
 

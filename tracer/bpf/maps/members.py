@@ -97,6 +97,16 @@ class MemberMaps:
                 return number
         raise TooManyTargetsError
 
+    def standing(self, members: Members) -> int:
+        """Return the number that stands for these targets; where they are too many, with the bit of the held.
+
+        As the kernel half does (`cannot_unite`): packets are dropped, since not all policies can be asked.
+        """
+        try:
+            return self.number(members)
+        except TooManyTargetsError:
+            return self.standing(members[:-1]) | self.held_bit
+
     # What is named
 
     def named(self) -> dict[int, int]:
@@ -119,11 +129,21 @@ class MemberMaps:
             for (key,), (number,) in self._rows(table, f"{size}s", "<I")
         }
 
+    def crowded(self, table: str) -> set[bytes]:
+        """Return the texts that stand for more targets than can be told apart."""
+        size = self.maps.shape(table).key_size
+        rows = self._rows(table, f"{size}s", "<I")
+        return {bytes(key).rstrip(b"\0") for (key,), (number,) in rows if number & self.held_bit}
+
     def put_text(self, table: str, text: bytes, members: Members, *, known: bool = False) -> None:
-        """Enter a path or a last part; without members it is left out, unless that is `known`."""
+        """Enter a path or a last part; without members it is left out, unless that is `known`.
+
+        What is `known` is held where it is in too many targets, else TooManyTargetsError is raised.
+        """
         key = self.text_key(table, text)
         if members or known:
-            libbpf.update(self.maps.fd(table), key, struct.pack("<I", self.number(members)))
+            number = self.standing(members) if known else self.number(members)
+            libbpf.update(self.maps.fd(table), key, struct.pack("<I", number))
         else:
             libbpf.delete(self.maps.fd(table), key)
 
@@ -204,11 +224,14 @@ class MemberMaps:
         return Mark(self.members(target), bool(target & self.held_bit), start_ns, held_ns, reason)
 
     def put_mark(self, tgid: int, members: Members, start_ns: int = 0) -> bool:
-        """Mark a process, or take its mark away; False where there is no room or was none."""
+        """Mark a process, or take its mark away; False where there is no room or was none.
+
+        One in too many targets is held.
+        """
         key = struct.pack("<I", tgid)
         if not members:
             return libbpf.delete(self.maps.fd("marks"), key)
-        value = struct.pack("<IIQQ", self.number(members), 0, start_ns, 0)
+        value = struct.pack("<IIQQ", self.standing(members), 0, start_ns, 0)
         return libbpf.update(self.maps.fd("marks"), key, value)
 
     def births(self) -> dict[int, int]:
