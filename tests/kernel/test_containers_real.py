@@ -102,8 +102,7 @@ def containerd(lab: Lab) -> Iterator[Containerd]:
 def remake(docker: Dockerd, ports: Ports) -> None:
     """Remove all containers, make them again, and let them knock to their end."""
     made = [docker.run(role, image, *ports.words(role)) for role, image in ROLES]
-    for one in made:
-        docker.wait(one)
+    assert [docker.wait(one) for one in made] == [0] * len(ROLES), "not all of them have run"
 
 
 def pass_by(docker: Dockerd, ports: Ports) -> None:

@@ -241,11 +241,11 @@ address; no other scope lets it pass.
 A name lets its own DNS queries pass, to the resolvers of this host or of the target's resolv.conf, and opens
 the addresses of the answers that the target receives, by TCP, for as long as they say (60 s at least) and as
 long as a connection there is open; those that a hosts file gives the name, too. A new container's resolv.conf
-is read while its program begins: its first question may be refused, and asked again it is not. A connection
-must be TLS that names an allowed server, for one address serves many: NAME+plain does without. NAME:443/udp
-allows UDP (QUIC), whose server name is not read. NAME+lan lets answers open private addresses. Of a process
-in two targets that both have rules by name, those of one are followed: what the other allows by name only is
-denied.
+is read while its program begins: its first question may be refused, and asked again it is not. What connects
+there must be TLS that names an allowed server, for one address serves many: NAME+plain does without.
+NAME:443/udp allows UDP (QUIC), whose server name is not read. NAME+lan lets answers open private addresses.
+Of a process in two targets that both have rules by name, those of one are followed: what the other allows by
+name only is denied.
 
 What is allowed can be bound to what the runtime does: RULE+pull holds only while a pull is in flight on its
 API, RULE+inference, +account, +idle and +startup likewise. --keep PURPOSE does that for all hosts that the

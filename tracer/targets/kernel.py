@@ -137,10 +137,7 @@ class Membership:
         tree = build(pattern for number, one in live.items() for pattern in self._patterns(number, one))
         nothing = PartRow(0, (), ())
         for number, one in live.items():
-            for table, words in (
-                ("PARTS_CLIENT", one.clients),
-                ("PARTS_PARENT", one.parents),
-            ):
+            for table, words in (("PARTS_CLIENT", one.clients), ("PARTS_PARENT", one.parents)):
                 tree.rows.update(
                     ((self._kinds[table] | number, os.fsencode(word)), nothing) for word in words
                 )
@@ -178,11 +175,16 @@ class Membership:
         tree, rows, globs = self.tree({number: one}), self.tables.parts(), self.tables.globs()
         return (
             all(number in paths.get(self._key("target_paths", path), ()) for path in one.paths)
-            and all(number in names.get(self._key("target_names", name), ()) for name in one.names)
+            and all(self._is_told_name(number, name, names) for name in one.names)
             and len(tree.rows) <= len(rows)
             and len(tree.globs) <= len(globs)
             and (not one.has_processes or self._engine.follows_processes)
         )
+
+    def _is_told_name(self, number: int, name: str, names: Mapping[bytes, Members]) -> bool:
+        """Tell whether it is known; a container that was forgotten (its engine is silent) would be held."""
+        members = names.get(self._key("target_names", name))
+        return number in members if members is not None else self.holds and candidate(name) == name
 
     def _key(self, table: str, text: str) -> bytes:
         return self.tables.text_key(table, os.fsencode(text)).rstrip(b"\0")

@@ -12,7 +12,9 @@ from tracer.bpf.engine import OBJECT
 from tracer.bpf.maps import members
 from tracer.bpf.maps.tables import Settings
 from tracer.errors import HostError
+from tracer.model.containers import Container
 from tracer.model.rows import CgroupRow
+from tracer.targets.containers import ContainerTargets
 from tracer.targets.finder import TargetBook, parse
 from tracer.targets.kernel import Membership
 from tracer.targets.meaning import meaning
@@ -162,18 +164,32 @@ def test_a_fifth_is_refused_and_nothing_has_changed(host: Host) -> None:
 
 def test_a_container_in_five_is_held_until_it_is_in_four(host: Host) -> None:
     """An engine tells of it when it likes: it is no error, nothing of it passes, and it is let go again."""
-    selectors = ["container:a", "container:b", "container:c", "container:d", "container:e"]
+    selectors = [f"container:{pattern}" for pattern in ("llm", "l*", "*m", "ll*", "*lm")]
+    engines: Any = SimpleNamespace(all=lambda: [Container(ID, "llm")])
+    containers = ContainerTargets(host.members, engines)
     host.name(*selectors)
-    numbers = [host.book.number(one) for one in selectors]
-    host.members.know(ID, numbers)
-    host.members.spread()
+    containers.sync()
     assert host.of(f"docker/{ID}")[1]
     assert host.members.crowded() == {ID}
     host.unname(selectors[-1])
-    host.members.know(ID, numbers[:-1])
-    host.members.spread()
+    containers.sync()
     assert host.of(f"docker/{ID}") == (set(selectors[:-1]), False)
     assert not host.members.crowded()
+
+
+def test_a_container_that_was_forgotten_is_told_of_only_where_it_would_be_held(host: Host) -> None:
+    """Its engine is silent and it does not run: what appears under its id is held, or may be let pass."""
+    gone = "f" * 64
+    what = meaning(parse("container:llm"), (f"/docker/{gone}",))
+    number = host.book.number("container:llm")
+    host.members.name({number: what})
+    assert host.members.is_told(number, what)
+    host.members.forget(gone)
+    assert not host.members.is_told(number, what)
+    host.members.hold(on=True)
+    assert host.members.is_told(number, what)
+    host.members.know(gone, ())
+    assert not host.members.is_told(number, what)
 
 
 def test_a_cgroup_held_by_the_kernel_half_for_its_number_is_let_go(host: Host) -> None:
