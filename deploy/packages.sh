@@ -14,7 +14,7 @@ systemd-analyze=systemd strace=strace bpftool=bpftool sysctl=procps cc=gcc /usr/
 /usr/lib/python3/dist-packages/bcc/__init__.py=python3-bpfcc
 dockerd=docker.io containerd=containerd runc=runc podman=podman conmon=conmon"
 VM="qemu-system-x86_64=qemu-system-x86"
-DEPLOY="debootstrap=debootstrap dpkg-deb=dpkg groff=groff-base docker-compose=docker-compose chromium=chromium chromedriver=chromium-driver /usr/share/fonts/truetype/dejavu=fonts-dejavu-core"
+DEPLOY="debootstrap=debootstrap dpkg-deb=dpkg groff=groff-base docker-compose=docker-compose Xvfb=xvfb dbus-daemon=dbus-daemon dunst=dunst desktop-file-validate=desktop-file-utils chromium=chromium chromedriver=chromium-driver /usr/share/fonts/truetype/dejavu=fonts-dejavu-core"
 
 fail() { # what failed, how to mend
 	printf '%s\n  %s\n' "packages: $1" "$2" >&2

@@ -78,6 +78,12 @@ class History(_Table, frozen=True):
     max_mb: Annotated[int, msgspec.Meta(ge=4, le=1 << 16)] = 256
 
 
+class Notify(_Table, frozen=True):
+    """[notify]: whom the daemon tells what `tattle notify` shows, beside root; by name or number."""
+
+    groups: tuple[str, ...] = ("adm", "sudo", "wheel", "systemd-journal")
+
+
 class PolicyTable(_Table, frozen=True):
     """[[policy]]: what a target may do; as `tattle block` says it."""
 
@@ -110,6 +116,7 @@ class Config(_Table, frozen=True):
     web: Web = Web()
     limits: Limits = Limits()
     history: History = History()
+    notify: Notify = Notify()
     policy: tuple[PolicyTable, ...] = ()
 
     @property

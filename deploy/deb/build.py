@@ -22,6 +22,8 @@ from typing import Final
 
 import argcomplete
 
+from tracer.notify import autostart
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 HERE: Final = ROOT / "deploy" / "deb"
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
@@ -149,6 +151,7 @@ def configuration(root: Path) -> None:
         unit = unit.replace("/opt/tattle/bin/tattle", "/usr/bin/tattle")
         write(root / "usr/lib/systemd/system" / name, unit)
     write(root / "etc/tattle/tattle.toml", (ROOT / "deploy/tattle.toml").read_text())
+    write(root / "etc/xdg/autostart" / autostart.NAME, autostart.entry("/usr/bin/tattle", hidden=True))
     write(root / "usr/bin/tattle", LAUNCHER, 0o755)
 
 
@@ -159,7 +162,7 @@ def control(root: Path, version: str, arch: str) -> None:
     size = sum(path.stat().st_size for path in files) // 1024
     write(root / "DEBIAN/control", CONTROL.format(version=version, arch=arch, size=size))
     write(root / "DEBIAN/md5sums", "".join(sums))
-    write(root / "DEBIAN/conffiles", "/etc/tattle/tattle.toml\n")
+    write(root / "DEBIAN/conffiles", f"/etc/tattle/tattle.toml\n/etc/xdg/autostart/{autostart.NAME}\n")
     for name in ("postinst", "prerm", "postrm"):
         write(root / "DEBIAN" / name, (HERE / name).read_text(), 0o755)
 

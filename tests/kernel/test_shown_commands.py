@@ -53,11 +53,11 @@ def asked_of_the_daemon() -> list[tuple[str, ...]]:
     """Give the commands of tattle's that read; `run` is what the fixture does.
 
     Those that need an operand are only spoken of when they stand without one. `prove` and `verify` have a
-    test of their own: test_shown_proofs.py.
+    test of their own: test_shown_proofs.py; so has `notify`: tests/deploy/test_notify.py.
     """
     spoken_of = {("tattle", name) for name in NEED_OPERANDS}
     known = [words for words in shown() if is_tattle(words) and words[1:2] != ("run",)]
-    mine = [words for words in known if words[1:2] not in (("prove",), ("verify",))]
+    mine = [words for words in known if words[1:2] not in (("prove",), ("verify",), ("notify",))]
     whole = [words for words in mine if len(words) > 1 and words not in spoken_of]
     return sorted(whole, key=lambda words: (words[1], "--for" not in words, words))  # a lift, then its end
 

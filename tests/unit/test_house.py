@@ -34,6 +34,7 @@ PURE = {
     "tracer.names.quic",
     "tracer.names.reassembly",
     "tracer.names.tls",
+    "tracer.notify.decisions",
     "tracer.policy.name_rules",
     "tracer.policy.rules",
     "tracer.proof.canonical",
@@ -69,10 +70,11 @@ MAY_IMPORT = {
     "exporters.terminal": "errors model",
     "exporters.pages": "errors model exporters.http exporters.terminal",
     "tracer.proof": "errors model host command bpf targets session",
-    "tracer.daemon": "errors model host netlink containers targets policy config session history "
+    "tracer.notify": "errors model host",
+    "tracer.daemon": "errors model host netlink containers targets policy config session history notify "
     "exporters.http exporters.logs exporters.prometheus exporters.pages",
     "tracer.cli": "errors model log host containers command bpf runtimes names targets policy config session "
-    "history proof daemon exporters.http exporters.logs exporters.pages exporters.terminal",
+    "history proof notify daemon exporters.http exporters.logs exporters.pages exporters.terminal",
     "tracer.__main__": "errors model log cli",
 }
 ROOMS = 10

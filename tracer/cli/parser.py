@@ -45,6 +45,7 @@ COMMANDS: Final = (
     "targets",
     "status",
     "open",
+    "notify",
     "reload",
     "doctor",
 )

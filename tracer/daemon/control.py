@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -41,7 +41,7 @@ _REFILL: Final = 256 << 10  # bytes made ahead of a slow reader
 _QUESTION_MAX: Final = 1 << 20
 _CLIENTS_MAX: Final = 64
 _RECEIVE: Final = 1 << 16
-_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _NAP_S: Final = 3600.0  # select(2) takes no infinite time, and only signals end a watch
 
 
@@ -93,25 +93,36 @@ class Client:
                 return
 
 
+class Door(NamedTuple):
+    """Where a server listens: to root alone.
+
+    With `welcome` to all processes; it raises TattleError for those that are turned away.
+    """
+
+    path: Path
+    welcome: Callable[[socket.socket], None] | None = None
+
+
 class ControlServer:
     """Serves the socket from the daemon's own loop."""
 
     def __init__(
         self,
-        path: Path,
+        door: Door,
         selector: selectors.BaseSelector,
         answer: Callable[[Json, Client], Iterator[bytes]],
         lost: Callable[[str, int], None],
         faults: Faults,
     ) -> None:
-        """Listen at `path`; `answer` gives the lines of an answer, or raises TattleError."""
+        """Listen at the `door`; `answer` gives the lines of an answer, or raises TattleError."""
+        self._welcome = door.welcome
         self._faults = faults
-        self._path = path
+        self._path = door.path
         self._selector = selector
         self._answer = answer
         self._lost = lost
         self._clients: set[Client] = set()
-        self._listener = _listen(path)
+        self._listener = _listen(door.path, 0o600 if door.welcome is None else 0o666)
         self._listens = False
         self.listen()
 
@@ -157,13 +168,24 @@ class ControlServer:
             self._listens = False
             return
         self._faults.well("control", str(self._path))
-        if len(self._clients) >= _CLIENTS_MAX:
+        sock.settimeout(0)
+        if len(self._clients) >= _CLIENTS_MAX or not self._is_welcome(sock):
             sock.close()
             return
-        sock.settimeout(0)
         client = Client(sock)
         self._clients.add(client)
         self._selector.register(sock, selectors.EVENT_READ, lambda mask: self._serve(client, mask))
+
+    def _is_welcome(self, sock: socket.socket) -> bool:
+        if self._welcome is None:
+            return True
+        try:
+            self._welcome(sock)
+        except TattleError as error:
+            with contextlib.suppress(OSError):
+                sock.send(_refusal(error))
+            return False
+        return True
 
     def _serve(self, client: Client, mask: int) -> None:
         if mask & selectors.EVENT_WRITE:
@@ -194,8 +216,7 @@ class ControlServer:
                 [encode({"error": f"no question: {error}", "hint": "", "exit_code": 2}) + b"\n"]
             )
         except TattleError as error:
-            told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-            client.more = iter([encode(told) + b"\n"])
+            client.more = iter([_refusal(error)])
         self._send(client)
 
     def _send(self, client: Client) -> None:
@@ -227,13 +248,17 @@ class ControlServer:
         self._path.unlink(missing_ok=True)
 
 
+def _refusal(error: TattleError) -> bytes:
+    return encode({"error": error.message, "hint": error.hint, "exit_code": error.exit_code}) + b"\n"
+
+
 def _peer_uid(sock: socket.socket) -> int:
     """Return whose process has connected: SO_PEERCRED, unix(7)."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(raw)[1])
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    return int(CREDENTIALS.unpack(raw)[1])
 
 
-def _listen(path: Path) -> socket.socket:
+def _listen(path: Path, mode: int) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # of a predecessor who was killed: the instance's lock is held by us
     sock = socket.socket(socket.AF_UNIX)
@@ -244,7 +269,7 @@ def _listen(path: Path) -> socket.socket:
         raise HostError(
             f"cannot make the control socket {path}: {error.strerror}", "see whether /run is writable"
         ) from None
-    path.chmod(0o600)
+    path.chmod(mode)
     sock.listen(_CLIENTS_MAX)
     sock.settimeout(0)
     return sock

@@ -18,9 +18,10 @@ from exporters.logs.jsonl import EventLog
 from exporters.prometheus.series import Book
 from tracer import config
 from tracer.daemon import sdnotify
-from tracer.daemon.control import Client, ControlServer, notice_now
+from tracer.daemon.control import Client, ControlServer, Door, notice_now
 from tracer.daemon.cutter import Cutter, Task
 from tracer.daemon.helper import Helper
+from tracer.daemon.notices import Notices
 from tracer.daemon.options import access
 from tracer.daemon.signals import Signals
 from tracer.errors import NotRoot, TattleError, UsageError
@@ -30,6 +31,7 @@ from tracer.host.files import is_locked
 from tracer.host.syscalls import keep_heap_small
 from tracer.model.jsonlines import EVERYBODY, encode
 from tracer.netlink.addresses import Changes
+from tracer.notify.feed import DOOR
 from tracer.session.greeting import sentence
 from tracer.session.session import Core, Line, engine_options
 
@@ -53,7 +55,7 @@ QUIET_S: Final = 0.2  # the same, where none has come for `BUSY_S`
 BUSY_S: Final = 1.0
 IDLE_S: Final = 0.5  # with neither: only to be there when the kernel's wake-up got lost
 TIDY_S: Final = 30.0
-_FIXED: Final = ("listen", "web", "limits", "history", "engine", "program_stats")  # need a restart
+_FIXED: Final = ("listen", "web", "limits", "history", "notify", "engine", "program_stats")  # need a restart
 
 
 def run(options: RunOptions, perform: Perform | None = None) -> int:
@@ -125,6 +127,7 @@ class Daemon:
         self._stop = False
         self._told_at = 0.0
         self._control: ControlServer | None = None
+        self._notices: Notices | None = None
         self._server: MetricsServer | None = None
         self._waker = select.epoll()
         self._addresses = Changes()
@@ -173,7 +176,14 @@ class Daemon:
         switch = self._switching.switch if self._switching else None
         self._server.start(collector, self.ill, self._page.assets(), switch)
         self._control = ControlServer(
-            door, self._selector, self._answer, core.accounts.count_lost, core.faults
+            Door(door), self._selector, self._answer, core.accounts.count_lost, core.faults
+        )
+        self._notices = Notices(
+            door.with_name(DOOR),
+            self._settings.notify.groups,
+            self._selector,
+            core,
+            self._unattached,
         )
         self._selector.register(self._signals.receiver, selectors.EVENT_READ, self._signalled)
         # Edge-triggered, in an epoll of its own: the ring is readable as long as anything is in it, but
@@ -254,7 +264,7 @@ class Daemon:
         watchdog = sdnotify.watchdog_interval()
         tidy_at = alive_at = 0.0
         while not self._stop:
-            listening = bool(self._log or self._teller or (self._control and self._control.watchers))
+            listening = self._is_heard()
             for key, mask in self._selector.select(self._pause() if listening else IDLE_S):
                 with survive("loop", "an answer"):
                     key.data(mask)
@@ -272,6 +282,11 @@ class Daemon:
                 alive_at = now + watchdog
                 sdnotify.notify("WATCHDOG=1")
 
+    def _is_heard(self) -> bool:
+        """Say whether a log, a watcher or a desktop wants events."""
+        heard = (self._control and self._control.watchers, self._notices and self._notices.wanted)
+        return bool(self._log or self._teller or any(heard))
+
     def _tidy(self) -> None:
         survive = self._core.faults.survive
         self._say_troubles()
@@ -279,6 +294,9 @@ class Daemon:
             self._core.tidy()
         if self._control is not None:
             self._control.listen()
+        if self._notices is not None:
+            with survive("tidy", "desktops"):
+                self._notices.look()
         if self._page is not None:
             with survive("tidy", "the page"):
                 self._page.sample()
@@ -320,6 +338,9 @@ class Daemon:
             for line in lines:
                 self._control.publish(line.who, line.text)
             self._control.flush(notice_now)
+        if self._notices is not None:
+            self._notices.publish(lines)
+            self._notices.flush(notice_now)
 
     def _signalled(self, _: int) -> None:
         for number in self._signals.take():
@@ -448,6 +469,8 @@ class Daemon:
             self._server.close()
         if self._control is not None:
             self._control.close()
+        if self._notices is not None:
+            self._notices.close()
         if self._recorder is not None:
             self._recorder.close()
         if self._log is not None:
