@@ -178,13 +178,9 @@ class Daemon:
         self._control = ControlServer(
             Door(door), self._selector, self._answer, core.accounts.count_lost, core.faults
         )
-        self._notices = Notices(
-            door.with_name(DOOR),
-            self._settings.notify.groups,
-            self._selector,
-            core,
-            self._unattached,
-        )
+        with core.faults.survive("notices", str(door.with_name(DOOR))):  # nothing else depends on it
+            groups = self._settings.notify.groups
+            self._notices = Notices(door.with_name(DOOR), groups, self._selector, core, self._unattached)
         self._selector.register(self._signals.receiver, selectors.EVENT_READ, self._signalled)
         # Edge-triggered, in an epoll of its own: the ring is readable as long as anything is in it, but
         # only the kernel half's wake-up, at its fill mark, is a reason not to wait for the timer.

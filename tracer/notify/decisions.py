@@ -17,7 +17,7 @@ from tracer.model.text import escape
 
 Json = dict[str, Any]
 
-GATHER_S: Final = 2.0  # what comes within it is one notice
+GATHER_S: Final = 5.0  # what comes within it is one notice
 SPACING_S: Final = 60.0  # between two notices of one kind about one target
 AGAIN_S: Final = 3600.0  # a destination that was told of during a prompt is told of again after so long
 BURST: Final = 5  # notices at once; after that one each SPACING_S
