@@ -87,7 +87,7 @@ def test_it_lives_through_restarts(stage: Stage, session: Session) -> None:
 
 
 def test_a_block_that_is_not_in_force_is_told(stage: Stage, session: Session) -> None:
-    """As a critical notice that names it, with the command that mends it; also to a desktop that comes later."""
+    """As a critical notice that names it, with the command that mends it; also where it was so before."""
     link = next(hook["link_id"] for hook in stage.tattle.ask("status")["hooks"] if hook["hook"] == "egress")
     subprocess.run(["bpftool", "link", "detach", "id", str(link)], check=True)
     watch(stage, session)
