@@ -315,6 +315,7 @@ class LiveRow(NamedTuple):
     flow: Json
     rate: float
     age: float
+    is_selected: bool = False
 
 
 # What the live table shows from which width of the terminal on; an address is never cut for the rest
@@ -350,8 +351,8 @@ def live(
         if row.flow["name"] and not addresses:
             line["destination"] = fitted(line["destination"], names)
     _fit(made, shown, lines, width)
-    for line in lines:
-        made.add_row(*(line[name] for name in shown))
+    for row, line in zip(rows, lines, strict=True):
+        made.add_row(*(line[name] for name in shown), style="reverse" if row.is_selected else None)
     return Group(_summary(head, len(rows), source), Text(), made)
 
 

@@ -68,6 +68,17 @@ def _lock(instance: str, asked: Lock, engine: str | None) -> int:
     return block(instance, replace(policy, mode=Mode(asked.mode), keep=asked.keep), engine)
 
 
+def block_target(instance: str, target: str, engine: str | None) -> str:
+    """Enforce a target's policy with its rules, or a new one; returns the first line that `block` says."""
+    from tracer.cli.block import block
+    from tracer.policy.rules import Mode, Policy
+
+    policy = replace(_policy(instance, target) or Policy(target), mode=Mode.ENFORCE)
+    with contextlib.redirect_stderr(io.StringIO()):  # what is logged would spoil the picture
+        done = _said(lambda: block(instance, policy, engine))
+    return done.text.partition("\n")[0]
+
+
 def _rule(instance: str, asked: Rule, engine: str | None) -> int:
     """Add a rule; one that says the opposite in the same words goes."""
     from tracer.cli.block import block

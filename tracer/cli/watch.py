@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -25,14 +24,6 @@ Json = dict[str, Any]
 
 DRAIN_S: Final = 0.05
 TIDY_S: Final = 2.0
-FRAME_S: Final = 0.2
-FRAMES_AFTER: Final = 4  # a frame that took long to get is followed by a pause so many times as long
-ROWS_MAX: Final = 200
-_BUSY_S: Final = 10.0  # flows seen within it stand by their beginning, so that lines do not jump about
-_COUNTERS: Final = (
-    *("attempts", "established", "denied", "bytes_out", "bytes_in"),
-    *("packets_out", "packets_in", "payload_out"),
-)
 
 
 class Source(Protocol):
@@ -144,7 +135,9 @@ def watch(options: WatchOptions) -> int:
             if options.as_json or not sys.stdout.isatty():
                 _write(source, until, None if options.as_json else partial(_as_text, addresses=addresses))
             else:
-                _show(source, until, addresses=addresses)
+                from tracer.cli.live import Table, show
+
+                show(Table(source, options.instance, options.engine, addresses=addresses), until)
         except KeyboardInterrupt:
             return 0
     return 0
@@ -164,58 +157,6 @@ def _as_text(line: bytes, *, addresses: bool) -> bytes:
     from exporters.terminal.views import event_text
 
     return event_text(decode(line), addresses=addresses).encode("utf-8", "replace") + b"\n"
-
-
-def _show(source: Source, until: float, *, addresses: bool) -> None:
-    """Draw the table again and again, slower where it is dear to get."""
-    from rich.live import Live
-
-    from exporters.terminal import views
-
-    console, rates = views.console(), views.Rates()
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
-        while (begun := time.monotonic()) < until:
-            head, flows = source.snapshot(ROWS_MAX)
-            flows = merged(flows)
-            now = time.time()
-            ages = [now - _seconds(flow["last_seen"]) for flow in flows]
-            speeds = rates.update(flows, begun)
-            order = sorted(range(len(flows)), key=lambda at: _rank(flows[at], ages[at]), reverse=True)
-            order = order[: max(console.height - 5, 1)]
-            rows = [views.LiveRow(flows[at], speeds[at], ages[at]) for at in order]
-            frame = views.live(head, rows, source.name, console.width, addresses=addresses)
-            screen.update(frame, refresh=True)
-            pause = max(FRAME_S, FRAMES_AFTER * (time.monotonic() - begun))
-            select.select([], [], [], max(min(pause, until - time.monotonic()), 0))
-
-
-def merged(flows: list[Json]) -> list[Json]:
-    """Sum up what one process accepted from one address: the ports there are chance, and many."""
-    found: dict[object, Json] = {}
-    for flow in flows:
-        if flow["direction"] != "in":
-            found[len(found)] = flow
-            continue
-        key = (flow["pid"], flow["comm"], flow["remote_addr"], flow["proto"])
-        before = found.get(key)
-        found[key] = flow | {"remote_port": None} if before is None else _sum(before, flow)
-    return list(found.values())
-
-
-def _sum(one: Json, other: Json) -> Json:
-    sums = {name: one[name] + other[name] for name in _COUNTERS}
-    first, last = min(one["first_seen"], other["first_seen"]), max(one["last_seen"], other["last_seen"])
-    return one | sums | {"first_seen": first, "last_seen": last}
-
-
-def _rank(flow: Json, age: float) -> tuple[bool, str]:
-    """Order flows: busy ones by their beginning, newest first, then the quiet by when they were seen last."""
-    busy = age < _BUSY_S
-    return busy, flow["first_seen"] if busy else flow["last_seen"]
-
-
-def _seconds(stamp: str) -> float:
-    return datetime.fromisoformat(stamp).timestamp()
 
 
 def _add_watch(parser: argparse.ArgumentParser) -> None:
@@ -240,7 +181,9 @@ COMMAND: Final = Command(
     "watch",
     "what this host's programs send now, live",
     "A live table of who sends how much to whom, newest first; one line an event where output is no "
-    f"terminal. Works with a running daemon and without one. {NAMES} {TARGETS}",
+    "terminal. On a terminal its last line says what the keys do: pause, sort, filter, select, and block the "
+    "selected line's target (as root, with a daemon, after a question). Works with and without a running "
+    f"daemon. {NAMES} {TARGETS}",
     "  sudo tattle watch\n  sudo tattle watch ollama\n  sudo tattle watch --json --for 10 > events.jsonl",
     _add_watch,
     _watch,

@@ -12,7 +12,7 @@ from rich.console import Console
 from exporters.terminal import flows as flows_view
 from exporters.terminal import views
 from tests.support.fakes import ENUMS, event, flow, packed
-from tracer.cli.watch import merged
+from tracer.cli.live import merged
 from tracer.model.process import NOBODY, ProcessInfo, comm_text
 from tracer.model.records import Decoder, lost_json
 
