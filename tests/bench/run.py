@@ -155,13 +155,16 @@ def judged(results: dict[str, Any]) -> list[goals.Verdict]:
 def write(results: dict[str, Any], made: list[tuple[str, Sequence[str], report.Rows]]) -> None:
     """Keep the run: raw numbers for those who doubt, tables for those who read."""
     RESULTS.mkdir(exist_ok=True)
-    part = "-engines" if results.keys() == {"samples", "engines", "machine"} else ""
+    measured = results.keys() - {"samples", "machine"}
+    alone = next(iter(measured)) if not results["samples"] and measured <= {"engines", "spawning"} else ""
+    part = f"-{alone}" if alone else ""
     name = f"{results['machine']['date'][:10]}-{results['machine']['kernel']}{part}.json"
     (RESULTS / name).write_text(json.dumps(results, indent=1) + "\n")
     lines = "\n".join(f"{line}  " for line in report.machine_lines(results["machine"]))
     head = f"{lines}\nRaw numbers: [{name}]({name})\n\n"
     pages = {"ENGINES": [table for table in made if table[0] == ENGINES]}
-    pages["LATEST"] = [table for table in made if table[0] != ENGINES]
+    rest = "SPAWNING" if alone == "spawning" else "LATEST"
+    pages[rest] = [table for table in made if table[0] != ENGINES]
     for page, some in pages.items():
         if some:
             text = "\n".join(report.markdown(*table) for table in some)

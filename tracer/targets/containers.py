@@ -69,6 +69,7 @@ class ContainerTargets:
     def __init__(self, members: Membership, engines: ContainerEngines) -> None:
         self._members = members
         self._engines = engines
+        self._crowded: set[str] = set()
 
     @property
     def wanted(self) -> dict[int, Selector]:
@@ -98,6 +99,12 @@ class ContainerTargets:
         if changed:
             self._members.spread()
             self._members.renew()
+        self._tell_crowded(self._members.crowded())
+
+    def _tell_crowded(self, crowded: set[str]) -> None:
+        for identifier in sorted(crowded - self._crowded):
+            log.warning("held: in more targets than can be told apart (4)", container=identifier)
+        self._crowded = crowded
 
     def settle(self, *, wait: bool) -> None:
         """Hold the containers that are there and that no engine tells of: one of them may be meant.

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from structlog.testing import capture_logs
 
 from tracer.bpf.abi import Abi
 from tracer.bpf.engine import OBJECT
@@ -163,12 +164,17 @@ def test_a_fifth_is_refused_and_nothing_has_changed(host: Host) -> None:
 
 
 def test_a_container_in_five_is_held_until_it_is_in_four(host: Host) -> None:
-    """An engine tells of it when it likes: it is no error, nothing of it passes, and it is let go again."""
+    """An engine tells of it when it likes: told once, nothing of it passes, and it is let go again."""
     selectors = [f"container:{pattern}" for pattern in ("llm", "l*", "*m", "ll*", "*lm")]
     engines: Any = SimpleNamespace(all=lambda: [Container(ID, "llm")])
     containers = ContainerTargets(host.members, engines)
     host.name(*selectors)
-    containers.sync()
+    with capture_logs() as logs:
+        containers.sync()
+        containers.sync()
+    assert [(one["event"], one["container"]) for one in logs] == [
+        ("held: in more targets than can be told apart (4)", ID)
+    ]
     assert host.of(f"docker/{ID}")[1]
     assert host.members.crowded() == {ID}
     host.unname(selectors[-1])
