@@ -41,7 +41,19 @@ def print_flows(answer: Json, *, addresses: bool = False, whole: bool = False) -
     if same := same_program_text(answer.get("same_program")):
         out.print(Text(same), soft_wrap=True)
     for one in answer.get("refused", ()):
-        out.print(Text(f"refused {one['name']}; to allow it: sudo {one['command']}"), soft_wrap=True)
+        out.print(Text(_refusal(one)), soft_wrap=True)
+
+
+def _refusal(one: Json) -> str:
+    """Say what was refused, why where that is not plain, and what allows it."""
+    allow = f"to allow it: sudo {one['command']}"
+    if "answer" not in one:
+        return f"refused {one['name']}; {allow}"
+    name, age_s = one["answer"]["name"], one["answer"]["age_seconds"]
+    return (
+        f"refused {one['name']}: {name} is allowed, but the answer that opened it was {age_s} s old,"
+        f" and its time over; the program has to ask again. Where it does not, {allow}"
+    )
 
 
 def _since(answer: Json) -> str:

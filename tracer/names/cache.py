@@ -26,7 +26,7 @@ NAMES_OF_ADDRESS: Final = 32  # each asker's counts
 SAID_MAX: Final = 2048  # sockets, and as many peers of processes
 NAMES_OF_PEER: Final = 4
 SHOWN_MAX: Final = 8  # names that are told of one destination
-HOLD_S: Final = 10  # an answer holds for its TTL, but at least so long: as limits.OPEN_SECONDS of bpf/abi.h
+HOLD_S: Final = 60  # an answer holds for its TTL, but at least so long: as limits.OPEN_SECONDS of bpf/abi.h
 FRESH_NS: Final = 3600 * 1_000_000_000  # what was said is missed for so long when it has to go
 _NAMELESS: Final = frozenset({Scope.LOOPBACK, Scope.MULTICAST, Scope.HOST})
 

@@ -105,6 +105,10 @@ class Namer:
         """Name the remote end of a flow."""
         return self._of(row, who, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
+    def last(self, row: FlowRow, who: ProcessInfo | None) -> Named:
+        """Name the remote end of a flow by what was known when it was last seen."""
+        return self._of(row, who, row.last_ns)
+
     def label(self, row: FlowRow, who: ProcessInfo | None) -> str | None:
         """Name a flow in the metrics: by what still held when it began."""
         names = self._of(row, who, row.first_ns)

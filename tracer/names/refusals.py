@@ -10,13 +10,17 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracer.model.destination import DNS
 from tracer.model.records import address
 from tracer.policy.name_rules import Pattern
-from tracer.policy.rules import DNS_PORT, PROTOCOLS, Name, as_command, compile_policy
+from tracer.policy.rules import ALWAYS, DNS_PORT, PROTOCOLS, Name, as_command, compile_policy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tracer.model.destination import Name as Known
     from tracer.model.rows import FlowRow
-    from tracer.policy.rules import Policy
+    from tracer.policy.rules import Policy, Rule
 
 TARGETS_MAX: Final = 64
 _EVERY_PHASE: Final = 0xFF
@@ -85,6 +89,28 @@ def allowing_address(policy: Policy, row: FlowRow, instance: str) -> tuple[str, 
     text = address(row.remote)
     rule = f"{f'[{text}]' if ':' in text else text}:{row.remote_port}/{proto}"
     return rule, as_command(replace(policy, allow=(*policy.allow, rule)), instance)
+
+
+def outlived(policy: Policy, row: FlowRow, names: Iterable[Known]) -> Known | None:
+    """Return the name of which an answer had opened an address that is closed since its time is over.
+
+    `names`: what the address was called when the flow was last seen, which is when it was denied. None where
+    that is not why, or not certain: a rule bound to phases may have closed it, too.
+    """
+    for one in names:
+        if not (one.own and one.expired and one.source == DNS):
+            continue
+        called = Refused(policy.target, one.name, row.remote_port)
+        about = [rule for rule in policy.rules() if _speaks(rule.match, called) and _carries(rule, row.proto)]
+        if about and all(not rule.deny and rule.phases == ALWAYS for rule in about):
+            return one
+    return None
+
+
+def _carries(rule: Rule, proto: int) -> bool:
+    """Say whether a rule by name is about this protocol; one without allows TCP, and denies all."""
+    said = rule.match.proto if isinstance(rule.match, Name) else proto
+    return proto == said or (not said and (rule.deny or proto == PROTOCOLS["tcp"]))
 
 
 def _speaks(match: object, refused: Refused) -> bool:

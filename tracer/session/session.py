@@ -21,7 +21,7 @@ from tracer.model.scope import Scope
 from tracer.model.status import OBSERVE, TargetState, Terms
 from tracer.model.text import escape
 from tracer.names.observer import Namer
-from tracer.names.refusals import NAMES_MAX, allowing, allowing_address
+from tracer.names.refusals import NAMES_MAX, allowing, allowing_address, outlived
 from tracer.policy.enforcement import Enforcement
 from tracer.policy.rules import compile_policy
 from tracer.runtimes.purposes import Purposes
@@ -298,7 +298,11 @@ class Core:
         ]
 
     def refused_addresses(self) -> list[Json]:
-        """Give the nameless ends that policies deny, newest first, each with the command that allows it."""
+        """Give the ends that policies deny, newest first, each with the command that allows its address.
+
+        Those without a name; and those that the answer for an allowed name has opened and its end closed
+        again: `answer` has that name, and how old the answer was at the last denial.
+        """
         accounts = self.accounts
         found: dict[tuple[str, str], Json] = {}
         with accounts.lock:
@@ -306,12 +310,17 @@ class Core:
         for row in sorted(rows, key=lambda one: one.last_ns, reverse=True):
             who = accounts.registry.get(row.process)
             policy = self._policies.get(who.target or "") if who else None
-            if policy is None or len(found) >= NAMES_MAX or accounts.named(row, who).equals:
+            if policy is None or len(found) >= NAMES_MAX:
+                continue
+            old = outlived(policy, row, self.namer.last(row, who).names)
+            if old is None and accounts.named(row, who).equals:
                 continue
             said = allowing_address(policy, row, self._instance)
             if said is not None:
                 rule, command = said
                 one = {"target": policy.target, "name": rule, "port": row.remote_port, "command": command}
+                if old is not None:
+                    one["answer"] = {"name": old.name, "age_seconds": (old.age_ns or 0) // 1_000_000_000}
                 found.setdefault((policy.target, rule), one)
         return list(found.values())
 

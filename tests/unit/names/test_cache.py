@@ -126,6 +126,12 @@ def test_expired_answers_are_marked() -> None:
     assert [at(names, now, other).names[0].expired for now in (HOLD_S - 1, HOLD_S + 1)] == [False, True]
 
 
+def test_a_name_expires_when_the_kernel_closes_what_it_opened() -> None:
+    """HOLD_S is OPEN_SECONDS of bpf/abi.h."""
+    abi = (Path(__file__).parents[3] / "bpf" / "abi.h").read_text()
+    assert f"OPEN_SECONDS = {HOLD_S}," in abi
+
+
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "224.0.0.251", "::ffff:127.0.0.1"]
 )

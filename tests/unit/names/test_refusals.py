@@ -5,7 +5,10 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
+import pytest
+
 from tracer.cli.parser import build
+from tracer.model.destination import DNS, SNI, Name
 from tracer.model.rows import FlowRow
 from tracer.model.scope import packed
 from tracer.names.refusals import (
@@ -15,12 +18,15 @@ from tracer.names.refusals import (
     Refused,
     allowing,
     allowing_address,
+    outlived,
 )
 from tracer.policy.rules import Mode, Policy
 
 POLICY = Policy(
     "ollama", ("registry.ollama.ai", "10.0.0.0/8:443"), ("evil.example",), mode=Mode.AUDIT, strict=True
 )
+
+OLD = Name("a.example", DNS, own=True, age_ns=75_000_000_000, expired=True)
 
 
 def command(*what: object) -> str:
@@ -95,3 +101,37 @@ def test_an_address_is_allowed_by_exactly_one_rule_more() -> None:
     assert allowing_address(policy, row("192.0.2.7", 80), "tattle") is not None
     assert allowing_address(policy, row("198.51.100.9", 80), "tattle") is None
     assert allowing_address(policy, row("192.0.2.7", 53, 17), "tattle") is None
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "port", "proto"),
+    [
+        (("b.test",), (), 443, 6),
+        (("a.example:80",), (), 443, 6),
+        (("a.example",), (), 443, 17),
+        (("*.example",), ("a.example",), 443, 17),
+        (("a.example:443/udp",), (), 443, 6),
+        (("a.example+pull",), (), 443, 6),
+    ],
+)
+def test_what_an_answer_has_not_opened_is_not_called_expired(
+    allow: tuple[str, ...], deny: tuple[str, ...], port: int, proto: int
+) -> None:
+    """Another name, port or protocol; a name that is denied; one that its phase may have closed."""
+    row = FlowRow(*[0] * len(FlowRow._fields))._replace(remote_port=port, proto=proto)
+    assert outlived(Policy("x", allow, deny), row, [OLD]) is None
+
+
+def test_an_address_that_outlives_its_answer_is_explained() -> None:
+    """By the name that is allowed, however many others the address has; never while the answer holds."""
+    row = FlowRow(*[0] * len(FlowRow._fields))._replace(remote_port=443, proto=6)
+    policy = Policy("x", ("*.example:443",))
+    others = [
+        OLD._replace(name="b.test"),
+        OLD._replace(own=False),
+        OLD._replace(source=SNI),
+        OLD._replace(expired=False),
+    ]
+    assert outlived(policy, row, others) is None
+    assert outlived(policy, row, [*others, OLD]) == OLD
+    assert outlived(Policy("x", ("a.example:443/udp",)), row._replace(proto=17), [OLD]) == OLD

@@ -244,3 +244,20 @@ def test_events_are_one_plain_line_each() -> None:
         DECODER.event(event(kind=6, direction=1, remote=packed("2001:db8::1")), WHO, 0)
     )
     assert views.event_text(lost_json("ring_full", 4, 0)).endswith("lost        4 (ring_full)")
+
+
+def test_what_a_policy_refused_is_told_with_its_mend(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that no rule allows; and an address of one that is allowed, whose answer was too old."""
+    bare = {
+        "target": "x",
+        "name": "cdn.example",
+        "port": 443,
+        "command": "tattle block x --allow cdn.example",
+    }
+    old = bare | {"name": "203.0.113.7:443/tcp", "answer": {"name": "a.example", "age_seconds": 75}}
+    flows_view.print_flows({"since": HEAD["since"], "flows": [], "losses": {}, "refused": [bare, old]})
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first == "refused cdn.example; to allow it: sudo tattle block x --allow cdn.example"
+    assert "a.example is allowed" in second
+    assert "75 s old" in second
+    assert second.endswith("to allow it: sudo tattle block x --allow cdn.example")
