@@ -120,8 +120,12 @@ class History:
         return dict(self._rows(asked, *_hours(since_ns, until_ns)))
 
     def last_look_ns(self) -> int | None:
-        """Give up to when the daemon has looked; None: never yet."""
-        return max((run.over_ns for run in self._runs()), default=None)
+        """Return up to when the newest run has looked; None: none has yet.
+
+        An older one may have looked later, by a clock that was set back since.
+        """
+        runs = self._runs()
+        return runs[-1].over_ns if runs else None
 
     def gaps(self, since_ns: int, until_ns: int) -> list[Gap]:
         """Give the times between these that the history does not tell of, up to now, the oldest first."""

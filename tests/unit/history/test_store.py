@@ -187,6 +187,16 @@ def test_marks_outlive_a_run_and_not_an_epoch(path: Path) -> None:
     assert sum(row.packets_out for row in seen(path)) == 2
 
 
+def test_the_last_look_is_the_newest_runs_whatever_the_clock_said_before(path: Path) -> None:
+    """A clock that was set back leaves an older run that looked later: nobody looks in the future."""
+    for at_ns in (NOON_NS + HOUR_NS, NOON_NS):
+        with contextlib.closing(Store(path, ROOM)) as store:
+            store.begin("epoch", at_ns)
+            store.write(batch(look_ns=at_ns + SECOND))
+    with reading(path) as history:
+        assert history.last_look_ns() == NOON_NS + SECOND
+
+
 def test_a_batch_is_written_whole_or_not_at_all(store: Store, path: Path) -> None:
     """Where the last of it cannot be written, no sum has moved, and no mark."""
     store.write(batch(part(), marks={b"a": Mark(b"1")}))
