@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 NEWEST: Final = 200  # flows that are listed
 OTHERS: Final = 50  # of these, at least so many for processes outside of targets, if there are any
 FRESH_S: Final = 1.0  # however many look, the kernel is read once in so long
+DAY_FRESH_S: Final = 20.0  # and so is the history
 STEP_S: Final = 4.0  # the shortest step of the timeline
 SPAN_S: Final = 15 * 60.0  # the timeline's length
 _STEPS_MAX: Final = int(SPAN_S / STEP_S)
@@ -50,7 +51,7 @@ _DNS: Final = 53
 _FOLDER: Final = Path(__file__).with_name("static")
 _HTML: Final = "text/html; charset=utf-8"
 _SCRIPT: Final = "text/javascript; charset=utf-8"
-_SCRIPTS: Final = ("page.js", "parts.js", "switch.js")
+_SCRIPTS: Final = ("page.js", "parts.js", "day.js", "switch.js")
 
 Phases = dict[str, list[int]]  # by phase: bytes that left, bytes that came for them, all other bytes
 
@@ -87,6 +88,7 @@ class Ask:
     hooks: Callable[[], Sequence[HookState]]
     ill: Callable[[], list[str]]  # what is wrong now, a line each
     switch: bool = False  # whether the page can be given the right to switch
+    day: Callable[[], Json] = dict  # the last 24 hours of each target, as the history has them
 
 
 class Sums:
@@ -152,6 +154,8 @@ class Page:
         self._boot_ns = boot_ns
         self._lock = threading.Lock()
         self._fresh: tuple[float, bytes] = (0.0, b"")
+        self._day: tuple[float, bytes] = (0.0, b"")
+        self._day_lock = threading.Lock()
         self._steps: deque[Step] = deque(maxlen=_STEPS_MAX)
         self._before: tuple[float, int, dict[str, Phases]] | None = None
 
@@ -167,6 +171,7 @@ class Page:
             **{f"/{name}": Asset(_SCRIPT, _file(name), public=True) for name in _SCRIPTS},
             "/icon.svg": Asset("image/svg+xml", _file("icon.svg"), public=True),
             "/data.json": Asset("application/json", self.json),
+            "/day.json": Asset("application/json", self.day),
         }
 
     def json(self) -> bytes:
@@ -177,6 +182,16 @@ class Page:
                 with self._source.lock:
                     text = msgspec.json.encode(self.document())
                 self._fresh = (time.monotonic(), text)
+            return text
+
+    def day(self) -> bytes:
+        """Return the last 24 hours, at most DAY_FRESH_S old."""
+        with self._day_lock:
+            until, text = self._day
+            if time.monotonic() >= until:
+                found = self._ask.day()
+                text = msgspec.json.encode(found)
+                self._day = (time.monotonic() + (FRESH_S if "error" in found else DAY_FRESH_S), text)
             return text
 
     def sample(self) -> None:

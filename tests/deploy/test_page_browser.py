@@ -105,6 +105,28 @@ def rows_of(page: webdriver.Chrome) -> list[Any]:
     return list(page.find_elements(By.CSS_SELECTOR, "#rows tr"))
 
 
+def test_the_last_day_is_told_in_bars_and_in_words(page: webdriver.Chrome) -> None:
+    """By hour and phase what left and what was stopped; whom it contacted, what for, and what is odd."""
+    wait(page, lambda: WATCHED in text(page, "#days") and BLOCKED in text(page, "#days"))
+    lanes = {
+        lane.find_element(By.CSS_SELECTOR, "b").text: lane
+        for lane in page.find_elements(By.CSS_SELECTOR, "#days > .lane")
+    }
+    said = lanes[WATCHED].find_element(By.TAG_NAME, "svg").get_attribute("aria-label")
+    assert "during pulling a model" in said
+    assert "during inference" in said
+    bars = lanes[WATCHED].find_elements(By.CSS_SELECTOR, "svg rect.pull, svg rect.inference")
+    assert len(bars) >= 2
+    contacts = {
+        one.find_element(By.TAG_NAME, "b").text: one.text
+        for one in lanes[WATCHED].find_elements(By.TAG_NAME, "li")
+    }
+    assert "pull and push of models" in contacts["registry.ollama.ai"]
+    assert "not expected" in contacts["telemetry.example"]
+    assert "tries stopped" in lanes[BLOCKED].text
+    assert lanes[BLOCKED].find_elements(By.CSS_SELECTOR, "svg rect.denied")
+
+
 def test_denials_are_listed(page: webdriver.Chrome) -> None:
     """What was stopped says where it wanted to go, and who asked."""
     said = text(page, "#denials")

@@ -169,7 +169,8 @@ class Daemon:
             core.engine.hooks,
             core.states,
         )
-        ask = Ask(core.states, core.terms, core.refused, core.engine.hooks, self.ill, helper is not None)
+        kinds = (core.states, core.terms, core.refused, core.engine.hooks, self.ill, helper is not None)
+        ask = Ask(*kinds, day=self._day)
         self._page = Page(core.accounts, ask, lambda: core.accounts.clock.boot_ns)
         self._server = MetricsServer(listening, keys)
         self._switching = self._switched(helper, keys)
@@ -195,6 +196,11 @@ class Daemon:
         self._record()
         sdnotify.notify("READY=1", f"STATUS=Page at {self._url()}, metrics at /metrics")
         self._greet()
+
+    def _day(self) -> dict[str, Any]:
+        from tracer.history.day import today  # noqa: PLC0415 - SQLite takes 2 MB
+
+        return today(self._options.instance, [one.target for one in self._core.states()])
 
     def _switched(self, helper: Helper | None, keys: auth.Keys) -> Switching | None:
         """Return the page's switch; None where it has none."""

@@ -2,6 +2,7 @@
 // text nodes, never markup (the server's policy forbids the latter, too).
 
 import { by, clock, count, draw, endpoint, keep, list, make, put, size, sum } from "./parts.js";
+import { look as look_at_the_day } from "./day.js";
 import * as lever from "./switch.js";
 
 const EVERY_MS = 2000;
@@ -436,6 +437,7 @@ async function ask() {
     document.body.dataset.state = "live";
     put(by("live"), `live · ${clock(data.now, true)}`);
     render(data);
+    look_at_the_day(PHASES, PHASE_WORDS);
   } catch (error) {
     gone("no answer");
     if (!(error instanceof TypeError) && error.name !== "TimeoutError") throw error;

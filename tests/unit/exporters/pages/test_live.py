@@ -189,3 +189,21 @@ def test_the_page_needs_no_other_file_and_no_inline_code() -> None:
         assert word not in script
     assert "hidden" in assets["/login"].make().decode()
     assert "<p hidden" not in assets["/login-again"].make().decode()
+
+
+@pytest.mark.parametrize(
+    ("found", "lasts"), [({"targets": []}, module.DAY_FRESH_S), ({"error": "no history"}, module.FRESH_S)]
+)
+def test_the_history_is_read_once_in_a_while(
+    found: dict[str, Any], lasts: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many look; where it could not be read it is soon tried again."""
+    now, asked = [100.0], []
+    scene = Scene()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    ask = Ask(list, dict, list, list, list, day=lambda: asked.append(now[0]) or found)  # type: ignore[func-returns-value]
+    page = Page(scene.accounts, ask, lambda: 0)
+    for later in (0.0, lasts * 0.9, lasts * 0.2):
+        now[0] += later
+        assert json.loads(page.day()) == found
+    assert len(asked) == 2
