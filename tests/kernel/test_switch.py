@@ -41,6 +41,7 @@ class Runtime:
 
     def serve(self, port: int, pem: Path) -> None:
         """Start the registry, the runtime and its client."""
+        self.port = port
         registry = self._start("registry", port=port, pem=str(pem), namespace=self.lab.peer_ns)
         registry.ready()
         registry.go()
@@ -115,6 +116,24 @@ def test_only_pulls_get_out_and_every_pull_does(daemon: str, runtime: Runtime, j
     assert (state["active"], state["keep"]) == (True, ["pull"])
     assert f"allow {REGISTRY}+pull" in state["rules"]
     assert sum(rounds(runtime, judge, ROUNDS))
+
+
+def connections(runtime: Runtime) -> list[str]:
+    """Return the runtime's open connections to the registry, a line each."""
+    listed = runtime.lab.client.run("ss", "-Htn", "state", "established", "dport", "=", str(runtime.port))
+    return listed.splitlines()
+
+
+def test_when_a_pull_is_over_its_connections_are_cut(runtime: Runtime) -> None:
+    """The runtime would keep them for the next one: both ends are told, and the next pull opens its own."""
+    runtime.tattle.start()
+    runtime.say("block", runtime.target, "--keep", "pull")
+    for _ in range(3):
+        assert runtime.ask("/api/pull")["status"] == "success"
+        until(lambda: connections(runtime))
+        told = runtime.lab.peer_ns.run("ss", "-Htn", "state", "established", "sport", "=", str(runtime.port))
+        assert told == ""
+    assert "open connections cut" in runtime.tattle.errors.read_text()
 
 
 def open_now(runtime: Runtime) -> bool:

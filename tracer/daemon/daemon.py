@@ -304,9 +304,12 @@ class Daemon:
                 self._page.sample()
 
     def _cut_denied(self) -> None:
-        """Have connections ended that were denied for what they said: their peers know of nothing else."""
+        """Have connections ended that were denied for what they said, or kept for a request that is over.
+
+        Their peers know of nothing else.
+        """
         denied = self._core.streams_denied()
-        if denied != self._denied:
+        if self._core.is_over() or denied != self._denied:
             self._denied = denied
             self.have_done(Task.CUT)
 

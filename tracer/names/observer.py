@@ -81,6 +81,7 @@ class Namer:
         self._inward = decoder.inward
         self.refusals = Refusals()
         self.on_refusal: Callable[[Refused], None] | None = None
+        self.on_request_end: Callable[[ProcessInfo], None] | None = None  # of who has answered
         self.on_name: Callable[[SampleTuple, str], None] | None = None  # what a client says
         self._closed = False
 
@@ -289,6 +290,9 @@ class Namer:
         path = waiting.popleft() if waiting else None  # answers come in the order of requests
         if not waiting:
             self._requests.pop(head.socket, None)
+        who = self._registry.get(head.process) if self.on_request_end is not None else None
+        if who is not None and self.on_request_end is not None:
+            self.on_request_end(who)
         if not _is_own(head, path):
             ended = {"result": "ok", "duration_ms": head.duration_ns / 1e6}
             self._tell(head, head.process, "request", path=path, **ended)

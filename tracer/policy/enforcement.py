@@ -277,7 +277,9 @@ class Enforcement:
         if held is not None and held.is_lifted:
             return 0
         members = self.members.tables.members
-        judge = Judge(owner, compile_policy(policy), self._tables, self._openings)
+        table = compile_policy(policy)
+        phases = Phases(self._engine).bits(owner) if table.is_phased else 0
+        judge = Judge(owner, table, self._tables, self._openings, phases)
         return cut(self._engine, lambda number: owner in members(number), judge.denies)
 
     def tidy(self) -> None:

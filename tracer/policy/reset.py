@@ -80,19 +80,27 @@ class _Found(NamedTuple):
 class Judge:
     """The policy of one target, as it is in force now: judges as the kernel half would at the next packet."""
 
-    def __init__(self, target: int, table: Table, tables: PolicyTables, openings: Openings) -> None:
+    def __init__(
+        self, target: int, table: Table, tables: PolicyTables, openings: Openings, phases: int = 0
+    ) -> None:
+        """`phases` are those that the target is in now, in bits."""
         self._table = table
+        self._phases = phases
         self._tables = tables
         self._number = tables.number(target)
         self._opened = openings.names(target)
 
     def denies(self, stream: Stream) -> bool:
-        """Say whether a connection is to be cut; what the kernel half has said already holds."""
-        if stream.judged is not None:
+        """Say whether a connection is to be cut; what the kernel half has said already holds.
+
+        But not that it was allowed, where that may have been in another phase.
+        """
+        if stream.judged or (stream.judged is not None and not self._table.is_phased):
             return stream.judged
         if not stream.outward:
             return self._table.policy.strict and not stream.own
-        said = self._table.judge(stream.remote, stream.remote_port, _TCP, own=stream.own)
+        ends = stream.remote, stream.remote_port, _TCP
+        said = self._table.judge(*ends, own=stream.own, phases=self._phases)
         if not said.denied or said.rule:
             return said.denied
         return not any(self._allows(name, stream.remote_port) for name in self._names(stream))
@@ -103,7 +111,8 @@ class Judge:
 
     def _allows(self, name: int, port: int) -> bool:
         ports = self._tables.named(self._number, name)
-        said = next((one for one in ports if one.speaks(port, _TCP)), None)
+        speaking = (one for one in ports if one.speaks(port, _TCP) and one.speaks_in(self._phases))
+        said = next(speaking, None)
         return said is not None and not said.deny
 
 

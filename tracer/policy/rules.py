@@ -312,6 +312,10 @@ class PortRule(NamedTuple):
         """Say whether this port of this protocol is meant."""
         return self.port in (0, port) and self.proto in (0, proto)
 
+    def speaks_in(self, phases: int) -> bool:
+        """Say whether it holds in one of these phases, in bits."""
+        return _speaks_in(self.phases, phases)
+
     def replaces(self, other: PortRule) -> bool:
         """Say whether the other one changes nothing where this one is."""
         wider = self.port in (0, other.port) and self.proto in (0, other.proto)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("tattle")
 
 LOSSES_EVERY_S: Final = 1.0
+SETTLED_S: Final = 1.0  # between a request and what is cut for its end: the next may need the same connection
 BATCH: Final = 512  # events that are text at the same time: a full ring would be 25 MB of it
 
 
@@ -121,6 +123,8 @@ class Core:
         self._finder = Finder(cgroup2_root(), engines=self.containers)
         self.enforcement: Enforcement | None = None
         self._policies: dict[str, Policy] = {}
+        self._phased: set[str] = set()  # those whose rules are bound to phases
+        self._over_at = math.inf
         self._runtimes: dict[str, Runtime] = {}
         self._told: dict[str, Runtime] = {}
         self._configured = tuple(configured)
@@ -140,6 +144,7 @@ class Core:
         )
         self.namer.on_refusal = self._tell_refusal
         self.namer.on_name = self._tell_name
+        self.namer.on_request_end = self._request_ended
         accounts.errors = self.faults.counts
         accounts.named, accounts.nameless = self.namer.flow, self.namer.unread
         self._losses = LossTeller(self.engine.maps)
@@ -186,6 +191,18 @@ class Core:
         """Whether a policy allows names."""
         return any(compile_policy(one).names for one in self._policies.values())
 
+    def _request_ended(self, who: ProcessInfo) -> None:
+        """Note that a request is over for which something may have been open."""
+        if self._phased.intersection(who.targets):
+            self._over_at = time.monotonic() + SETTLED_S
+
+    def is_over(self) -> bool:
+        """Whether connections are to be cut that were open for requests only, and these are over; once."""
+        if time.monotonic() < self._over_at:
+            return False
+        self._over_at = math.inf
+        return True
+
     def streams_denied(self) -> int:
         """Return how many connections the kernel half has denied after they had begun."""
         return self.engine.maps.streams_denied()
@@ -207,6 +224,7 @@ class Core:
             saved = self.enforcement.saved()
             policies = self.enforcement.targets()
             self._policies = {name: one.policy for name, one in saved.items()}
+            self._phased = {name for name, one in self._policies.items() if compile_policy(one).is_phased}
             self._told = {name: found for name, one in saved.items() if (found := self.enforcement.told(one))}
             self.targeting.apply(targets, policies)
             self.enforcement.follow_containers(saved)

@@ -111,6 +111,15 @@ class Phases:
         busy = next((name for name in _IN_FLIGHT if name in requests), None)
         return Activity(busy or self._quiet(target, value), requests)
 
+    def bits(self, target: int) -> int:
+        """Return the phases that a target is in, in bits, as phases_of() of bpf/phase.bpf.h; 0: not known."""
+        now = self.now(target)
+        if now.requests is None:
+            return 0
+        numbers = {name: number for number, name in self._names.items()}
+        busy: list[str] = [name for name in _IN_FLIGHT if name in now.requests]
+        return sum(1 << numbers[name] for name in busy or [now.phase])
+
     def _quiet(self, target: int, value: bytes) -> str:
         """As phase_of() of bpf/phase.bpf.h: nobody listens yet, or only just."""
         shape = self._abi.phase_state

@@ -39,17 +39,37 @@ class Kernel:
         return self.opened
 
 
-def denies(policy: Policy, opened: dict[bytes, set[int]] | None = None, **more: object) -> bool:
-    """Judge a connection to PEER that is as it is said."""
+def denies(
+    policy: Policy, opened: dict[bytes, set[int]] | None = None, phases: int = 0, **more: object
+) -> bool:
+    """Judge a connection to PEER that is as it is said, in these phases of the target."""
     stream = Stream(PEER, 443, 50_000, outward=True, own=False, name=0, judged=None)
     kernel = Kernel(policy, opened or {})
-    judge = Judge(1, kernel.table, cast("PolicyTables", kernel), cast("Openings", kernel))
+    judge = Judge(1, kernel.table, cast("PolicyTables", kernel), cast("Openings", kernel), phases)
     return judge.denies(stream._replace(**more))  # type: ignore[arg-type]
 
 
 def number(policy: Policy) -> int:
     """Return the number of a policy's only name."""
     return compile_policy(policy).names[0].id
+
+
+@pytest.mark.parametrize("rule", ["a.example+pull", "203.0.113.1:443+pull", "@internet+pull"])
+@pytest.mark.parametrize("judged", [None, False, True])
+def test_what_was_open_for_a_request_is_cut_when_none_is_in_flight(rule: str, judged: bool | None) -> None:  # noqa: FBT001 - a parameter
+    """Whatever the kernel half said of it while there was one; a second request keeps it."""
+    policy = Policy("x", (rule,))
+    table = compile_policy(policy)
+    (pull,) = {
+        bits
+        for bits in (1 << number for number in range(8))
+        if not table.judge(PEER, 443, 6, phases=bits).denied
+        or any(port.speaks_in(bits) for name in table.names for port in name.ports)
+    }
+    name = table.names[0].id if table.names else 0
+    assert denies(policy, phases=0, name=name, judged=judged)
+    assert denies(policy, phases=0xFF & ~pull, name=name, judged=judged)
+    assert denies(policy, phases=pull, name=name, judged=judged) is bool(judged)
 
 
 NAMED = Policy("x", ("a.example:443",))
