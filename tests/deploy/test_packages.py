@@ -98,6 +98,7 @@ def test_the_deb_comes_and_goes(root: Root, deb: Path) -> None:
     assert "ExecStart=/usr/bin/tattle run" in root.run("cat", "/usr/lib/systemd/system/tattle.service")
     root.run("test", "-e", "/etc/systemd/system/multi-user.target.wants/tattle.service")
     assert "Hidden=true" in root.run("cat", "/etc/xdg/autostart/tattle-notify.desktop")
+    root.run("test", "-e", "/etc/systemd/system/basic.target.wants/tattle-restore.service")
     assert root.run("dpkg", "--verify", "tattle") == ""
 
     root.run("sh", "-c", "echo '# mine' >>/etc/tattle/tattle.toml")
@@ -105,7 +106,8 @@ def test_the_deb_comes_and_goes(root: Root, deb: Path) -> None:
     assert "# mine" in root.run("cat", "/etc/tattle/tattle.toml")
 
     root.run("dpkg", "--remove", "tattle")
-    kept = ("etc/tattle/", "etc/xdg/", "var/lib/tattle/", "etc/systemd/system/multi-user.target.wants/")
+    enabled = ("etc/systemd/system/multi-user.target.wants/", "etc/systemd/system/basic.target.wants/")
+    kept = ("etc/tattle/", "etc/xdg/", "var/lib/tattle/", *enabled)
     assert {name for name in root.changed() if not name.startswith(kept)} == set()
     assert "etc/tattle/tattle.toml" in root.changed()
     root.run("dpkg", "--purge", "tattle")
