@@ -41,6 +41,7 @@ tattle_connection_attempts_total{{{_KNOWN},verdict="denied"}} 0
 tattle_connection_attempts_total{{{_KNOWN},verdict="would-deny"}} 0
 tattle_denied_packets_total{{{_WHO},destination="registry.example",scope="internet",proto="tcp"}} 0
 tattle_events_lost_total{{reason="samples_full"}} 0
+tattle_events_lost_total{{reason="openings_full"}} 0
 tattle_map_entries{{map="flows"}} 10
 tattle_map_max_entries{{map="flows"}} 100
 tattle_map_full_total{{map="flows"}} 0

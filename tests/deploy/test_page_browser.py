@@ -121,7 +121,7 @@ def test_the_last_day_is_told_in_bars_and_in_words(page: webdriver.Chrome) -> No
         one.find_element(By.TAG_NAME, "b").text: one.text
         for one in lanes[WATCHED].find_elements(By.TAG_NAME, "li")
     }
-    assert "pull and push of models" in contacts["registry.ollama.ai"]
+    assert "model manifests and layers" in contacts["registry.ollama.ai"]
     assert "not expected" in contacts["telemetry.example"]
     assert "tries stopped" in lanes[BLOCKED].text
     assert lanes[BLOCKED].find_elements(By.CSS_SELECTOR, "svg rect.denied")
