@@ -68,8 +68,7 @@ class Table:
 
     def picture(self, *, with_keys: bool) -> RenderableType:
         """Return what is to be seen."""
-        room = max(self.console.height - _AROUND - with_keys, 1)
-        rows = self.choice.arranged(self._rows, room)
+        rows = self._arranged(with_keys=with_keys)
         if with_keys and self.choice.selected is not None:
             rows[self.choice.selected] = rows[self.choice.selected]._replace(is_selected=True)
         width = self.console.width
@@ -79,8 +78,12 @@ class Table:
         line = Text(self.choice.line(), style="reverse", no_wrap=True, overflow="ellipsis")
         return Group(frame, Text(), line)
 
+    def _arranged(self, *, with_keys: bool) -> list[views.LiveRow]:
+        return self.choice.arranged(self._rows, max(self.console.height - _AROUND - with_keys, 1))
+
     def press(self, key: str) -> bool:
         """Do what a key means; returns whether to go on."""
+        self._arranged(with_keys=True)  # several keys may come before the next picture
         asked = self.choice.press(key)
         if isinstance(asked, Block):
             self.choice.said = self._block(asked.target)
