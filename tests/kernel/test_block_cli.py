@@ -128,3 +128,21 @@ def test_help_shows_the_flow() -> None:
     steps = ["tattle watch ollama", "--audit", "--allow", "tattle status", "tattle unblock ollama"]
     places = [told.rindex(step) for step in steps]
     assert places == sorted(places)
+
+
+def test_a_fifth_policy_of_one_cgroup_is_refused(lab: Lab, cell: Jail) -> None:
+    """Four bind; a fifth is an error that says what to do, and what was in force stays in force."""
+    inside = lab.cgroup(f"lab-{lab.token}/five/b/c/d")
+    path = lab.cgroup_path(inside)
+    four = [f"cgroup:{path.removesuffix(end)}" for end in ("/b/c/d", "/c/d", "/d", "")]
+    for one in four:
+        tattle(cell.daemon.instance, "block", one)
+    told = tattle(cell.daemon.instance, "block", f"cgroup:/lab-{lab.token}/fi*", code=3)
+    assert "more targets than can be told apart" in told
+    assert {one["target"]: one["state"] for one in cell.daemon.ask("status")["targets"]} == dict.fromkeys(
+        four, "enforced"
+    )
+    assert WAYS["s01-tcp"](lab, inside).said["errno"] == "EPERM"
+    for one in four:
+        tattle(cell.daemon.instance, "unblock", one)
+    assert WAYS["s01-tcp"](lab, inside).said["errno"] != "EPERM"
