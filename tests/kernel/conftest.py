@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from tests.support import engines
 from tests.support.cgroups import Jail, Judge
 from tests.support.daemon import Tattle, sweep
 from tests.support.network import Lab
+from tests.support.places import open_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,12 +48,12 @@ def take_down_when_terminated() -> None:
 
 
 @pytest.fixture(scope="session")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory that ordinary users can look into: some traffic programs become one."""
-    made = tmp_path_factory.mktemp("lab")
-    for directory in (made, *made.parents[:2]):
-        directory.chmod(0o755)
-    return made
+def scratch(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return a directory that ordinary users can look into; it stays where a test has failed."""
+    made = open_place("lab")
+    yield made
+    if not request.session.testsfailed:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
