@@ -109,6 +109,7 @@ class Engine:
         self._map_fds: dict[str, int] = {}
         self._attach_types: dict[str, int] = {}
         self._resources = contextlib.ExitStack()
+        self.lock = -1  # the descriptor that says that this instance runs; -1: not here
         self.maps: Maps
 
     @classmethod
@@ -342,7 +343,7 @@ class Engine:
 
     def _hold_lock(self) -> None:
         self._paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fd = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.lock = fd = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._resources.callback(os.close, fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,8 +8,8 @@ from typing import Final
 
 from tracer.cli.command import Command, add_engine
 from tracer.cli.perform import performer
-from tracer.daemon.daemon import run
 from tracer.daemon.options import RunOptions
+from tracer.daemon.start import run
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`tattle run`: the daemon, composed here and nowhere else, and its one loop."""
+"""The daemon's one loop, and what it does in it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,26 @@ import selectors
 import signal
 import sys
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from exporters.http import auth, listener
+from exporters.http import auth
 from exporters.logs import journald
 from exporters.logs.jsonl import EventLog
 from exporters.prometheus.series import Book
 from tracer import config
 from tracer.daemon import sdnotify
 from tracer.daemon.control import Client, ControlServer, Door, notice_now
-from tracer.daemon.cutter import Cutter, Task
-from tracer.daemon.helper import Helper
 from tracer.daemon.notices import Notices
-from tracer.daemon.options import access
-from tracer.daemon.signals import Signals
+from tracer.daemon.worker import Task
 from tracer.errors import NotRoot, TattleError, UsageError
-from tracer.host import capabilities, cgroups
 from tracer.host.faults import SURVIVED, reason
-from tracer.host.files import is_locked
-from tracer.host.syscalls import keep_heap_small
 from tracer.model.jsonlines import EVERYBODY, encode
 from tracer.netlink.addresses import Changes
 from tracer.notify.feed import DOOR
 from tracer.session.greeting import sentence
-from tracer.session.session import Core, Line, engine_options
+from tracer.session.session import Line
 
 if TYPE_CHECKING:
     import socket
@@ -42,11 +35,13 @@ if TYPE_CHECKING:
 
     from exporters.http.server import MetricsServer
     from exporters.pages.live import Page
-    from tracer.daemon.helper import Perform
+    from tracer.daemon.helper import Helper
     from tracer.daemon.options import RunOptions
+    from tracer.daemon.signals import Signals
     from tracer.daemon.switching import Switching
     from tracer.history.recorder import Recorder
     from tracer.session.greeting import Found
+    from tracer.session.session import Core
 
 log = structlog.get_logger("tattle")
 
@@ -56,52 +51,6 @@ BUSY_S: Final = 1.0
 IDLE_S: Final = 0.5  # with neither: only to be there when the kernel's wake-up got lost
 TIDY_S: Final = 30.0
 _FIXED: Final = ("listen", "web", "limits", "history", "notify", "engine", "program_stats")  # need a restart
-
-
-def run(options: RunOptions, perform: Perform | None = None) -> int:
-    """Run until SIGINT or SIGTERM; returns the exit code. Leaves only policies in force.
-
-    `perform` does what the page's switch asks for.
-    """
-    settings = options.effective()
-    keep_heap_small()
-    with ExitStack() as stack:
-        signals = Signals()
-        stack.callback(signals.close)
-        sink = journald.take_over(options.instance)
-        if sink is not None:
-            stack.callback(sink.close)
-        helper = None
-        if perform is not None and access(settings).switches(config.address(settings.listen)[0]):
-            helper = Helper(perform)  # before there is anything that it should not hold
-            stack.callback(helper.close)
-        paths = cgroups.instance_paths(options.instance, cgroups.bpffs_root())
-        listening = None
-        if not is_locked(paths.lock):  # else the engine says who holds it: more than a taken port
-            listening = stack.enter_context(listener.listen(*config.address(settings.listen)))
-        keys = access(settings).keys()
-        engine = engine_options(
-            options.instance,
-            settings,
-            allow_missing=options.allow_missing,
-            object_path=options.object_path,
-        )
-        core = Core(engine, paths.state, settings.policies(), undecided=settings.undecided)
-        stack.callback(core.close)
-        cutter = Cutter({Task.CUT: core.cut, Task.LOOK: core.look_for_resolvers, Task.MARK: core.mark})
-        stack.callback(cutter.close)
-        cutter.go()
-        cutter.wait()
-        assert listening is not None  # the engine was opened, hence the lock was free
-        daemon = Daemon(options, settings, core, signals, sink)
-        daemon.have_done = cutter.go
-        stack.callback(daemon.close)
-        daemon.found = core.found() if sys.stderr.isatty() else None  # /proc/PID/exe is not for all
-        capabilities.drop()  # before any thread starts: capset(2) is a matter of one thread
-        daemon.serve(listening, keys, paths.control, helper)
-        daemon.loop()
-        sdnotify.notify("STOPPING=1", "STATUS=Detaching")
-    return 0
 
 
 class Daemon:

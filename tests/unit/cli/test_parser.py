@@ -133,7 +133,7 @@ def test_status_of_nothing_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_daemon_stays_small() -> None:
     """Neither parsing nor the daemon's own modules load what only printing needs."""
     code = (
-        "import sys; import tracer.log, tracer.daemon.daemon\n"
+        "import sys; import tracer.log, tracer.daemon.start\n"
         "from tracer.cli.parser import parse; parse(['run'])\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('rich', 'argcomplete')])"
     )
