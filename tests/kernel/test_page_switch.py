@@ -80,14 +80,11 @@ class Page:
         return any(one["mode"] == "enforce" for one in self.daemon.ask("status")["targets"])
 
     def helper(self) -> int:
-        """Return the process id of the daemon's helper, the first that it forks."""
-        return self.children()[0]
-
-    def children(self) -> list[int]:
-        """Return the processes beside the daemon, oldest first: its helper, and what cuts connections."""
+        """Return the process id of the daemon's helper, the one process beside it."""
         assert self.daemon.process
         pid = self.daemon.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        (helper,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(helper)
 
 
 @pytest.fixture
@@ -192,8 +189,8 @@ def test_without_sudo_the_first_browser_has_it(page: Page) -> None:
     assert page.post("right", {"code": code}).status in {200, 401}
 
 
-def test_the_helper_has_few_privileges_and_one_socket(page: Page) -> None:
-    """What is beside the daemon can block, and no more: no ownership, no module, no port, no file of ours."""
+def test_the_helper_has_few_privileges_and_no_port(page: Page) -> None:
+    """What is beside the daemon can block and cut, and no more: no ownership, no module, no port, no lock."""
     helper = page.helper()
     status = dict(
         line.split(":\t") for line in Path(f"/proc/{helper}/status").read_text().splitlines() if ":\t" in line
@@ -202,7 +199,10 @@ def test_the_helper_has_few_privileges_and_one_socket(page: Page) -> None:
     assert held <= {int(one) for one in HELPING}
     assert status["CapPrm"] == status["CapEff"] == status["CapBnd"]
     links = [str(one.readlink()) for one in Path(f"/proc/{helper}/fd").iterdir()]
-    assert not [link for link in links if "bpf" in link or link.endswith("/lock")]
+    assert not [link for link in links if link.endswith("/lock")]
+    listening = [line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
+    assert listening
+    assert not {f"socket:[{inode}]" for inode in listening} & set(links)
     assert page.daemon.process
     daemon = Path(f"/proc/{page.daemon.process.pid}/status").read_text()
     assert "CapEff:\t0000008000000000" in daemon  # CAP_BPF alone
@@ -235,7 +235,7 @@ def _lives(pid: int) -> bool:
 
 
 def test_it_can_be_taken_away(lab: Lab, scratch: Path) -> None:
-    """`control = false`: no helper, no link, no path that takes a POST."""
+    """`control = false`: no link, no path that takes a POST, and a helper that knows of no request."""
     settings = scratch / "off.toml"
     settings.write_text("[web]\ncontrol = false\n")
     daemon = Tattle(scratch, "--config", str(settings))
@@ -244,7 +244,7 @@ def test_it_can_be_taken_away(lab: Lab, scratch: Path) -> None:
         said = tattle(daemon.instance, "open", code=2)
         assert "does not switch" in said
         assert "[web] control" in said
-        assert len(page.children()) == 1
+        assert page.helper()
         with pytest.raises(json.JSONDecodeError):
             page.post("right", {"code": "x"})
     finally:
