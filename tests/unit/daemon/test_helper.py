@@ -153,6 +153,7 @@ def test_it_ends_when_the_daemon_hangs_up(book: Book) -> None:
 def test_it_holds_nothing_that_is_not_for_it() -> None:
     """A port or a lock of a daemon that was killed is free for the next one."""
     reading, writing = os.pipe()
+    os.set_blocking(reading, False)
     one = Helper(Duties({}, lambda _: Done()), (writing,))
     one.ask(Survey())
     os.close(writing)
