@@ -1,7 +1,7 @@
 """Network namespaces, the devices that join them, and their addresses: by netlink, for all tests.
 
-Lab (kernel tests), the miniature internet and the bench are built of these. Names of namespaces are those of
-ip-netns(8), so `ip netns` shows what a test has made.
+Lab (kernel tests), the miniature internet, the bench and the guests of tests/vm are built of these. Names of
+namespaces are those of ip-netns(8), so `ip netns` shows what a test has made.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyroute2 import NetNS, netns
+from pyroute2 import IPRoute, NetNS, netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +20,8 @@ NODAD = 0x02
 """IFA_F_NODAD, include/uapi/linux/if_addr.h: an IPv6 address is usable at once."""
 PERMANENT = 0x80
 """NUD_PERMANENT, include/uapi/linux/neighbour.h: no address resolution."""
+HERE = ""
+"""The namespace that this process is in."""
 _LOOPBACK = 1
 
 
@@ -33,6 +35,11 @@ class End(NamedTuple):
 def make(name: str) -> None:
     """Make a namespace whose loopback device is up."""
     netns.create(name)
+    raise_loopback(name)
+
+
+def raise_loopback(name: str) -> None:
+    """Bring a namespace's loopback device up."""
     with opened(name) as link:
         link.link("set", index=_LOOPBACK, state="up")
 
@@ -49,13 +56,23 @@ def remove(name: str) -> None:
 
 
 @contextmanager
-def opened(name: str) -> Iterator[NetNS]:
+def opened(name: str) -> Iterator[IPRoute]:
     """Yield a netlink socket inside of a namespace."""
-    with NetNS(name, flags=0) as link:
+    with IPRoute() if name == HERE else NetNS(name, flags=0) as link:
         yield link
 
 
-def index_of(link: NetNS, device: str) -> int:
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """Have this thread be in a namespace for a while."""
+    netns.pushns(name)
+    try:
+        yield
+    finally:
+        netns.popns()
+
+
+def index_of(link: IPRoute, device: str) -> int:
     """Return the index of a device."""
     found: int = link.link_lookup(ifname=device)[0]
     return found

@@ -7,11 +7,9 @@ as they would be on a wire, so the sum of their IP lengths is what a flow must h
 import array
 import fcntl
 import ipaddress
-import os
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -74,16 +72,17 @@ def run(*command: str) -> str:
 
 def make_network() -> None:
     """Bring up loopback and a veth pair into the namespace FAR, with segmentation left to the sender."""
-    run("ip", "link", "set", "lo", "up")
-    run("ip", "netns", "add", FAR)
-    run("ip", "link", "add", NEAR, "type", "veth", "peer", "name", FAR, "netns", FAR)
-    for side, (device, inside) in enumerate(((NEAR, []), (FAR, ["-n", FAR]))):
-        run("ip", *inside, "address", "add", f"{ADDRESSES[4][side]}/24", "dev", device)
-        run("ip", *inside, "address", "add", f"{ADDRESSES[6][side]}/64", "dev", device, "nodad")
-        run("ip", *inside, "link", "set", device, "up")
-    own = (sys.executable, "/guest/guest_net.py", "offload-off")
-    run(*own, NEAR)
-    run("ip", "netns", "exec", FAR, *own, FAR)
+    from tests.support import links  # noqa: PLC0415 - not for the guest's other scripts: pyroute2 takes long here
+
+    links.raise_loopback(links.HERE)
+    links.make(FAR)
+    links.join(links.End(links.HERE, NEAR), links.End(FAR, FAR))
+    for side, end in enumerate((links.End(links.HERE, NEAR), links.End(FAR, FAR))):
+        links.assign(end, f"{ADDRESSES[4][side]}/24", f"{ADDRESSES[6][side]}/64")
+        links.up(end)
+    offload_off(NEAR)
+    with links.inside(FAR):
+        offload_off(FAR)
 
 
 def offload_off(device: str) -> None:
@@ -231,8 +230,3 @@ def _is_exempt(packet: bytes) -> bool:
     if segment:
         return bool(segment.flags & RST)
     return packet[0] >> 4 == 6 and packet[6] == socket.IPPROTO_ICMPV6 and 133 <= packet[40] <= 137
-
-
-if __name__ == "__main__" and sys.argv[1] == "offload-off":
-    offload_off(sys.argv[2])
-    os._exit(0)

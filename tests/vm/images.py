@@ -43,6 +43,8 @@ UNUSED = re.compile(
 )
 # And what they depend on; what is built in is no file. A file of modules goes by their names.
 MODULES = ("veth", "tcp_diag", "sctp")
+SHARED = ("tests/__init__.py", "tests/support/__init__.py", "tests/support/links.py")
+"""Of the other tests, what the guest's scripts use."""
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 
@@ -106,9 +108,12 @@ def project_archive() -> bytes:
             if path.is_file() and "__pycache__" not in path.parts:
                 archive.file(f"project/{path.relative_to(PROJECT)}", path.read_bytes())
     here = Path(__file__).parent
+    archive.symlink("var/run", "/run")  # where pyroute2 keeps namespaces, and ip-netns(8) of old
     archive.file("init", (here / "init.sh").read_bytes(), 0o755)
     for script in sorted(here.glob("guest*.py")):
         archive.file(f"guest/{script.name}", script.read_bytes())
+    for shared in SHARED:
+        archive.file(f"guest/{shared}", (PROJECT / shared).read_bytes())
     return archive.content() + _dependencies().read_bytes()
 
 
