@@ -46,6 +46,8 @@ def print_flows(answer: Json, *, addresses: bool = False, whole: bool = False) -
 
 def _refusal(one: Json) -> str:
     """Say what was refused, why where that is not plain, and what allows it."""
+    if not one["command"]:
+        return f"refused {one['name']}; it is allowed {one['when']}"
     allow = f"to allow it: sudo {one['command']}"
     if "answer" not in one:
         return f"refused {one['name']}; {allow}"

@@ -116,6 +116,14 @@ def test_only_pulls_get_out_and_every_pull_does(daemon: str, runtime: Runtime, j
     assert (state["active"], state["keep"]) == (True, ["pull"])
     assert f"allow {REGISTRY}+pull" in state["rules"]
     assert sum(rounds(runtime, judge, ROUNDS))
+    if daemon == "running":
+        until(lambda: [] if when_refused(runtime) == ["only while a pull is in flight"] else ["not told"])
+
+
+def when_refused(runtime: Runtime) -> list[str | None]:
+    """Return when the registry's name, refused during a prompt, is allowed, as `flows` tells."""
+    refused = runtime.tattle.ask("flows")["refused"]
+    return [one["when"] for one in refused if (one["target"], one["name"]) == (runtime.target, REGISTRY)]
 
 
 def connections(runtime: Runtime) -> list[str]:

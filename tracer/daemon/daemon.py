@@ -387,7 +387,8 @@ class Daemon:
         asked = [str(text) for text in question.get("targets") or ()]
         head["covered_since"] = self._core.covered_since(asked) if asked else head["since"]
         head["same_program"] = self._core.before(asked)
-        head["refused"] = self._core.refused() + self._core.refused_addresses()
+        core = self._core
+        head["refused"] = core.refused() + core.refused_addresses() + core.refused_for_now()
         yield encode(head) + b"\n"
         for row in rows:
             yield encode(row) + b"\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tracer.model.destination import DNS
 from tracer.model.records import address
 from tracer.policy.name_rules import Pattern
-from tracer.policy.rules import ALWAYS, DNS_PORT, PROTOCOLS, Name, as_command, compile_policy
+from tracer.policy.rules import ALWAYS, DNS_PORT, PROTOCOLS, Name, Phase, as_command, compile_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 TARGETS_MAX: Final = 64
 _EVERY_PHASE: Final = 0xFF
 NAMES_MAX: Final = 64  # of one target; the oldest makes room
+_DOING: Final = {
+    Phase.STARTUP: "it starts",
+    Phase.IDLE: "it is idle",
+    Phase.INFERENCE: "a prompt is in flight",
+    Phase.PULL: "a pull is in flight",
+    Phase.ACCOUNT: "a request of its account is in flight",
+}
 
 
 class Refused(NamedTuple):
@@ -71,6 +78,18 @@ def allowing(policy: Policy, refused: Refused, instance: str) -> str | None:
         return None
     rule = refused.name if refused.port is None else f"{refused.name}:{refused.port}"
     return as_command(replace(policy, allow=(*policy.allow, rule)), instance)
+
+
+def opens(policy: Policy, refused: Refused) -> str | None:
+    """Say when a policy allows a name that it has refused: `only while a pull is in flight`.
+
+    None where no rule speaks of the name, where one denies it, or where one allows it in every phase.
+    """
+    speaking = [rule for rule in policy.rules() if _speaks(rule.match, refused)]
+    if not speaking or any(rule.deny or not rule.phases for rule in speaking):
+        return None
+    bits = {phase for phase in Phase for rule in speaking if rule.phases & 1 << phase}
+    return f"only while {' or '.join(words for phase, words in _DOING.items() if phase in bits)}"
 
 
 def allowing_address(policy: Policy, row: FlowRow, instance: str) -> tuple[str, str] | None:

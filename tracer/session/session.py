@@ -22,7 +22,7 @@ from tracer.model.scope import Scope
 from tracer.model.status import OBSERVE, TargetState, Terms
 from tracer.model.text import escape
 from tracer.names.observer import Namer
-from tracer.names.refusals import NAMES_MAX, allowing, allowing_address, outlived
+from tracer.names.refusals import NAMES_MAX, allowing, allowing_address, opens, outlived
 from tracer.policy.enforcement import Enforcement
 from tracer.policy.rules import compile_policy
 from tracer.runtimes.purposes import Purposes
@@ -310,9 +310,17 @@ class Core:
     def refused(self) -> list[Json]:
         """Give the names that policies have refused, each with the command that would allow it."""
         return [
-            {"target": one.target, "name": one.name, "port": one.port, "command": command}
+            {"target": one.target, "name": one.name, "port": one.port, "command": command, "when": None}
             for one in self.namer.refusals.items()
             if (command := self._allowing(one)) is not None
+        ]
+
+    def refused_for_now(self) -> list[Json]:
+        """Give the names that policies have refused but allow in some phase, each with the words for when."""
+        return [
+            {"target": one.target, "name": one.name, "port": one.port, "command": None, "when": when}
+            for one in self.namer.refusals.items()
+            if (when := self._opens(one)) is not None
         ]
 
     def refused_addresses(self) -> list[Json]:
@@ -339,17 +347,23 @@ class Core:
                 one = {"target": policy.target, "name": rule, "port": row.remote_port, "command": command}
                 if old is not None:
                     one["answer"] = {"name": old.name, "age_seconds": (old.age_ns or 0) // 1_000_000_000}
-                found.setdefault((policy.target, rule), one)
+                found.setdefault((policy.target, rule), one | {"when": None})
         return list(found.values())
 
     def _allowing(self, one: Refused) -> str | None:
         policy = self._policies.get(one.target)
         return allowing(policy, one, self._instance) if policy else None
 
+    def _opens(self, one: Refused) -> str | None:
+        policy = self._policies.get(one.target)
+        return opens(policy, one) if policy else None
+
     def _tell_refusal(self, one: Refused) -> None:
-        command = self._allowing(one)
+        command, when = self._allowing(one), self._opens(one)
         if command is not None:
             log.warning("name refused", target=one.target, name=one.name, hint=f"to allow it: {command}")
+        elif when is not None:
+            log.info("name refused", target=one.target, name=one.name, hint=f"it is allowed {when}")
 
     def _tell_name(self, head: SampleTuple, name: str) -> None:
         """Tell the kernel in which phases the target contacts what it has just called by name."""

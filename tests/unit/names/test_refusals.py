@@ -18,9 +18,10 @@ from tracer.names.refusals import (
     Refused,
     allowing,
     allowing_address,
+    opens,
     outlived,
 )
-from tracer.policy.rules import Mode, Policy
+from tracer.policy.rules import Mode, Phase, Policy, parse
 
 POLICY = Policy(
     "ollama", ("registry.ollama.ai", "10.0.0.0/8:443"), ("evil.example",), mode=Mode.AUDIT, strict=True
@@ -44,6 +45,34 @@ def test_no_advice_that_is_followed_already() -> None:
     assert allowing(policy, Refused("x", "evil.test", None), "tattle") is None
     assert allowing(policy, Refused("x", "a.example", 80), "tattle") is not None
     assert allowing(policy, Refused("x", "example", 443), "tattle") is not None
+
+
+def test_a_kept_name_is_told_with_its_phase() -> None:
+    """What is open for a request only is not to be allowed for ever: it says for which, of all its rules."""
+    policy = Policy(
+        "x",
+        ("a.test+inference", "open.test", "*.open.test+pull"),
+        ("evil.test",),
+        kept=("*.a.test:443+pull", "a.test+pull"),
+    )
+
+    def said(name: str, port: int | None = None) -> str | None:
+        return opens(policy, Refused("x", name, port))
+
+    assert said("b.a.test") == "only while a pull is in flight"
+    assert said("A.test.", 443) == "only while a prompt is in flight or a pull is in flight"
+    assert said("b.open.test", 443) == "only while a pull is in flight"
+    assert [said("b.a.test", 80), said("open.test"), said("evil.test"), said("c.test")] == [None] * 4
+    assert opens(replace(policy, deny=("b.a.test",)), Refused("x", "b.a.test", None)) is None
+    assert allowing(policy, Refused("x", "b.a.test", None), "tattle") is None
+
+
+def test_each_phase_has_words() -> None:
+    """Whatever a rule can be bound to can be told."""
+    for phase in Phase:
+        rule = f"a.test+{phase.name.lower()}"
+        assert parse(rule, deny=False).phases == 1 << phase
+        assert (opens(Policy("x", (rule,)), Refused("x", "a.test", None)) or "").startswith("only while ")
 
 
 def test_a_name_is_news_once() -> None:

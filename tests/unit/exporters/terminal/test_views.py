@@ -79,6 +79,19 @@ def test_flows_of_one_name_stand_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
         assert ("pull" in text) is (width >= 90)
 
 
+def test_what_was_refused_is_told_with_its_mend(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command that allows it, or where it is allowed in a phase, by when."""
+    refused = [
+        {"name": "a.example", "command": "tattle block x --allow a.example", "when": None},
+        {"name": "b.example", "command": None, "when": "only while a pull is in flight"},
+    ]
+    flows_view.print_flows({"since": HEAD["since"], "flows": [], "losses": {}, "refused": refused})
+    assert printed(capsys).splitlines()[-2:] == [
+        "refused a.example; to allow it: sudo tattle block x --allow a.example",
+        "refused b.example; it is allowed only while a pull is in flight",
+    ]
+
+
 def test_a_purpose_stands_below_and_a_stranger_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
     """Once for all lines of a name; with its address where that is asked for."""
     known = [named("a.example", f"203.0.113.{at}", "idle", purpose="news") for at in (7, 8)]
