@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-# structlog.dev loads rich if it can, for coloured tracebacks: 5.6 MiB that the daemon never shows.
-_RICH = sys.modules.get("rich")
-sys.modules["rich"] = None  # type: ignore[assignment] # makes `import rich` fail, as PEP 328 has it
-import structlog  # noqa: E402 - without rich
+# What structlog loads and nothing here uses: rich for coloured tracebacks (5.6 MiB), asyncio for loggers that
+# are awaited (2.0 MiB). None makes `import rich` fail, upon which structlog does without.
+_STAND_INS: Final = {"rich": None, "asyncio": ModuleType("asyncio")}
+_absent = [name for name in _STAND_INS if name not in sys.modules]
+sys.modules.update({name: _STAND_INS[name] for name in _absent})  # type: ignore[misc]
+import structlog  # noqa: E402 - without them
 
-if _RICH is None:
-    del sys.modules["rich"]
-else:
-    sys.modules["rich"] = _RICH
+for _name in _absent:
+    del sys.modules[_name]
 
 from tracer.model.jsonlines import encode  # noqa: E402 - likewise
 from tracer.model.records import timestamp  # noqa: E402

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,6 +14,8 @@ from tracer.log import configure
 
 if TYPE_CHECKING:
     import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_people_read_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,3 +46,13 @@ def test_an_exception_is_shown_with_its_place(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().err
     assert shown.startswith("tattle: error: a request was not answered\n")
     assert "ValueError: invalid literal" in shown
+
+
+def test_what_nobody_needs_is_not_loaded_and_can_be_later() -> None:
+    """Neither rich nor asyncio cost the daemon their memory; who imports them gets them whole."""
+    code = (
+        "import sys, tracer.log; print(*({'rich', 'asyncio'} & set(sys.modules)));"
+        "import asyncio, rich.table; asyncio.run(asyncio.sleep(0)); print(rich.table.Table.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["Table"]
