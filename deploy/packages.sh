@@ -9,7 +9,7 @@ RUN="clang=clang llvm-strip=llvm
 /usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/linux/bpf.h=linux-libc-dev libbpf.so.1=libbpf1"
 TEST="ip=iproute2 nft=nftables iptables=iptables ethtool=ethtool ping=iputils-ping curl=curl openssl=openssl dig=bind9-dnsutils dnsmasq=dnsmasq-base unbound=unbound
 musl-gcc=musl-tools /usr/include/ares.h=libc-ares-dev
-nginx=nginx-light prometheus=prometheus promtool=prometheus unshare=util-linux
+nginx=nginx-light chromium=chromium prometheus=prometheus promtool=prometheus unshare=util-linux
 systemd-analyze=systemd strace=strace bpftool=bpftool sysctl=procps cc=gcc /usr/include/stdio.h=libc6-dev
 /usr/lib/python3/dist-packages/bcc/__init__.py=python3-bpfcc
 dockerd=docker.io containerd=containerd runc=runc podman=podman conmon=conmon"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.cgroups import Jail
+from tests.support.daemon import until
 from tests.support.named_world import pem
 from tests.support.network import MORE4, PEER6
 from tests.support.resolvers import (
@@ -26,6 +28,7 @@ from tests.support.resolvers import (
     Client,
     Resolving,
     Servers,
+    browser,
     clients,
 )
 
@@ -41,6 +44,8 @@ __all__ = ["pem"]  # a fixture
 NAMES = {ALLOWED, MANY, SOME, HOSTED}
 ASKED = NAMES | {f"{name}.{domain}" for name in NAMES for domain in SEARCH}
 """All that may reach a resolver."""
+SITE = 443
+"""The port for which a browser asks of the name itself, by type HTTPS (RFC 9460 2.3)."""
 LONG = bool(os.environ.get("TATTLE_TEST_LONG"))
 """Whether to try all clients with all configurations and resolvers: some minutes instead of one."""
 PAIRS = [
@@ -178,3 +183,65 @@ def test_curl_finds_and_speaks(servers: Servers, resolving: Resolving) -> None:
     assert address in {MORE4[0], PEER6}
     assert float(handshake_s) > 0
     assert servers.asked(mark) <= ASKED
+
+
+@pytest.fixture
+def site(lab: Lab, pem: Path) -> Iterator[None]:
+    """Serve a page by TLS at the peer, as a site does."""
+    words = ["ip", "netns", "exec", lab.peer_ns.name, "openssl", "s_server", "-www", "-quiet"]
+    server = subprocess.Popen([*words, "-accept", f"*:{SITE}", "-cert", str(pem), "-key", str(pem)])
+    until(lambda: [] if f":{SITE} " in lab.peer_ns.run("ss", "-Hltn") else ["no site"])
+    yield
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture
+def opened(resolving: Resolving, servers: Servers) -> Resolving:
+    """Have an address opened by the name that is allowed."""
+    assert servers.log.exists()
+    resolving.configure("")
+    block(resolving, ALLOWED)
+    assert MORE4[0] in resolving.run(Client(("dig",), {}), "+short", ALLOWED).split()
+    return resolving
+
+
+@pytest.mark.usefixtures("site")
+def test_curl_has_an_error_where_its_server_name_is_denied(opened: Resolving) -> None:
+    """At once, whatever its patience: it has no --max-time here, and would wait for ever."""
+    options = (
+        "--silent",
+        "--insecure",
+        "--resolve",
+        f"{OTHER}:{SITE}:{MORE4[0]}",
+        "--write-out",
+        "%{exitcode}",
+    )
+    said = opened.run(Client(("curl", *options), {}), f"https://{OTHER}/")
+    assert said in {"35", "56"}  # the connection's end, while and after it greets
+
+
+@pytest.mark.usefixtures("site")
+def test_a_browser_has_an_error_where_its_server_name_is_denied(opened: Resolving, scratch: Path) -> None:
+    """It says so on its page."""
+    asked = browser(scratch, f"--host-resolver-rules=MAP {OTHER} {MORE4[0]}")
+    page = opened.run(asked, f"https://{OTHER}/")
+    assert "ERR_CONNECTION_ABORTED" in page or "ERR_CONNECTION_CLOSED" in page, page[-3000:]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_browser_goes_on_without_its_https_question(
+    servers: Servers, resolving: Resolving, scratch: Path
+) -> None:
+    """It asks for HTTPS records beside the addresses; refused, it loads the page all the same."""
+    resolving.configure("")
+    url = f"https://{ALLOWED}/"
+    resolving.jail.unblock()
+    mark = servers.mark()
+    assert "Secure Renegotiation" in resolving.run(browser(scratch), url)
+    assert servers.asked_for_services(mark)
+    block(resolving, ALLOWED)
+    mark = servers.mark()
+    assert "Secure Renegotiation" in resolving.run(browser(scratch), url)
+    assert servers.asked(mark) <= ASKED
+    assert not servers.asked_for_services(mark)

@@ -35,7 +35,8 @@ MANY_ADDRESSES: Final = tuple(f"203.0.113.{number}" for number in range(100, 164
 TICK_S: Final = 0.02
 """A process' start is told in ticks of 10 ms."""
 SOME_ADDRESSES: Final = MANY_ADDRESSES[:20]
-_QUERY: Final = re.compile(r"query\[(\w+)\] (\S+) from")
+_QUERY: Final = re.compile(r"query\[([\w=]+)\] (\S+) from")
+_SERVICE: Final = re.compile(r"query\[(HTTPS|type=65)\]")
 
 CONFIGS: Final = {
     "plain": "",
@@ -102,6 +103,24 @@ def _of_languages(scratch: Path) -> dict[str, Client]:
     return made
 
 
+def browser(scratch: Path, *options: str) -> Client:
+    """Return Debian's Chromium, which prints the page that it is told to load, or that of its error."""
+    words = (
+        "sh",
+        "-c",
+        'exec "$@" 2>&1',
+        "sh",
+        "chromium",
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+    )
+    words += ("--no-first-run", "--ignore-certificate-errors", f"--user-data-dir={scratch / 'chromium'}")
+    words += ("--enable-features=AsyncDns,UseDnsHttpsSvcb", *options, "--dump-dom")
+    return Client(words, {})
+
+
 class Servers:
     """dnsmasq at the peer, which keeps a log of what reaches it; resolvers before it that ask it."""
 
@@ -148,6 +167,10 @@ class Servers:
     def mark(self) -> int:
         """Return how long the log is now."""
         return len(self.log.read_text())
+
+    def asked_for_services(self, mark: int) -> bool:
+        """Say whether a question of type HTTPS (65, RFC 9460) has reached the peer since a mark."""
+        return bool(_SERVICE.search(self.log.read_text()[mark:]))
 
     def _spawn(self, namespace: Namespace, *words: str) -> None:
         def prepare() -> None:
