@@ -1,4 +1,4 @@
-"""`tattle notify` of a real daemon: what runtimes do in the miniature internet, on a real notification server."""
+"""`tattle notify` of a real daemon: runtimes in a miniature internet, on a real notification server."""
 
 from __future__ import annotations
 
