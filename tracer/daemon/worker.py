@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from exporters.http.requests import Done, Request
-from tracer.errors import TattleError
+from tracer.host.faults import SURVIVED
 from tracer.host.syscalls import die_with
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _work(told: socket.socket, door: socket.socket, tasks: Mapping[Task, Callabl
 def _do(tasks: Mapping[Task, Callable[[], None]], task: Task) -> bool:
     try:
         tasks[task]()
-    except (TattleError, OSError) as error:
+    except SURVIVED as error:
         log.error(_FAILED[task], error=str(error))  # noqa: TRY400 - no traceback
         return False
     return True

@@ -86,7 +86,7 @@ class PolicyFile:
             ) from None
         try:
             records = msgspec.convert(json.loads(raw), list[_Record])
-        except (ValueError, msgspec.ValidationError) as error:
+        except (ValueError, RecursionError, msgspec.ValidationError) as error:
             raise HostError(
                 f"{self.path} is damaged ({error}): the saved policies are unknown",
                 f"remove it and block again: rm {self.path}; tattle block TARGET",

@@ -307,7 +307,7 @@ class TargetBook:
             raise HostError(
                 f"{file} cannot be read: {error.strerror}: targets' numbers are unknown", f"ls -l {file}"
             ) from None
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, RecursionError, AttributeError, TypeError):
             raise HostError(
                 f"{file} is damaged: targets' numbers are unknown", f"remove it: rm {file}"
             ) from None

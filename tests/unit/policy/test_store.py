@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_before_anything_changes(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"[{", b"{}", b"[1]", b'[{"target": "x"}]', b"\xff", b'[{"more": 1}]']
+    "damage", [b"", b"[{", b"{}", b"[1]", b'[{"target": "x"}]', b"\xff", b"[" * 9000, b'[{"more": 1}]']
 )
 def test_a_damaged_file_is_named(damage: bytes, tmp_path: Path) -> None:
     """It is never taken for an empty one: that would unblock."""
