@@ -65,7 +65,7 @@ def test_a_desktop_is_told_what_a_model_should_not_do(stage: Stage, session: Ses
     assert EVIL_HOST in text.replace("&lt;", "<").replace("&gt;", ">")
     assert f"Stop it: sudo tattle block {WATCHED} --instance {stage.tattle.instance}" in text
     text = session.shows("sent data while it answered a prompt", "ollama.com: ")
-    assert "unknown" not in text
+    assert "ollama.com: prompts for a cloud model" in text
 
 
 def test_it_lives_through_restarts(stage: Stage, session: Session) -> None:

@@ -402,7 +402,8 @@ def test_an_answer_is_good_for_a_minute_at_least(world: World) -> None:
     assert world.try_("rounds", type=AAAA)["met"] == [PEER6]
     with Engine.attach_readonly(world.jail.daemon.instance) as engine:
         found = [one for one in Openings(engine.maps, engine.abi) if one.address == packed(PEER6)]
-    assert {one.until - one.told for one in found} == {OPEN_SECONDS}
+    newest = max(found, key=lambda one: one.told)  # other targets of this daemon have been there, too
+    assert newest.until - newest.told == OPEN_SECONDS
 
 
 def test_a_new_policy_keeps_what_was_given(world: World) -> None:
